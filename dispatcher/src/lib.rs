@@ -1,0 +1,56 @@
+//! The demand core of aqueduct: who gets which event, and how much a producer is asked for.
+//!
+//! A consumer *asks* for a number of events; the producer's *dispatcher* adds the asks up, passes the sum on, and
+//! assigns what is produced to whoever asked. Nothing is ever sent that nobody asked for.
+//!
+//! ```text
+//!   producer ── events ──►  dispatcher  ── batches ──►  subscribers
+//!            ◄── demand ──              ◄── asks ─────
+//! ```
+//!
+//! With numbers: a consumer with the window `500..1000` asks for 1000. The producer sends, say, 300, then 700. The
+//! consumer handles 300 (700 outstanding, more than 500: it does not ask), then the 700 as 500 and 200; after the 500
+//! only 200 are outstanding, so it asks for 800, which brings it back to 1000.
+//!
+//! ```
+//! use aqueduct_dispatcher::{Deliveries, Demand, DemandDispatcher, Dispatcher, SubscriptionId};
+//!
+//! let mut dispatcher = DemandDispatcher::new();
+//! let mut deliveries = Deliveries::new();
+//! let (fast, slow) = (SubscriptionId::new(), SubscriptionId::new());
+//! dispatcher.subscribe(fast)?;
+//! dispatcher.subscribe(slow)?;
+//!
+//! let up = dispatcher.ask(fast, Demand::new(3), &mut deliveries);
+//! assert_eq!(up, Demand::new(3)); // to be passed up to the producer
+//! dispatcher.ask(slow, Demand::new(1), &mut deliveries);
+//!
+//! let mut events = (1..=5).collect();
+//! dispatcher.dispatch(&mut events, &mut deliveries);
+//! assert_eq!(deliveries.pop().map(|d| (d.to, d.events)), Some((fast, vec![1, 2, 3])));
+//! assert_eq!(deliveries.pop().map(|d| (d.to, d.events)), Some((slow, vec![4])));
+//! assert_eq!(events, [5]); // nobody asked for it: the stage keeps it in its buffer
+//! # Ok::<(), aqueduct_dispatcher::Refused>(())
+//! ```
+//!
+//! This crate never spawns, waits, reads a clock, does I/O, or draws a random number of its own.
+//!
+//! # Modules, in reading order
+//!
+//! * `demand`: [`Demand`], a count of events, and [`Window`], when to ask again
+//! * `subscription`: [`SubscriptionId`], [`SubscribeOptions`], the [`Cancel`] policies
+//! * `dispatcher`: the [`Dispatcher`] contract and its [`Deliveries`]
+//! * `by_demand`: [`DemandDispatcher`]
+//! * `buffer`: [`Buffer`], for events that found no demand
+
+mod buffer;
+mod by_demand;
+mod demand;
+mod dispatcher;
+mod subscription;
+
+pub use buffer::{Buffer, Keep};
+pub use by_demand::DemandDispatcher;
+pub use demand::{Demand, Window, WindowError};
+pub use dispatcher::{Attempt, Deliveries, Delivery, Dispatcher, Refused};
+pub use subscription::{Cancel, SubscribeOptions, SubscriptionId};

@@ -1,0 +1,123 @@
+//! What one end of an edge says of it: its [`SubscriptionId`], its [`SubscribeOptions`], and how it ends.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{Window, WindowError};
+
+/// Names one edge between a producer and a consumer, uniquely in this process.
+///
+/// It never leaves the process: between nodes a link has a name of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(u64);
+
+impl SubscriptionId {
+    /// An id that no other edge of this process has. Later ids compare larger.
+    #[expect(clippy::new_without_default, reason = "a fresh id each time is not a default value")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for SubscriptionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// What a consumer does when one of its subscriptions ends. The names are GenStage's.
+///
+/// | | the producer is exhausted | cancelled, gracefully | failed or lost |
+/// |---|---|---|---|
+/// | `Permanent` | ends with its last producer | ends | fails |
+/// | `Transient` | lives on | lives on | fails |
+/// | `Temporary` | lives on | lives on | lives on |
+///
+/// GenStage ends a permanent consumer with its *first* exhausted producer, and whatever the others would still have
+/// sent is lost. Here the end of the data is not a reason to lose data: the consumer ends when the last one is
+/// exhausted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Cancel {
+    /// The consumer shares its producers' fate. The default.
+    #[default]
+    Permanent,
+    /// The consumer survives a graceful end and fails with a failure.
+    Transient,
+    /// The consumer survives whatever happens to the producer.
+    Temporary,
+}
+
+/// How a consumer subscribes: its demand window and its [`Cancel`] policy.
+///
+/// Defaults: the window that suits the producer ([`Window::NEAR`] in this process, [`Window::FAR`] on another node),
+/// and [`Cancel::Permanent`].
+///
+/// ```
+/// use aqueduct_dispatcher::{Cancel, SubscribeOptions};
+///
+/// let options = SubscribeOptions::demand(50..100).cancel(Cancel::Transient);
+/// let shorter: SubscribeOptions = (50..100).into();
+/// # let _ = (options, shorter);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    window: Option<Window>,
+    cancel: Cancel,
+}
+
+impl SubscribeOptions {
+    /// Options with a demand window of `min..max` events.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not a [`Window`]. For numbers that are not written in the program use
+    /// [`try_demand`](Self::try_demand).
+    #[track_caller]
+    pub fn demand(range: Range<usize>) -> Self {
+        match Self::try_demand(range) {
+            Ok(options) => options,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Options with a demand window of `min..max` events, for numbers that come from outside.
+    ///
+    /// # Errors
+    ///
+    /// [`WindowError`] names the value and its bound.
+    pub fn try_demand(range: Range<usize>) -> Result<Self, WindowError> {
+        Ok(Self { window: Some(Window::try_from(range)?), ..Self::default() })
+    }
+
+    /// Sets what happens to the consumer when this subscription ends.
+    #[must_use]
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// The window that was chosen, or `otherwise`.
+    pub fn window_or(&self, otherwise: Window) -> Window {
+        self.window.unwrap_or(otherwise)
+    }
+
+    /// The policy for the end of the subscription.
+    pub fn cancel_policy(&self) -> Cancel {
+        self.cancel
+    }
+}
+
+impl From<Range<usize>> for SubscribeOptions {
+    #[track_caller]
+    fn from(range: Range<usize>) -> Self {
+        Self::demand(range)
+    }
+}
+
+impl From<Window> for SubscribeOptions {
+    fn from(window: Window) -> Self {
+        Self { window: Some(window), ..Self::default() }
+    }
+}

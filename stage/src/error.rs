@@ -1,0 +1,180 @@
+//! How stages end and what can go wrong: [`Exit`], [`Failure`], [`SubscribeError`], [`GraphError`].
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What a callback may fail with: any error, so that `?` works.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What callbacks return.
+pub type Result<T = (), E = BoxError> = std::result::Result<T, E>;
+
+/// Why a stage or an edge ends. Ending is not an error; failing is.
+#[derive(Clone, Debug)]
+pub enum Exit {
+    /// The work is done: the source is exhausted, or enough was taken.
+    Normal,
+    /// Somebody asked for the end.
+    Shutdown,
+    /// Something went wrong; [`Failure`] says what, and where it began.
+    Failed(Failure),
+}
+
+impl Exit {
+    /// Whether it is [`Normal`](Self::Normal) or [`Shutdown`](Self::Shutdown).
+    pub fn is_graceful(&self) -> bool {
+        !matches!(self, Self::Failed(_))
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Normal => f.write_str("normal"),
+            Self::Shutdown => f.write_str("shutdown"),
+            Self::Failed(failure) => failure.fmt(f),
+        }
+    }
+}
+
+/// What went wrong, and in which stage it began. Cheap to clone: it travels along the edges to whoever is affected.
+#[derive(Clone, Debug)]
+pub struct Failure(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    origin: String,
+    kind: FailureKind,
+    message: String,
+}
+
+/// The kinds of [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// A callback returned an error.
+    Error,
+    /// A callback panicked.
+    Panic,
+    /// A stage's task was ended from outside before it could finish.
+    Killed,
+    /// The producer could not be subscribed to.
+    Subscribe,
+    /// The connection to the producer's or consumer's node was lost.
+    Disconnected,
+    /// The other node broke the protocol, or sent what could not be decoded.
+    Protocol,
+    /// A stage on another node failed.
+    Remote,
+}
+
+impl Failure {
+    /// A failure that began at `origin`: a stage's name, or what stands for it.
+    pub fn new(origin: impl Into<String>, kind: FailureKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { origin: origin.into(), kind, message: message.into() }))
+    }
+
+    /// A callback's error, with its causes.
+    pub(crate) fn from_callback(stage: &str, error: &BoxError) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Many errors already speak of their cause.
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            cause = error.source();
+        }
+        Self::new(stage, FailureKind::Error, message)
+    }
+
+    /// The stage in which it began.
+    pub fn origin(&self) -> &str {
+        &self.0.origin
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> FailureKind {
+        self.0.kind
+    }
+
+    /// What the error or the panic said.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { origin, kind, message } = &*self.0;
+        match kind {
+            FailureKind::Error => write!(f, "stage {origin:?} failed: {message}"),
+            FailureKind::Panic => write!(f, "stage {origin:?} panicked: {message}"),
+            FailureKind::Killed => write!(f, "stage {origin:?} was killed: {message}"),
+            FailureKind::Subscribe => write!(f, "stage {origin:?} could not subscribe: {message}"),
+            FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
+            FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),
+            FailureKind::Remote => write!(f, "on {origin}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Why a subscription was not made.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The producer has ended.
+    #[error("producer {0:?} has ended")]
+    Ended(String),
+    /// The other node has no producer of that name.
+    #[error("no producer named {name:?} at {at}")]
+    Unknown {
+        /// The name that was asked for.
+        name: String,
+        /// The node that was asked.
+        at: String,
+    },
+    /// The producer's events have another type than the consumer expects.
+    #[error("producer {name:?} at {at} publishes {published:?}, not {expected:?}")]
+    TypeMismatch {
+        /// The producer's name.
+        name: String,
+        /// Its node.
+        at: String,
+        /// The type that it publishes.
+        published: String,
+        /// The type that the consumer takes.
+        expected: String,
+    },
+    /// The other node could not be reached, or was lost while subscribing.
+    #[error("cannot reach {at}: {reason}")]
+    Unreachable {
+        /// The node.
+        at: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The other side does not allow it.
+    #[error("refused by {at}: {reason}")]
+    Refused {
+        /// Who refused.
+        at: String,
+        /// The reason that was given.
+        reason: String,
+    },
+}
+
+/// Why a graph did not complete. Its message is that of the failure in which it began.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{failure}")]
+#[non_exhaustive]
+pub struct GraphError {
+    /// The first failure.
+    pub failure: Failure,
+    /// Failures of other origin, in the order in which they came. Stages that only followed are not among them.
+    pub others: Vec<Failure>,
+}

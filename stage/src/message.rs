@@ -1,0 +1,130 @@
+//! What the two ends of an edge say to each other, and how a consumer finds its producer.
+//!
+//! An edge has a publishing end and a subscribing end. Between two stages of one process they talk directly; between
+//! nodes a link stands on each side and plays the missing end. Neither stage can tell the difference, and anything
+//! that keeps this protocol can take part:
+//!
+//! ```text
+//!   consumer                                      producer
+//!      │  Source::open(Subscription { id, .. }) ───►  │   subscribe; the consumer may ask at once
+//!      │  Publisher::ask(id, up_to) ───────────────►  │   cumulative: `up_to` events in all since the subscription
+//!      │  ◄─────────── Subscriber::deliver(id, batch) │   never more than `up_to` events in all
+//!      │  Publisher::cancel(id, reason) ───────────►  │   answered with `ended`, whatever the state
+//!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and nothing follows it
+//! ```
+//!
+//! Demand is cumulative, so repeating an ask is harmless and a later one makes an earlier one superfluous. None of the
+//! calls blocks or waits: each puts a message into the other end's mailbox. What a mailbox can hold is bounded by the
+//! demand that was granted.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use aqueduct_dispatcher::{Attempt, Demand, SubscribeOptions, SubscriptionId, Window};
+
+use crate::{Exit, SubscribeError};
+
+/// The publishing end of an edge, as its subscriber sees it.
+pub trait Publisher: Send + Sync {
+    /// The subscriber allows `up_to` events in all, counted from the start of the subscription. Values that are not
+    /// larger than an earlier one, and unknown subscriptions, are ignored.
+    fn ask(&self, id: SubscriptionId, up_to: Demand);
+
+    /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told
+    /// [`ended`](Subscriber::ended) after them.
+    fn cancel(&self, id: SubscriptionId, reason: Exit);
+}
+
+/// The subscribing end of an edge, as its publisher sees it.
+pub trait Subscriber<T>: Send + Sync {
+    /// A batch of events that were asked for; never empty.
+    fn deliver(&self, id: SubscriptionId, events: Vec<T>, attempt: Attempt);
+
+    /// The edge has ended, and nothing follows.
+    fn ended(&self, id: SubscriptionId, cause: EndCause);
+}
+
+/// A request to become an edge: given to [`Source::open`].
+pub struct Subscription<T> {
+    /// Names the edge at both of its ends.
+    pub id: SubscriptionId,
+    /// What the consumer chose.
+    pub options: SubscribeOptions,
+    /// Where events and the end go.
+    pub subscriber: Arc<dyn Subscriber<T>>,
+}
+
+impl<T> fmt::Debug for Subscription<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("id", &self.id).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Anything a consumer can subscribe to: a stage of this graph, or a producer on another node.
+#[diagnostic::on_unimplemented(
+    message = "cannot subscribe to `{Self}`",
+    label = "not a source of events",
+    note = "a consumer has no output; a producer, a producer-consumer or a far producer is a source"
+)]
+pub trait Source: Send + Sync + 'static {
+    /// The events that come out of it.
+    type Item: Send + 'static;
+
+    /// What it is called in reports and drawings.
+    fn name(&self) -> String;
+
+    /// The demand window for a consumer that did not choose one.
+    fn default_window(&self) -> Window {
+        Window::NEAR
+    }
+
+    /// Makes `subscription` an edge, and returns its publishing end.
+    ///
+    /// It is called once for each subscription and again, with a fresh one, whenever a consumer subscribes anew. The
+    /// subscriber may be told of events or of the end before this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] if there is no such producer or it refuses; the subscriber is then told nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives up the attempt; an edge that was made in the meantime is cancelled.
+    fn open(
+        &self,
+        subscription: Subscription<Self::Item>,
+    ) -> impl Future<Output = Result<Arc<dyn Publisher>, SubscribeError>> + Send;
+}
+
+/// How an edge ended, as the consumer is told.
+#[derive(Clone, Debug)]
+pub enum EndCause {
+    /// One of the two ends asked for it.
+    Cancelled(Exit),
+    /// The producer has ended. [`Exit::Normal`] means that it was exhausted and everything it emitted was delivered.
+    Down(Exit),
+}
+
+impl EndCause {
+    /// The reason, whoever gave it.
+    pub fn reason(&self) -> &Exit {
+        match self {
+            Self::Cancelled(exit) | Self::Down(exit) => exit,
+        }
+    }
+
+    /// Whether this is the end of the data: the producer is exhausted, and nothing is missing.
+    pub fn is_exhausted(&self) -> bool {
+        matches!(self, Self::Down(Exit::Normal))
+    }
+}
+
+impl fmt::Display for EndCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cancelled(exit) => write!(f, "cancelled: {exit}"),
+            Self::Down(exit) => write!(f, "producer ended: {exit}"),
+        }
+    }
+}

@@ -5,57 +5,69 @@ use std::num::NonZeroU32;
 
 use crate::{Demand, SubscriptionId};
 
-/// Decides which subscriber gets which event, and how much demand is passed up to the producer.
+/// Decides which subscriber gets which event.
 ///
 /// A dispatcher is a plain value inside a producing stage. It is told of every subscription, of every ask and of every
 /// batch of events, and answers with what is to happen; it never waits, sends or reads a clock. The same calls always
 /// give the same answers.
 ///
-/// What every dispatcher promises (and `tests/laws.rs` checks):
+/// It answers for the present only: how much it could assign now is its [`demand`](Dispatcher::demand). What has been
+/// asked of the producer and not come yet, and what came and found no demand, is the stage's business. The stage passes
+/// up the difference, so demand is conserved whatever a dispatcher does: what a subscriber had asked for when it left
+/// serves the next one, and the demand for an event that nobody wanted is asked for again. (GenStage's dispatchers
+/// return the demand to pass up from each callback, and each has to get that right.)
+///
+/// What every dispatcher promises, and `tests/laws.rs` checks:
 ///
 /// * a subscriber is never given more than it asked for (Reactive Streams 1.1);
 /// * an event is given to a subscriber, held, or left in `events`, never lost and never given twice by one dispatch;
 /// * the order of events is kept for each subscriber;
-/// * demand is conserved: what a leaving subscriber had asked for, and was already passed up, serves the next ask.
-///
-/// The methods are GenStage's callbacks of the same names, and one more, [`give_back`](Dispatcher::give_back).
+/// * while there is demand, nothing is held back.
 pub trait Dispatcher<T>: Send {
-    /// Takes a subscriber in, with no demand as yet. Returns demand to pass up.
+    /// Takes a subscriber in, with no demand as yet.
     ///
     /// # Errors
     ///
     /// [`Refused`] when this subscriber cannot be served; it is then told so, and nothing has changed.
-    fn subscribe(&mut self, id: SubscriptionId) -> Result<Demand, Refused>;
+    fn subscribe(&mut self, id: SubscriptionId) -> Result<(), Refused>;
 
-    /// A subscriber asks for `demand` more events. What the dispatcher holds for it goes to `deliveries`; returned is
-    /// the demand to pass up.
+    /// A subscriber asks for `demand` more events. What the dispatcher holds for it goes to `deliveries`.
     ///
-    /// An unknown subscriber is answered with zero: asking after a cancel does nothing (Reactive Streams 3.6).
-    fn ask(&mut self, id: SubscriptionId, demand: Demand, deliveries: &mut Deliveries<T>) -> Demand;
+    /// An unknown subscriber is ignored: asking after a cancel does nothing (Reactive Streams 3.6).
+    fn ask(&mut self, id: SubscriptionId, demand: Demand, deliveries: &mut Deliveries<T>);
 
-    /// A subscriber leaves. Returns demand to pass up; an unknown one is answered with zero.
-    fn cancel(&mut self, id: SubscriptionId) -> Demand;
+    /// A subscriber leaves, and its demand with it. An unknown one is ignored (Reactive Streams 3.7).
+    fn cancel(&mut self, id: SubscriptionId);
 
-    /// Assigns `events` from the front to subscribers with demand. What stays in `events` found no demand, and the
-    /// stage keeps it in its buffer.
-    fn dispatch(&mut self, events: &mut VecDeque<T>, deliveries: &mut Deliveries<T>);
+    /// How many more events [`dispatch`](Dispatcher::dispatch) would take at this moment.
+    fn demand(&self) -> Demand;
+
+    /// Assigns `events` from the front to subscribers with demand. What stays in `events` found none, and the stage
+    /// keeps it for later. `attempt` is the same for all of them.
+    fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>);
 
     /// Events that were given to `id` and not acknowledged come back, oldest first, to be given again before anything
     /// newer. `attempt` is the number of the attempt that is to follow.
     ///
-    /// Whoever has demand gets them at once, through `deliveries`; the rest is held for the next ask. Returned is how
-    /// many events nobody can take any more (of a broadcast, say, whose subscriber has left): the stage counts and
-    /// reports them.
+    /// As with [`dispatch`](Dispatcher::dispatch), whoever has demand gets them at once and the stage keeps what stays
+    /// in `events`, in front of everything else. Returned is how many of them nobody can take any more (of a
+    /// broadcast, say, whose subscriber has left): the stage counts and reports them.
     fn give_back(
         &mut self,
         id: SubscriptionId,
-        events: VecDeque<T>,
+        events: &mut VecDeque<T>,
         attempt: Attempt,
         deliveries: &mut Deliveries<T>,
-    ) -> usize;
+    ) -> usize {
+        let _ = id;
+        self.dispatch(events, attempt, deliveries);
+        0
+    }
 
     /// How many events the dispatcher itself holds for later asks.
-    fn held(&self) -> usize;
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// Why a dispatcher does not take a subscriber in.

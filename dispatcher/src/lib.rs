@@ -13,20 +13,19 @@
 //! only 200 are outstanding, so it asks for 800, which brings it back to 1000.
 //!
 //! ```
-//! use aqueduct_dispatcher::{Deliveries, Demand, DemandDispatcher, Dispatcher, SubscriptionId};
+//! use aqueduct_dispatcher::{Attempt, Deliveries, Demand, DemandDispatcher, Dispatcher, SubscriptionId};
 //!
-//! let mut dispatcher = DemandDispatcher::new();
+//! let mut dispatcher: Box<dyn Dispatcher<u32>> = Box::new(DemandDispatcher::new());
 //! let mut deliveries = Deliveries::new();
 //! let (fast, slow) = (SubscriptionId::new(), SubscriptionId::new());
 //! dispatcher.subscribe(fast)?;
 //! dispatcher.subscribe(slow)?;
-//!
-//! let up = dispatcher.ask(fast, Demand::new(3), &mut deliveries);
-//! assert_eq!(up, Demand::new(3)); // to be passed up to the producer
+//! dispatcher.ask(fast, Demand::new(3), &mut deliveries);
 //! dispatcher.ask(slow, Demand::new(1), &mut deliveries);
+//! assert_eq!(dispatcher.demand(), Demand::new(4)); // the stage asks its producer for four
 //!
 //! let mut events = (1..=5).collect();
-//! dispatcher.dispatch(&mut events, &mut deliveries);
+//! dispatcher.dispatch(&mut events, Attempt::FIRST, &mut deliveries);
 //! assert_eq!(deliveries.pop().map(|d| (d.to, d.events)), Some((fast, vec![1, 2, 3])));
 //! assert_eq!(deliveries.pop().map(|d| (d.to, d.events)), Some((slow, vec![4])));
 //! assert_eq!(events, [5]); // nobody asked for it: the stage keeps it in its buffer

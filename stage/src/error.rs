@@ -60,6 +60,8 @@ pub enum FailureKind {
     Killed,
     /// The producer could not be subscribed to.
     Subscribe,
+    /// A stage was shut down before its work was done.
+    Shutdown,
     /// The connection to the producer's or consumer's node was lost.
     Disconnected,
     /// The other node broke the protocol, or sent what could not be decoded.
@@ -90,6 +92,11 @@ impl Failure {
         Self::new(stage, FailureKind::Error, message)
     }
 
+    /// Whether the two are the same failure, seen at different places.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The stage in which it began.
     pub fn origin(&self) -> &str {
         &self.0.origin
@@ -114,6 +121,7 @@ impl fmt::Display for Failure {
             FailureKind::Panic => write!(f, "stage {origin:?} panicked: {message}"),
             FailureKind::Killed => write!(f, "stage {origin:?} was killed: {message}"),
             FailureKind::Subscribe => write!(f, "stage {origin:?} could not subscribe: {message}"),
+            FailureKind::Shutdown => write!(f, "stage {origin:?} was shut down early: {message}"),
             FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
             FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),
             FailureKind::Remote => write!(f, "on {origin}: {message}"),
@@ -177,4 +185,14 @@ pub struct GraphError {
     pub failure: Failure,
     /// Failures of other origin, in the order in which they came. Stages that only followed are not among them.
     pub others: Vec<Failure>,
+}
+
+impl GraphError {
+    pub(crate) fn unless_empty(failures: Vec<Failure>) -> Result<(), Self> {
+        let mut failures = failures.into_iter();
+        match failures.next() {
+            Some(failure) => Err(Self { failure, others: failures.collect() }),
+            None => Ok(()),
+        }
+    }
 }

@@ -1,10 +1,116 @@
-//! Stub, being written.
+//! Demand-driven stages on tokio: GenStage for Rust.
+//!
+//! A stage is a task that exchanges events with its neighbours. Demand goes upstream, events go downstream, and no
+//! event is sent that was not asked for:
+//!
+//! ```text
+//!   [ producer ] ── events ──► [ producer-consumer ] ── events ──► [ consumer ]
+//!                ◄── demand ──                       ◄── demand ──
+//! ```
+//!
+//! A consumer that subscribes with the window `500..1000` asks for 1000 events, handles what comes in pieces of at most
+//! 500, and asks for 500 more after each. If it is slow, it asks late, its producer is not called, and nothing piles up
+//! anywhere.
+//!
+//! ```
+//! use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Producer, ProducerConsumer, Result};
+//!
+//! struct Counter(u64);
+//!
+//! impl Producer for Counter {
+//!     type Out = u64;
+//!     async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+//!         let end = (self.0 + demand as u64).min(10_000);
+//!         cx.emit_all(self.0..end);
+//!         self.0 = end;
+//!         if end == 10_000 {
+//!             cx.stop(Exit::Normal); // the source is exhausted
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! struct Double;
+//!
+//! impl ProducerConsumer for Double {
+//!     type In = u64;
+//!     type Out = u64;
+//!     async fn handle_events(&mut self, events: Batch<u64>, cx: &mut Cx<'_, u64>) -> Result {
+//!         cx.emit_all(events.into_iter().map(|n| n * 2));
+//!         Ok(())
+//!     }
+//! }
+//!
+//! #[derive(Default)]
+//! struct Sum(u64);
+//!
+//! impl Consumer for Sum {
+//!     type In = u64;
+//!     async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_>) -> Result {
+//!         self.0 += events.iter().sum::<u64>();
+//!         Ok(())
+//!     }
+//!     async fn handle_end(&mut self, _cx: &mut Cx<'_>) -> Result {
+//!         assert_eq!(self.0, 99_990_000);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result {
+//! let graph = Graph::new("sum of doubles");
+//! let numbers = graph.producer("numbers", || Counter(0));
+//! let doubled = graph.stage("double", || Double).subscribe(&numbers, 500..1000);
+//! graph.consumer("sum", Sum::default).subscribe(&doubled, 500..1000);
+//! graph.run().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What is guaranteed: events of one producer reach a consumer in the order in which they were emitted; when a finite
+//! source ends, everything it emitted is handled before [`Graph::run`] returns; an error or a panic in a callback is
+//! the graph's error and never a shorter result. What a failing stage was handling is lost with it.
+//!
+//! This crate never opens a socket, and never starts a task but through a [`Spawner`].
+//!
+//! # Modules, in reading order
+//!
+//! * `producer`, `producer_consumer`, `consumer`: the traits that users implement; `context` and `batch`: what their
+//!   callbacks are given
+//! * `graph`, `running`, `outcome`: describing a graph, running it, and what came of it
+//! * `message`: what stages say to each other, and [`Source`], what one can subscribe to
+//! * `upstream`, `downstream`: the two pure halves of a stage
+//! * `mailbox`, `driver`, `callbacks`, `ending`: the task around them
+//! * `spawner`, `error`
 
+mod batch;
+mod callbacks;
+mod consumer;
+mod context;
+mod downstream;
+mod driver;
+mod ending;
 mod error;
+mod graph;
+mod mailbox;
 mod message;
+mod outcome;
+mod producer;
+mod producer_consumer;
+mod running;
 mod spawner;
+mod upstream;
 
 pub use aqueduct_dispatcher::{Attempt, Cancel, Demand, SubscribeOptions, SubscriptionId, Window, WindowError};
+
+pub use batch::Batch;
+pub use consumer::Consumer;
+pub use context::{Cx, Never};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};
+pub use graph::{Graph, NoOutput, Stage};
 pub use message::{EndCause, Publisher, Source, Subscriber, Subscription};
+pub use outcome::{Outcome, StageOutcome};
+pub use producer::Producer;
+pub use producer_consumer::ProducerConsumer;
+pub use running::Running;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};

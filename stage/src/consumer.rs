@@ -1,0 +1,68 @@
+//! [`Consumer`]: the end of every pipeline.
+
+use std::future::Future;
+
+use crate::{Batch, Cx, Exit, Result};
+
+/// A stage that asks for events and handles them.
+///
+/// ```
+/// use aqueduct_stage::{Batch, Consumer, Cx, Result};
+///
+/// #[derive(Default)]
+/// struct Sum {
+///     total: u64,
+/// }
+///
+/// impl Consumer for Sum {
+///     type In = u64;
+///
+///     async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_>) -> Result {
+///         self.total += events.iter().sum::<u64>();
+///         Ok(())
+///     }
+///
+///     async fn handle_end(&mut self, _cx: &mut Cx<'_>) -> Result {
+///         println!("{}", self.total);
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a consumer",
+    label = "this stage cannot be the end of a pipeline",
+    note = "implement `Consumer` (`type In` and `async fn handle_events`)"
+)]
+pub trait Consumer: Send + 'static {
+    /// The events that it takes.
+    type In: Send + 'static;
+
+    /// Called with the events that arrived, at most `max - min` of the subscription's window at a time. More is asked
+    /// for after it returns, so however long it takes, no more than `max` events wait.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's. The events of this call are lost with it.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped only when the stage is killed: after the grace of [`Running::stop`](crate::Running::stop).
+    fn handle_events(&mut self, events: Batch<Self::In>, cx: &mut Cx<'_>) -> impl Future<Output = Result> + Send;
+
+    /// Called once when the last producer is exhausted and all of its events have been handled. Not called when the
+    /// stage ends for any other reason: whoever sees this has seen everything.
+    ///
+    /// # Errors
+    ///
+    /// As for [`handle_events`](Self::handle_events).
+    fn handle_end(&mut self, cx: &mut Cx<'_>) -> impl Future<Output = Result> + Send {
+        let _ = cx;
+        async { Ok(()) }
+    }
+
+    /// Called once, last, unless the stage is killed.
+    fn terminate(&mut self, exit: &Exit) -> impl Future<Output = ()> + Send {
+        let _ = exit;
+        async {}
+    }
+}

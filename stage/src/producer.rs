@@ -1,0 +1,60 @@
+//! [`Producer`]: the start of every pipeline.
+
+use std::future::Future;
+
+use crate::{Cx, Exit, Result};
+
+/// A stage that emits events when they are asked for.
+///
+/// ```
+/// use aqueduct_stage::{Cx, Exit, Producer, Result};
+///
+/// /// Counts to a million.
+/// struct Counter {
+///     next: u64,
+/// }
+///
+/// impl Producer for Counter {
+///     type Out = u64;
+///
+///     async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+///         let end = (self.next + demand as u64).min(1_000_000);
+///         cx.emit_all(self.next..end);
+///         self.next = end;
+///         if end == 1_000_000 {
+///             cx.stop(Exit::Normal);
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a producer",
+    label = "this stage cannot be a source of the graph",
+    note = "implement `Producer` (`type Out` and `async fn handle_demand`), or declare a `ProducerConsumer` with `Graph::stage`"
+)]
+pub trait Producer: Send + 'static {
+    /// The events that it emits.
+    type Out: Send + 'static;
+
+    /// Called when consumers have asked for `demand` more events, at least 1.
+    ///
+    /// It may emit fewer now and the rest later; the same events are not asked for again, and
+    /// [`Cx::demand`] tells what is still owed. It may also emit more, which the stage keeps in its buffer. It should
+    /// call [`Cx::stop`] with [`Exit::Normal`] when there is nothing more to come.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped only when the stage is killed: after the grace of [`Running::stop`](crate::Running::stop).
+    fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send;
+
+    /// Called once, last, unless the stage is killed.
+    fn terminate(&mut self, exit: &Exit) -> impl Future<Output = ()> + Send {
+        let _ = exit;
+        async {}
+    }
+}

@@ -1,0 +1,70 @@
+//! [`ProducerConsumer`]: the middle of a pipeline.
+
+use std::future::Future;
+
+use crate::{Batch, Cx, Exit, Result};
+
+/// A stage that takes events and emits others: one for one, fewer, or more.
+///
+/// It asks for its own window of events as soon as it is subscribed, and handles them only while its consumers have
+/// asked for something: so back-pressure passes through it, with one window of events in hand.
+///
+/// ```
+/// use aqueduct_stage::{Batch, Cx, ProducerConsumer, Result};
+///
+/// struct Double;
+///
+/// impl ProducerConsumer for Double {
+///     type In = u64;
+///     type Out = u64;
+///
+///     async fn handle_events(&mut self, events: Batch<u64>, cx: &mut Cx<'_, u64>) -> Result {
+///         cx.emit_all(events.into_iter().map(|n| n * 2));
+///         Ok(())
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a producer-consumer",
+    label = "this stage cannot stand in the middle of a pipeline",
+    note = "implement `ProducerConsumer` (`type In`, `type Out` and `async fn handle_events`)"
+)]
+pub trait ProducerConsumer: Send + 'static {
+    /// The events that it takes.
+    type In: Send + 'static;
+    /// The events that it emits.
+    type Out: Send + 'static;
+
+    /// Called with the events that arrived, at most `max - min` of the subscription's window at a time.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's. The events of this call are lost with it.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future is dropped only when the stage is killed: after the grace of [`Running::stop`](crate::Running::stop).
+    fn handle_events(
+        &mut self,
+        events: Batch<Self::In>,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result> + Send;
+
+    /// Called once when the last producer is exhausted and all of its events have been handled. What it emits is
+    /// delivered before the stage ends: this is where totals leave. Not called when the stage ends for any other
+    /// reason.
+    ///
+    /// # Errors
+    ///
+    /// As for [`handle_events`](Self::handle_events).
+    fn handle_end(&mut self, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
+        let _ = cx;
+        async { Ok(()) }
+    }
+
+    /// Called once, last, unless the stage is killed.
+    fn terminate(&mut self, exit: &Exit) -> impl Future<Output = ()> + Send {
+        let _ = exit;
+        async {}
+    }
+}

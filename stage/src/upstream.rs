@@ -1,0 +1,206 @@
+//! The subscriptions a stage holds: when to ask its producers again, and for how much. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
+
+use crate::{EndCause, Exit};
+
+/// All subscriptions of one stage.
+#[derive(Debug, Default)]
+pub(crate) struct Upstream {
+    subscriptions: BTreeMap<SubscriptionId, Subscribed>,
+    /// A permanent producer was exhausted: the stage ends when no subscription is left.
+    ends_when_empty: bool,
+    /// A subscription ended before its producer was exhausted.
+    missed_something: bool,
+}
+
+#[derive(Debug)]
+struct Subscribed {
+    window: Window,
+    cancel: Cancel,
+    /// Asked for and not yet handled; `<= window.max()`.
+    outstanding: Demand,
+    /// Asked for in all.
+    asked: Demand,
+}
+
+/// One call of `handle_events`, and the ask that follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// How many of the arrived events.
+    pub(crate) events: usize,
+    /// What to ask afterwards: cumulative.
+    pub(crate) then_ask: Option<Demand>,
+}
+
+/// What the end of a subscription means for the stage.
+#[derive(Clone, Debug)]
+pub(crate) enum AfterEnd {
+    /// It goes on.
+    Live,
+    /// The last producer is exhausted: the stage has seen everything.
+    Exhausted,
+    /// It ends, for this reason.
+    Exit(Exit),
+}
+
+impl Upstream {
+    /// Takes in a subscription that is being made.
+    pub(crate) fn subscribe(&mut self, id: SubscriptionId, window: Window, cancel: Cancel) {
+        let subscribed = Subscribed { window, cancel, outstanding: Demand::ZERO, asked: Demand::ZERO };
+        self.subscriptions.insert(id, subscribed);
+    }
+
+    /// The edge is there: the first ask, `max`. Nothing if it has ended in the meantime.
+    pub(crate) fn opened(&mut self, id: SubscriptionId) -> Option<Demand> {
+        let subscribed = self.subscriptions.get_mut(&id)?;
+        subscribed.outstanding = subscribed.window.max();
+        subscribed.asked = subscribed.window.max();
+        Some(subscribed.asked)
+    }
+
+    /// Cuts `count` events that arrived into pieces of at most `max - min`, and says after which of them to ask again:
+    /// GenStage's rule. Returns how many events came that were not asked for, or nothing if the subscription is
+    /// unknown; such events are to be handled all the same, and reported.
+    pub(crate) fn receive(&mut self, id: SubscriptionId, count: usize, pieces: &mut VecDeque<Piece>) -> Option<usize> {
+        let Subscribed { window, outstanding, asked, .. } = self.subscriptions.get_mut(&id)?;
+        let excess = Demand::from(count).saturating_sub(*outstanding).as_len();
+        let mut asked_for = count - excess;
+        let mut rest = count;
+        while rest > 0 {
+            let events = rest.min(window.piece().as_len());
+            rest -= events;
+            let counted = events.min(asked_for);
+            asked_for -= counted;
+            *outstanding = outstanding.saturating_sub(Demand::from(counted));
+            let then_ask = (*outstanding <= window.min()).then(|| {
+                asked.add(window.max().saturating_sub(*outstanding));
+                *outstanding = window.max();
+                *asked
+            });
+            pieces.push_back(Piece { events, then_ask });
+        }
+        Some(excess)
+    }
+
+    /// The edge has ended. What it means depends on its [`Cancel`] policy.
+    pub(crate) fn ended(&mut self, id: SubscriptionId, cause: &EndCause) -> AfterEnd {
+        let Some(subscribed) = self.subscriptions.remove(&id) else { return AfterEnd::Live };
+        let reason = cause.reason();
+        self.missed_something |= !cause.is_exhausted();
+        match subscribed.cancel {
+            Cancel::Permanent if cause.is_exhausted() => self.ends_when_empty = true,
+            Cancel::Permanent => return AfterEnd::Exit(reason.clone()),
+            Cancel::Transient if !reason.is_graceful() => return AfterEnd::Exit(reason.clone()),
+            Cancel::Transient | Cancel::Temporary => {}
+        }
+        if self.ends_when_empty && self.is_empty() { AfterEnd::Exhausted } else { AfterEnd::Live }
+    }
+
+    /// Whether every subscription that has ended did so because its producer was exhausted.
+    pub(crate) fn saw_everything(&self) -> bool {
+        !self.missed_something
+    }
+
+    /// Whether no subscription is left, or none was ever made.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.subscriptions.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Failure, FailureKind};
+
+    /// A subscription with the first ask made.
+    fn subscribed(min: usize, max: usize, cancel: Cancel) -> (Upstream, SubscriptionId) {
+        let mut upstream = Upstream::default();
+        let id = add(&mut upstream, min, max, cancel);
+        (upstream, id)
+    }
+
+    fn add(upstream: &mut Upstream, min: usize, max: usize, cancel: Cancel) -> SubscriptionId {
+        let id = SubscriptionId::new();
+        upstream.subscribe(id, Window::new(min, max).expect("a window"), cancel);
+        assert_eq!(upstream.opened(id), Some(Demand::from(max)));
+        id
+    }
+
+    /// The pieces of one arrival: how many events, and the cumulative ask after it.
+    fn receive(upstream: &mut Upstream, id: SubscriptionId, count: usize) -> (Vec<(usize, Option<u64>)>, usize) {
+        let mut pieces = VecDeque::new();
+        let excess = upstream.receive(id, count, &mut pieces).expect("known");
+        (pieces.into_iter().map(|p| (p.events, p.then_ask.map(Demand::count))).collect(), excess)
+    }
+
+    fn failed() -> Exit {
+        Exit::Failed(Failure::new("far", FailureKind::Error, "boom"))
+    }
+
+    #[test]
+    fn a_piece_is_at_most_max_minus_min() {
+        let (mut up, id) = subscribed(500, 1000, Cancel::Permanent);
+        assert_eq!(receive(&mut up, id, 1000), (vec![(500, Some(1500)), (500, Some(2000))], 0));
+        let (mut up, id) = subscribed(20, 100, Cancel::Permanent);
+        assert_eq!(receive(&mut up, id, 100), (vec![(80, Some(180)), (20, None)], 0));
+        assert_eq!(receive(&mut up, id, 80), (vec![(80, Some(280))], 0));
+    }
+
+    #[test]
+    fn asks_again_at_min_and_for_as_many_as_reach_max() {
+        // GenStage's documentation says otherwise of this window; this is what its code does.
+        let (mut up, id) = subscribed(750, 1000, Cancel::Permanent);
+        assert_eq!(receive(&mut up, id, 100).0, [(100, None)]);
+        assert_eq!(receive(&mut up, id, 100).0, [(100, None)]);
+        assert_eq!(receive(&mut up, id, 100).0, [(100, Some(1300))]);
+        let (mut up, id) = subscribed(0, 1, Cancel::Permanent);
+        assert_eq!(receive(&mut up, id, 1).0, [(1, Some(2))]);
+    }
+
+    #[test]
+    fn events_in_excess_are_handled_but_not_counted() {
+        let (mut up, id) = subscribed(2, 4, Cancel::Permanent);
+        let (pieces, excess) = receive(&mut up, id, 7);
+        assert_eq!((pieces, excess), (vec![(2, Some(6)), (2, Some(8)), (2, None), (1, None)], 3));
+    }
+
+    #[test]
+    fn a_permanent_consumer_ends_with_its_last_exhausted_producer() {
+        let (mut up, first) = subscribed(0, 1, Cancel::Permanent);
+        let second = add(&mut up, 0, 1, Cancel::Permanent);
+        let exhausted = EndCause::Down(Exit::Normal);
+        assert!(matches!(up.ended(first, &exhausted), AfterEnd::Live));
+        assert!(matches!(up.ended(second, &exhausted), AfterEnd::Exhausted));
+    }
+
+    #[test]
+    fn the_policies_say_who_survives_what() {
+        let normal = || Exit::Normal;
+        for (cancel, cause, survives) in [
+            (Cancel::Permanent, EndCause::Cancelled(normal()), false),
+            (Cancel::Permanent, EndCause::Down(Exit::Shutdown), false),
+            (Cancel::Permanent, EndCause::Down(failed()), false),
+            (Cancel::Transient, EndCause::Cancelled(normal()), true),
+            (Cancel::Transient, EndCause::Down(normal()), true),
+            (Cancel::Transient, EndCause::Down(failed()), false),
+            (Cancel::Temporary, EndCause::Cancelled(failed()), true),
+            (Cancel::Temporary, EndCause::Down(failed()), true),
+        ] {
+            let (mut up, id) = subscribed(0, 1, cancel);
+            let after = up.ended(id, &cause);
+            assert_eq!(matches!(after, AfterEnd::Live), survives, "{cancel:?} {cause:?}: {after:?}");
+        }
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_unknown() {
+        let (mut up, id) = subscribed(0, 1, Cancel::Temporary);
+        up.ended(id, &EndCause::Down(Exit::Normal));
+        assert_eq!(up.receive(id, 1, &mut VecDeque::new()), None);
+        assert_eq!(up.opened(id), None);
+        assert!(matches!(up.ended(id, &EndCause::Down(failed())), AfterEnd::Live));
+    }
+}

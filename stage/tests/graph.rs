@@ -1,0 +1,380 @@
+//! Whole graphs: how they end, and what is reported when they do not end well.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aqueduct_stage::{
+    Batch, BoxFuture, Cancel, Consumer, Cx, Exit, FailureKind, Graph, Producer, ProducerConsumer, Result, Running,
+    Spawner, SubscribeOptions, TokioSpawner,
+};
+
+/// Emits the numbers up to `end`, exactly as many as it is asked for.
+struct Count {
+    next: u64,
+    end: u64,
+}
+
+fn count(end: u64) -> impl Fn() -> Count {
+    move || Count { next: 0, end }
+}
+
+impl Producer for Count {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+        let to = self.end.min(self.next + demand as u64);
+        cx.emit_all(self.next..to);
+        self.next = to;
+        if to == self.end {
+            cx.stop(Exit::Normal);
+        }
+        Ok(())
+    }
+}
+
+/// Passes on what it gets; emits the number of events it saw when everything was seen.
+#[derive(Default)]
+struct Tally {
+    seen: u64,
+}
+
+impl ProducerConsumer for Tally {
+    type In = u64;
+    type Out = u64;
+
+    async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_, u64>) -> Result {
+        self.seen += events.len() as u64;
+        Ok(())
+    }
+
+    async fn handle_end(&mut self, cx: &mut Cx<'_, u64>) -> Result {
+        cx.emit_all([self.seen; 3]);
+        Ok(())
+    }
+}
+
+/// What a [`Collect`] has seen.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<(Vec<u64>, Vec<&'static str>)>>);
+
+impl Seen {
+    fn collect(&self) -> impl Fn() -> Collect + use<> {
+        let seen = self.clone();
+        move || Collect(seen.clone())
+    }
+
+    fn events(&self) -> Vec<u64> {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    fn calls(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().1.clone()
+    }
+}
+
+struct Collect(Seen);
+
+impl Consumer for Collect {
+    type In = u64;
+
+    async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_>) -> Result {
+        self.0.0.lock().unwrap().0.extend(events);
+        Ok(())
+    }
+
+    async fn handle_end(&mut self, _cx: &mut Cx<'_>) -> Result {
+        self.0.0.lock().unwrap().1.push("end");
+        Ok(())
+    }
+
+    async fn terminate(&mut self, exit: &Exit) {
+        self.0.0.lock().unwrap().1.push(if exit.is_graceful() { "terminate" } else { "terminate failed" });
+    }
+}
+
+/// Does something else than handle its events, from the `after`th batch on.
+struct Upset<F>(usize, F);
+
+impl<F: FnMut(&mut Cx<'_>) -> BoxFuture<'static, Result> + Send + 'static> Consumer for Upset<F> {
+    type In = u64;
+
+    async fn handle_events(&mut self, _events: Batch<u64>, cx: &mut Cx<'_>) -> Result {
+        if self.0 > 0 {
+            self.0 -= 1;
+            return Ok(());
+        }
+        (self.1)(cx).await
+    }
+}
+
+/// Counts the tasks that are alive.
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn alive(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Spawner for Counted {
+    fn spawn(&self, name: &str, task: BoxFuture<'static>) {
+        struct Alive(Arc<AtomicUsize>);
+        impl Drop for Alive {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let alive = Alive(Arc::clone(&self.0));
+        TokioSpawner.spawn(
+            name,
+            Box::pin(async move {
+                task.await;
+                drop(alive);
+            }),
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_finite_source_is_handled_to_its_end() {
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let numbers = graph.producer("numbers", count(12_345));
+    graph.consumer("collect", seen.collect()).subscribe(&numbers, 500..1000);
+    let outcome = graph.run().await.unwrap();
+    assert_eq!(seen.events(), (0..12_345).collect::<Vec<_>>());
+    assert_eq!(seen.calls(), ["end", "terminate"]);
+    let collect = outcome.stage("collect").unwrap();
+    assert_eq!((collect.events_in, collect.discarded), (12_345, 0));
+    assert_eq!(outcome.stage("numbers").unwrap().events_out, 12_345);
+}
+
+#[tokio::test]
+async fn every_window_gives_the_same_result() {
+    for (min, max) in [(0, 1), (0, 2), (1, 2), (9, 10), (0, 10_000), (750, 1000)] {
+        let (graph, seen) = (Graph::new("test"), Seen::default());
+        let numbers = graph.producer("numbers", count(1_003));
+        let passed = graph.stage("tally", Tally::default).subscribe(&numbers, min..max);
+        graph.consumer("collect", seen.collect()).subscribe(&passed, min..max);
+        graph.run().await.unwrap();
+        assert_eq!(seen.events(), [1_003; 3], "{min}..{max}");
+    }
+}
+
+#[tokio::test]
+async fn what_handle_end_emits_is_delivered_before_the_stage_ends() {
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let numbers = graph.producer("numbers", count(100));
+    let tally = graph.stage("tally", Tally::default).subscribe(&numbers, 0..10);
+    // One at a time, so that two of the three wait in the buffer for the next ask.
+    graph.consumer("collect", seen.collect()).subscribe(&tally, 0..1);
+    graph.run().await.unwrap();
+    assert_eq!(seen.events(), [100, 100, 100]);
+}
+
+#[tokio::test]
+async fn a_permanent_consumer_takes_all_of_every_producer() {
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let (short, long) = (graph.producer("short", count(3)), graph.producer("long", count(5_000)));
+    graph.consumer("collect", seen.collect()).subscribe(&short, 5..10).subscribe(&long, 5..10);
+    graph.run().await.unwrap();
+    assert_eq!(seen.events().len(), 5_003);
+    assert_eq!(seen.calls(), ["end", "terminate"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_consumers_share_the_events() {
+    let (graph, first, second) = (Graph::new("test"), Seen::default(), Seen::default());
+    let numbers = graph.producer("numbers", count(50_000));
+    graph.consumer("first", first.collect()).subscribe(&numbers, 50..100);
+    graph.consumer("second", second.collect()).subscribe(&numbers, 50..100);
+    graph.run().await.unwrap();
+    let mut all = [first.events(), second.events()].concat();
+    assert!(first.events().is_sorted() && second.events().is_sorted());
+    all.sort_unstable();
+    assert_eq!(all, (0..50_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_error_is_the_graphs_error_and_names_the_stage() {
+    let graph = Graph::new("test");
+    let numbers = graph.producer("numbers", count(u64::MAX));
+    graph
+        .consumer("upset", || {
+            Upset(3, |_: &mut Cx<'_>| Box::pin(async { Err("no more room".into()) }) as BoxFuture<'_, _>)
+        })
+        .subscribe(&numbers, 5..10);
+    let error = graph.run().await.unwrap_err();
+    assert_eq!(error.to_string(), r#"stage "upset" failed: no more room"#);
+    assert_eq!((error.failure.kind(), error.failure.origin()), (FailureKind::Error, "upset"));
+    assert!(error.others.is_empty());
+}
+
+#[tokio::test]
+async fn a_panic_is_the_graphs_error_and_reaches_downstream_once() {
+    struct Bomb;
+    impl Producer for Bomb {
+        type Out = u64;
+        async fn handle_demand(&mut self, _: usize, _: &mut Cx<'_, u64>) -> Result {
+            panic!("boom {}", 1)
+        }
+    }
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let bomb = graph.producer("bomb", || Bomb);
+    let tally = graph.stage("tally", Tally::default).subscribe(&bomb, 5..10);
+    graph.consumer("collect", seen.collect()).subscribe(&tally, 5..10);
+    let error = graph.run().await.unwrap_err();
+    assert_eq!(error.to_string(), r#"stage "bomb" panicked: boom 1"#);
+    assert!(error.others.is_empty(), "the others only followed: {:?}", error.others);
+    assert_eq!((seen.events(), seen.calls()), (vec![], vec!["terminate failed"]), "no end was seen");
+}
+
+#[tokio::test]
+async fn a_factory_that_panics_is_reported() {
+    let graph = Graph::new("test");
+    let numbers = graph.producer::<Count>("numbers", || panic!("no file"));
+    graph.consumer("collect", Seen::default().collect()).subscribe(&numbers, 5..10);
+    assert_eq!(graph.run().await.unwrap_err().to_string(), r#"stage "numbers" panicked: no file"#);
+}
+
+#[tokio::test]
+async fn a_temporary_consumer_survives_but_the_graph_still_fails() {
+    struct Broken;
+    impl Producer for Broken {
+        type Out = u64;
+        async fn handle_demand(&mut self, _: usize, _: &mut Cx<'_, u64>) -> Result {
+            Err("broken".into())
+        }
+    }
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let broken = graph.producer("broken", || Broken);
+    graph
+        .consumer("collect", seen.collect())
+        .subscribe(&broken, SubscribeOptions::demand(5..10).cancel(Cancel::Temporary));
+    assert_eq!(graph.run().await.unwrap_err().to_string(), r#"stage "broken" failed: broken"#);
+    assert_eq!(seen.calls(), ["terminate"]);
+}
+
+#[tokio::test]
+async fn a_consumer_that_has_enough_ends_the_graph() {
+    let graph = Graph::new("test");
+    let numbers = graph.producer("numbers", count(u64::MAX));
+    let take = |cx: &mut Cx<'_>| -> BoxFuture<'static, Result> {
+        cx.stop(Exit::Normal);
+        Box::pin(async { Ok(()) })
+    };
+    graph.consumer("take", move || Upset(4, take)).subscribe(&numbers, 5..10);
+    let outcome = graph.run().await.unwrap();
+    assert_eq!(outcome.stage("take").unwrap().events_in, 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stop_ends_everything_and_kills_what_does_not_end() {
+    let spawner = Counted::default();
+    let graph = Graph::with_spawner("test", spawner.clone());
+    let numbers = graph.producer("numbers", count(u64::MAX));
+    let stuck = Arc::new(AtomicUsize::new(0));
+    let calls = Arc::clone(&stuck);
+    let hang = move || {
+        let calls = Arc::clone(&calls);
+        Upset(0, move |_: &mut Cx<'_>| -> BoxFuture<'static, Result> {
+            calls.fetch_add(1, Ordering::SeqCst);
+            Box::pin(pending())
+        })
+    };
+    graph.consumer("stuck", hang).subscribe(&numbers, 5..10);
+    let seen = Seen::default();
+    graph.consumer("collect", seen.collect()).subscribe(&numbers, 5..10);
+    let mut running = graph.start();
+    while stuck.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let started = tokio::time::Instant::now();
+    let error = running.stop(Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+    assert_eq!((error.failure.kind(), error.failure.origin()), (FailureKind::Killed, "stuck"));
+    assert_eq!(seen.calls(), ["terminate"]);
+    assert_eq!(spawner.alive(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_graph_that_ended_or_was_dropped() {
+    let spawner = Counted::default();
+    let start = |end| -> Running {
+        let graph = Graph::with_spawner("test", spawner.clone());
+        let numbers = graph.producer("numbers", count(end));
+        graph.consumer("collect", Seen::default().collect()).subscribe(&numbers, 5..10);
+        graph.start()
+    };
+    start(100).join().await.unwrap();
+    assert_eq!(spawner.alive(), 0);
+    let endless = start(u64::MAX);
+    assert_eq!(spawner.alive(), 2);
+    drop(endless);
+    while spawner.alive() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_join_that_is_dropped_can_be_repeated() {
+    let graph = Graph::new("test");
+    let numbers = graph.producer("numbers", count(100_000));
+    graph.consumer("collect", Seen::default().collect()).subscribe(&numbers, 5..10);
+    let mut running = graph.start();
+    tokio::select! {
+        biased;
+        _ = running.join() => panic!("too early"),
+        () = std::future::ready(()) => {}
+    }
+    assert_eq!(running.join().await.unwrap().stage("collect").unwrap().events_in, 100_000);
+}
+
+#[tokio::test]
+async fn without_join_a_transient_consumer_outlives_its_producer() {
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let numbers = graph.producer("numbers", count(10));
+    graph
+        .consumer("collect", seen.collect())
+        .subscribe(&numbers, SubscribeOptions::demand(5..10).cancel(Cancel::Transient));
+    let mut running = graph.start();
+    while seen.events().len() < 10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(seen.calls().is_empty());
+    let outcome = running.join().await.unwrap();
+    assert_eq!(seen.calls(), ["end", "terminate"]);
+    assert_eq!(outcome.stage("numbers").unwrap().events_out, 10);
+}
+
+#[tokio::test]
+async fn a_full_buffer_drops_the_oldest_and_counts_them() {
+    struct Flood;
+    impl Producer for Flood {
+        type Out = u64;
+        async fn handle_demand(&mut self, _: usize, cx: &mut Cx<'_, u64>) -> Result {
+            cx.emit_all(0..15_000);
+            cx.stop(Exit::Normal);
+            Ok(())
+        }
+    }
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let flood = graph.producer("flood", || Flood);
+    graph.consumer("collect", seen.collect()).subscribe(&flood, 0..1000);
+    let outcome = graph.run().await.unwrap();
+    assert_eq!(outcome.stage("flood").unwrap().discarded, 4_000);
+    assert_eq!(seen.events(), (0..1_000).chain(5_000..15_000).collect::<Vec<_>>());
+}
+
+#[test]
+#[should_panic(expected = r#"graph "test" has a stage "numbers" already"#)]
+fn a_name_is_taken_once() {
+    let graph = Graph::new("test");
+    graph.producer("numbers", count(1));
+    graph.producer("numbers", count(1));
+}

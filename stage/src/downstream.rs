@@ -98,9 +98,10 @@ impl<T> Downstream<T> {
         self.deliveries.pop()
     }
 
-    /// Whether every event that was emitted has been delivered.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.waiting() == 0 && self.deliveries.is_empty()
+    /// Whether every event that was emitted has been delivered, to somebody: before the first subscriber came, nothing
+    /// has, and it must still be told of the end.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.had_subscribers && self.waiting() == 0 && self.deliveries.is_empty()
     }
 
     /// Whether there were subscribers and all of them have left.
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(sent(&mut down), [vec![0, 1, 2, 3]]);
         assert_eq!(ask(&mut down, id, 8), 3);
         assert_eq!(sent(&mut down), [vec![4]]);
-        assert!(down.is_drained());
+        assert!(down.is_delivered());
     }
 
     #[test]
@@ -228,6 +229,6 @@ mod tests {
         assert_eq!((down.cancel(id), down.cancel(id)), (true, false));
         assert_eq!(ask(&mut down, id, 8), 0);
         emit(&mut down, 0..2);
-        assert!(sent(&mut down).is_empty() && down.is_abandoned() && !down.is_drained());
+        assert!(sent(&mut down).is_empty() && down.is_abandoned() && !down.is_delivered());
     }
 }

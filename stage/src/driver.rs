@@ -339,7 +339,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 self.on_exhausted().await?;
             }
         }
-        let done = self.downstream.is_drained() || (self.completing && self.downstream.is_abandoned());
+        let done = self.downstream.is_delivered() || (self.completing && self.downstream.is_abandoned());
         if self.state == State::Exhausted && done {
             return ControlFlow::Break(Exit::Normal);
         }

@@ -143,6 +143,9 @@ impl Graph {
 
     /// Runs the graph until every source is exhausted and everything emitted has been handled.
     ///
+    /// A stage with an output waits for its first subscriber, which may be on another node; one that nobody ever
+    /// subscribes to keeps the graph from ending.
+    ///
     /// # Errors
     ///
     /// [`GraphError`] with the first failure; the other stages are then shut down, with five seconds of grace. A

@@ -353,6 +353,24 @@ async fn without_join_a_transient_consumer_outlives_its_producer() {
 }
 
 #[tokio::test]
+async fn a_late_subscriber_still_learns_of_the_end() {
+    let (graph, late) = (Graph::new("early"), Graph::new("late"));
+    let numbers = graph.producer("numbers", count(100));
+    let tally = graph.stage("tally", Tally::default).subscribe(&numbers, 0..10);
+    let seen = Seen::default();
+    late.consumer("collect", seen.collect()).subscribe(&tally, 0..10);
+    let mut early = graph.start();
+    tokio::select! {
+        biased;
+        _ = early.join() => panic!("nobody has seen the result"),
+        () = async { for _ in 0..100 { tokio::task::yield_now().await } } => {}
+    }
+    late.run().await.unwrap();
+    early.join().await.unwrap();
+    assert_eq!(seen.events(), [100, 100, 100]);
+}
+
+#[tokio::test]
 async fn a_full_buffer_drops_the_oldest_and_counts_them() {
     struct Flood;
     impl Producer for Flood {

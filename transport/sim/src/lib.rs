@@ -16,7 +16,7 @@
 //! use tokio::time::timeout;
 //!
 //! // Ten worlds: in each, a client asks over a bad network until it gets the right answer.
-//! let report = swarm(0..10, async |net| {
+//! swarm(0..10, async |net| {
 //!     net.set_default_conditions(LinkConditions::draw(&mut net.rng("conditions")).loss(0.3));
 //!     let (server, client) = (net.host("server"), net.host("client"));
 //!     let socket = server.bind(4433);
@@ -37,10 +37,9 @@
 //!             _ => {}
 //!         }
 //!     }
-//!     assert_eq!(server.task_names(), ["echo"]);
+//!     assert!(net.stats().cut >= 10 && server.task_names() == ["echo"]);
 //!     Ok(())
 //! });
-//! assert!(report.stats.cut >= 100 && report.virtual_time > Duration::from_secs(50));
 //! ```
 //!
 //! A failing seed is reported as `SIM_SEED=17: …` with the command to run it alone and with its trace printed;

@@ -16,9 +16,10 @@ use crate::stats::Stats;
 use crate::trace::TextLog;
 
 /// What a scenario returns. An error fails the run, as does a panic anywhere in it.
-pub type Outcome = Result<(), BoxError>;
+pub type Outcome<T = ()> = Result<T, BoxError>;
 
 /// Runs `scenario` once, with the default options of [`Sim`].
+#[must_use = "a failed run says so in its report only"]
 pub fn run(seed: u64, scenario: impl AsyncFnOnce(SimNet) -> Outcome + Send) -> Report {
     Sim::new().run(seed, scenario)
 }
@@ -65,6 +66,7 @@ impl Sim {
     /// Runs `scenario` once: on a fresh thread with a single-threaded runtime whose clock is paused, so that time
     /// jumps to the next timer whenever every task waits. The run ends when the scenario does; what its hosts still run
     /// then is dropped.
+    #[must_use = "a failed run says so in its report only"]
     pub fn run(&self, seed: u64, scenario: impl AsyncFnOnce(SimNet) -> Outcome + Send) -> Report {
         thread::scope(|scope| {
             let thread = thread::Builder::new().name(format!("sim-seed-{seed}"));
@@ -135,7 +137,6 @@ fn paused_runtime(seed: u64) -> Runtime {
 
 /// What one run did.
 #[derive(Clone, Debug)]
-#[must_use = "a failed run says so here only"]
 #[non_exhaustive]
 pub struct Report {
     /// The seed.

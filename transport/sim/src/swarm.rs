@@ -48,6 +48,7 @@ impl Sim {
 
     /// As [`swarm`](Self::swarm), but gives failures back instead of panicking, and does not read the environment: for
     /// tests of the oracles, which plant a bug and expect it to be found.
+    #[must_use = "failed seeds are in the report only"]
     pub fn try_swarm(&self, seeds: Range<u64>, scenario: impl AsyncFn(SimNet) -> Outcome + Sync) -> SwarmReport {
         #[expect(clippy::disallowed_methods, reason = "how long it really took")]
         let start = Instant::now();
@@ -90,7 +91,6 @@ impl Sim {
 
 /// What a swarm did.
 #[derive(Clone, Debug, Default)]
-#[must_use = "failed seeds are listed here only"]
 #[non_exhaustive]
 pub struct SwarmReport {
     /// Seeds run.

@@ -68,8 +68,8 @@ fn a_swarm_tells_the_seeds_that_failed_and_how_to_replay_one() {
         message.starts_with("2 of 20 seeds failed:\n  SIM_SEED=7: bad luck\n  SIM_SEED=13: bad luck\n"),
         "{message}"
     );
-    let command = "SIM_SEED=7 cargo test -p aqueduct-sim a_swarm_tells_the_seeds_that_failed_and_how_to_replay_one";
-    assert!(message.contains(command), "{message}");
+    let test = "a_swarm_tells_the_seeds_that_failed_and_how_to_replay_one -- --exact --nocapture";
+    assert!(message.contains("SIM_SEED=7 cargo test") && message.ends_with(test), "{message}");
 }
 
 #[test]

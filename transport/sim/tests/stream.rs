@@ -144,8 +144,8 @@ async fn produce(net: &SimNet, mut send: quinn::SendStream, mut asks: quinn::Rec
 
 async fn consume_all(endpoint: &quinn::Endpoint, server: &Host, client: u64, bug: Bug) {
     let (net, mut next) = (server.net(), 0);
-    for session in 0.. {
-        let edge = Edge(client << 32 | session);
+    for attempt in 0.. {
+        let edge = Edge(client << 32 | attempt);
         match consume(endpoint, server, edge, &mut next, bug).await {
             Ok(()) => return,
             Err(error) => net.note(&format!("{edge} broke: {error}"), &[]),

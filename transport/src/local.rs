@@ -4,7 +4,7 @@
 //!   parent                                            worker (the same program, started again)
 //!   local::spawn ── identity, payload ──► stdin ────► local::worker
 //!        Process ◄──────────── address ── stdout ◄─── Worker::report
-//!      shutdown ── "stop", or just the end ► stdin ──► Worker::stopping, or the end of the process
+//!      shutdown ── "stop", or just the end ─► stdin ──► Stop::requested, or the end of the process
 //! ```
 //!
 //! The worker calls [`worker()`] at the start of its `main`, before anything else; in the parent the same call answers
@@ -30,9 +30,9 @@
 //!     if let Some(worker) = local::worker()? {
 //!         let greeting: String = worker.payload()?;
 //!         let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-//!         worker.report(socket.local_addr()?)?;
+//!         let mut stop = worker.report_with_stop(socket.local_addr()?)?;
 //!         println!("{greeting} from {}", worker.identity().node());
-//!         worker.stopping().await;
+//!         stop.requested().await;
 //!         return Ok(());
 //!     }
 //!     let authority = Authority::dev("demo")?;
@@ -58,7 +58,7 @@ use serde::{Deserialize, Serialize};
 use crate::IdentityPem;
 
 pub use process::{Options, Process, SpawnError, spawn};
-pub use worker::{Worker, WorkerError, worker};
+pub use worker::{Stop, Worker, WorkerError, worker};
 
 /// What a worker exits with when its parent is gone, or went before the worker had its credentials.
 pub const EXIT_ORPHANED: i32 = 113;

@@ -58,15 +58,13 @@ fn as_a_worker() {
             runtime.block_on(std::future::pending::<()>());
         }
         Role::Finish => {
-            let stopping = worker.stopping();
-            report();
-            runtime.block_on(stopping);
+            let mut stop = worker.report_with_stop(job.observer).unwrap();
+            runtime.block_on(stop.requested());
             exit(5);
         }
         Role::Deaf => {
-            let stopping = worker.stopping();
-            report();
-            runtime.block_on(stopping);
+            let mut stop = worker.report_with_stop(job.observer).unwrap();
+            runtime.block_on(stop.requested());
             runtime.block_on(std::future::pending::<()>());
         }
         Role::Busy => {
@@ -79,9 +77,9 @@ fn as_a_worker() {
         }
         Role::Talk => {
             println!("before");
-            report();
+            let mut stop = worker.report_with_stop(job.observer).unwrap();
             println!("after");
-            runtime.block_on(worker.stopping());
+            runtime.block_on(stop.requested());
             print!("and no newline at the end");
             io::stdout().flush().unwrap();
             exit(0);

@@ -153,8 +153,8 @@ impl Process {
         self.child.wait().await
     }
 
-    /// Asks the process to stop, waits for at most `grace`, then kills it; answers how it ended. A process that does not
-    /// wait for [`Worker::stopping`](super::Worker::stopping) ends with 0 at once. Also right for a process that has ended
+    /// Asks the process to stop, waits for at most `grace`, then kills it; answers how it ended. A process that
+    /// has no [`Stop`](super::Stop) to hear it ends with 0 at once. Also right for a process that has ended
     /// already: what it printed last is then waited for, up to a second.
     ///
     /// # Errors

@@ -1,6 +1,5 @@
 //! The worker's side: taking the credentials, reporting, and ending with the parent.
 
-use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::process;
@@ -20,7 +19,7 @@ use crate::{Identity, IdentityError};
 /// once.
 ///
 /// From here on a thread watches standard input, which belongs to this module, and **ends the process** when the parent is
-/// gone ([`EXIT_ORPHANED`]) or asks it to stop (0, unless [`Worker::stopping`] was called). If the parent is gone already,
+/// gone ([`EXIT_ORPHANED`]) or asks it to stop (0, unless it reported with [`Worker::report_with_stop`]). If the parent is gone already,
 /// this call does not return.
 ///
 /// # Errors
@@ -41,15 +40,15 @@ pub fn worker() -> Result<Option<Worker>, WorkerError> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => process::exit(EXIT_ORPHANED),
         Err(error) => return Err(WorkerError::Input(error)),
     };
-    let stop = Arc::new(Stop::default());
-    let watched = stop.clone();
+    let requests = Arc::new(Requests::default());
+    let watched = requests.clone();
     thread::Builder::new()
         .name("aqueduct-parent".into())
         .spawn(move || watch_parent(&watched))
         .map_err(WorkerError::Watch)?;
     let pem = credentials.identity;
     let identity = Identity::from_pem(&pem.certificate, &pem.key, &pem.authorities)?;
-    Ok(Some(Worker { identity, payload: credentials.payload, reported: AtomicBool::new(false), stop }))
+    Ok(Some(Worker { identity, payload: credentials.payload, reported: AtomicBool::new(false), requests }))
 }
 
 /// What a worker process knows from its parent. Dropping it changes nothing.
@@ -58,7 +57,7 @@ pub struct Worker {
     identity: Identity,
     payload: Bytes,
     reported: AtomicBool,
-    stop: Arc<Stop>,
+    requests: Arc<Requests>,
 }
 
 impl Worker {
@@ -78,7 +77,10 @@ impl Worker {
     }
 
     /// Tells the parent where this process can be dialled: only then does the parent's [`spawn`](super::spawn) return. It
-    /// waits 10 s unless told otherwise. A second report does nothing.
+    /// waits 10 s unless told otherwise. Call it once, when everything is ready; a second report does nothing.
+    ///
+    /// When the parent asks this process to stop, it ends at once, with 0. To finish something first, use
+    /// [`report_with_stop`](Self::report_with_stop) instead.
     ///
     /// # Errors
     ///
@@ -92,23 +94,36 @@ impl Worker {
         output.flush()
     }
 
-    /// Waits until the parent asks this process to stop, with [`Process::shutdown`](super::Process::shutdown).
+    /// Reports as [`report`](Self::report) does, and takes it upon this process to end by itself when the parent asks: within
+    /// the parent's grace period, after which it is killed. Instead of `report`, not after it.
     ///
-    /// By calling this, the process takes it upon itself to end within the parent's grace period, after which it is killed.
-    /// A process that never calls it is ended, with 0, as soon as the parent asks.
+    /// # Errors
+    ///
+    /// When standard output cannot be written to.
+    pub fn report_with_stop(&self, address: SocketAddr) -> io::Result<Stop> {
+        // Before the report, since the parent may ask as soon as it has that.
+        self.requests.are_handled.store(true, Ordering::Release);
+        self.report(address)?;
+        Ok(Stop { asked: self.requests.asked.subscribe() })
+    }
+}
+
+/// Where a worker hears that its parent wants it to stop. Dropping it changes nothing: the process still has to end itself.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    asked: watch::Receiver<bool>,
+}
+
+impl Stop {
+    /// Waits until the parent calls [`Process::shutdown`](super::Process::shutdown). Answers at once from then on.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost on cancel: the request stays, and every later call answers at once.
-    #[must_use = "futures do nothing unless polled"]
-    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
-        self.stop.is_awaited.store(true, Ordering::Release);
-        let mut asked = self.stop.asked.subscribe();
-        async move {
-            if asked.wait_for(|asked| *asked).await.is_err() {
-                // The thread that holds the sender never ends before the process does.
-                std::future::pending::<()>().await;
-            }
+    /// Nothing is lost on cancel.
+    pub async fn requested(&mut self) {
+        if self.asked.wait_for(|asked| *asked).await.is_err() {
+            // The thread that watches over the parent holds the sender, and ends only with the process.
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -135,20 +150,25 @@ pub enum WorkerError {
     Payload(#[source] rmp_serde::decode::Error),
 }
 
+/// What the parent has asked for.
 #[derive(Debug, Default)]
-struct Stop {
+struct Requests {
     asked: watch::Sender<bool>,
-    /// Whether somebody waits for it, so that the process ends itself.
-    is_awaited: AtomicBool,
+    /// Whether the process ends itself when asked.
+    are_handled: AtomicBool,
 }
 
 /// Reads standard input until the process ends. A thread, not a task: it must work while the runtime is busy or stuck.
-fn watch_parent(stop: &Stop) {
+fn watch_parent(requests: &Requests) {
     let mut byte = [0];
     loop {
         match io::stdin().read(&mut byte) {
-            Ok(1) if byte[0] == STOP && stop.is_awaited.load(Ordering::Acquire) => drop(stop.asked.send_replace(true)),
-            Ok(1) if byte[0] == STOP => process::exit(0),
+            Ok(1) if byte[0] == STOP => {
+                if !requests.are_handled.load(Ordering::Acquire) {
+                    process::exit(0);
+                }
+                requests.asked.send_replace(true);
+            }
             Ok(1) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Ok(_) | Err(_) => process::exit(EXIT_ORPHANED),

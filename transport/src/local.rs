@@ -1,10 +1,10 @@
 //! Further processes of the running program, on this machine: for examples and for users' tests of what crosses processes.
 //!
 //! ```text
-//!   parent                                            worker (the same program, started again)
-//!   local::spawn ── identity, payload ──► stdin ────► local::worker
-//!        Process ◄──────────── address ── stdout ◄─── Worker::report
-//!      shutdown ── "stop", or just the end ─► stdin ──► Stop::requested, or the end of the process
+//!   parent                                           worker (the same program, started again)
+//!   local::spawn ─── identity, payload ──► stdin ──► local::worker
+//!   Process ◄──────────────── address ─── stdout ◄── Worker::report
+//!   Process::shutdown ──────── "stop" ───► stdin ──► Stop::requested, or the end of the process
 //! ```
 //!
 //! The worker calls [`worker()`] at the start of its `main`, before anything else; in the parent the same call answers

@@ -186,7 +186,11 @@ async fn a_worker_that_never_reports_is_an_error_and_gone() {
 #[tokio::test]
 async fn a_dropped_worker_is_killed() {
     let observer = Observer::new();
-    drop(start(Role::Busy, observer.address()).await.unwrap());
+    let process = start(Role::Busy, observer.address()).await.unwrap();
+    // Even one that cannot notice the end of its input.
+    let stop = format!("kill -s STOP {}", process.id());
+    assert!(Command::new("sh").args(["-c", &stop]).status().unwrap().success());
+    drop(process);
     observer.sees_the_end();
 }
 

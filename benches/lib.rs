@@ -1,1 +1,11 @@
-//! Stub.
+//! What the benches share: input to measure on, and the plain code that ours is measured against.
+//!
+//! This crate is never published and never a dependency of product code, so that the crates of rivals and of helpers stay
+//! out of everybody else's build. Each file beside this one is a bench and answers one question; its header says which,
+//! and how to run it.
+//!
+//! * [`text`] makes text of any size from a seed; the program `gen_text` writes it to a file
+//! * [`by_hand`] counts words without any library, in one thread and in two
+
+pub mod by_hand;
+pub mod text;

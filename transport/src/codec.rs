@@ -1,0 +1,273 @@
+//! Events to bytes and back: MessagePack values one after the other, checked before they are decoded.
+
+use std::fmt;
+
+use bytes::Bytes;
+use rmp_serde::decode::{Deserializer, Error as ValueError};
+use serde::Deserialize;
+
+use crate::prescan::{self, StructureError};
+use crate::{Limits, Wire};
+
+/// A batch of events, encoded once; cloning and slicing it copies nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    bytes: Bytes,
+    /// Where each event ends in `bytes`: rising, and the last is `bytes.len()`.
+    ends: Vec<usize>,
+}
+
+/// Encodes `events`, in their order.
+///
+/// # Errors
+///
+/// [`EncodeError`] tells which event cannot be encoded. Those before it can: `encode(&events[..error.index], ..)`.
+pub(crate) fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, EncodeError> {
+    let mut bytes = Vec::with_capacity(events.len().saturating_mul(size_of::<T>().min(MAX_GUESS) + 1));
+    let mut ends = Vec::with_capacity(events.len());
+    let bound = limits.event_bytes();
+    for (index, event) in events.iter().enumerate() {
+        let start = bytes.len();
+        rmp_serde::encode::write(&mut bytes, event)
+            .map_err(|error| EncodeError { index, cause: EncodeErrorCause::Value(error) })?;
+        let got = bytes.len() - start;
+        if got > bound {
+            return Err(EncodeError { index, cause: EncodeErrorCause::TooLarge { got, bound } });
+        }
+        ends.push(bytes.len());
+    }
+    Ok(Encoded { bytes: bytes.into(), ends })
+}
+
+/// Decodes a payload of exactly `count` events.
+///
+/// # Errors
+///
+/// [`DecodeError`]: the payload's structure, or a value, is not what it should be. Nothing of it is delivered then.
+pub(crate) fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Result<Vec<T>, DecodeError> {
+    prescan::check(payload, count, limits.items(), limits.depth())?;
+    // There really are so many values, of a byte each at least.
+    let count = usize::try_from(count).map_err(|_| StructureError::Truncated)?;
+    let mut events = Vec::with_capacity(count);
+    let mut deserializer = Deserializer::from_read_ref(payload);
+    for index in 0..count {
+        events.push(T::deserialize(&mut deserializer).map_err(|source| DecodeError::Value { index, source })?);
+    }
+    // rmp-serde does not tell where it stands in a slice, but a further value must find nothing to read.
+    match bool::deserialize(&mut deserializer) {
+        Err(ValueError::InvalidMarkerRead(_)) => Ok(events),
+        _ => Err(DecodeError::Unused),
+    }
+}
+
+impl Encoded {
+    /// All events, one after the other.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Where each event ends in [`bytes`](Self::bytes).
+    pub(crate) fn ends(&self) -> &[usize] {
+        &self.ends
+    }
+
+    /// The number of events.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+}
+
+impl fmt::Debug for Encoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Encoded({} events, {} bytes)", self.ends.len(), self.bytes.len())
+    }
+}
+
+/// An event of a batch cannot be sent to another node.
+#[derive(Debug, thiserror::Error)]
+#[error("event {index} of the batch cannot be encoded")]
+pub struct EncodeError {
+    /// Which one of the batch, from 0.
+    pub index: usize,
+    /// Why.
+    #[source]
+    pub cause: EncodeErrorCause,
+}
+
+/// Why an event cannot be sent to another node.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeErrorCause {
+    /// It is longer than [`Limits::max_event_bytes`].
+    #[error("expected at most {bound} bytes, got {got}")]
+    TooLarge {
+        /// The length of its encoding, in bytes.
+        got: usize,
+        /// The most bytes allowed.
+        bound: usize,
+    },
+    /// Its `Serialize` failed.
+    #[error("its value cannot be written")]
+    Value(#[source] rmp_serde::encode::Error),
+}
+
+/// What came from another node is not a list of events of the type that was agreed upon.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// The bytes are not the announced number of values, or go beyond the [`Limits`].
+    #[error("malformed events: {0}")]
+    Structure(#[from] StructureError),
+    /// An event is not a value of its type.
+    #[error("event {index} of the batch cannot be decoded: {source}")]
+    Value {
+        /// Which one of the batch, from 0.
+        index: usize,
+        /// What serde says of it.
+        source: ValueError,
+    },
+    /// Every event was decoded, and something is left: a type reads less than it writes.
+    #[error("bytes are left that no event has used")]
+    Unused,
+}
+
+/// The most bytes that an event is guessed to need before it is encoded: what it points to is not known.
+const MAX_GUESS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+    use std::fmt::Debug;
+
+    use serde::Serialize;
+
+    use super::*;
+
+    fn round_trip<T: Wire + PartialEq + Debug>(events: &[T]) {
+        let encoded = encode(events, &Limits::default()).unwrap();
+        assert_eq!(encoded.len(), events.len());
+        assert_eq!(encoded.ends().last().copied().unwrap_or(0), encoded.bytes().len());
+        let decoded: Vec<T> = decode(encoded.bytes(), events.len() as u64, &Limits::default()).unwrap();
+        assert_eq!(decoded, events);
+    }
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        id: u64,
+        note: Option<String>,
+        kind: Kind,
+    }
+    crate::wire!(Order, "order", 1);
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    enum Kind {
+        Plain,
+        Nested(Box<Self>),
+        Named { x: i8 },
+    }
+    crate::wire!(Kind, "kind", 1);
+
+    #[test]
+    fn every_built_in_type_comes_back() {
+        round_trip(&[(), ()]);
+        round_trip(&[true, false]);
+        round_trip(&[0, 127, 128, 65_536, u64::MAX]);
+        round_trip(&[i64::MIN, -33, -1, 0, i64::MAX]);
+        round_trip(&[(u128::MAX, i128::MIN, usize::MAX, isize::MIN)]);
+        round_trip(&[(u8::MAX, i8::MIN, u16::MAX, i16::MIN, u32::MAX, i32::MIN)]);
+        round_trip(&[(1.5_f32, f64::MAX)]);
+        round_trip(&['a', '€', '🦀']);
+        round_trip(&[String::new(), "x".repeat(70_000)]);
+        round_trip(&[Bytes::new(), Bytes::from(vec![7; 65_536])]);
+        round_trip(&[Some(1), None]);
+        round_trip(&[vec![1, 2], vec![]]);
+        round_trip(&[Box::new((1,))]);
+        round_trip(&[BTreeMap::from([("a".to_owned(), 1)])]);
+        round_trip(&[HashMap::from([("a".to_owned(), 1)])]);
+    }
+
+    #[test]
+    fn users_types_come_back() {
+        let order = |kind| Order { id: 7, note: Some("fragile".into()), kind };
+        round_trip(&[order(Kind::Plain), order(Kind::Nested(Box::new(Kind::Named { x: -1 })))]);
+        round_trip::<Order>(&[]);
+    }
+
+    #[test]
+    fn an_event_ends_where_the_next_begins() {
+        let encoded = encode(&[1_u64, 1000, 100_000], &Limits::default()).unwrap();
+        assert_eq!(encoded.ends(), [1, 4, 9]);
+        assert_eq!(decode::<u64>(&encoded.bytes()[1..4], 1, &Limits::default()).unwrap(), [1000]);
+    }
+
+    #[test]
+    fn bytes_are_one_value_and_not_a_list() {
+        let encoded = encode(&[Bytes::from(vec![0xff; 65_536])], &Limits::default()).unwrap();
+        assert_eq!(encoded.bytes().len(), 65_536 + 5);
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_is_named() {
+        let limits = Limits::default().max_event_bytes(10);
+        let error = encode(&["short".to_owned(), "much longer".to_owned()], &limits).unwrap_err();
+        assert_eq!(error.index, 1);
+        assert_eq!(error.cause.to_string(), "expected at most 10 bytes, got 12");
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_written_is_named() {
+        #[derive(Deserialize)]
+        struct Odd(bool);
+        impl Serialize for Odd {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if self.0 { Err(serde::ser::Error::custom("odd")) } else { serializer.serialize_bool(false) }
+            }
+        }
+        crate::wire!(Odd, "odd", 1);
+        let events = [Odd(false), Odd(true)];
+        let error = encode(&events, &Limits::default()).unwrap_err();
+        assert_eq!(error.to_string(), "event 1 of the batch cannot be encoded");
+        assert_eq!(encode(&events[..error.index], &Limits::default()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_count_is_refused() {
+        let three = encode(&[1_u64, 2, 3], &Limits::default()).unwrap();
+        let with = |count| decode::<u64>(three.bytes(), count, &Limits::default()).map_err(|error| error.to_string());
+        assert_eq!(with(3), Ok(vec![1, 2, 3]));
+        assert_eq!(with(2), Err("malformed events: 1 bytes after the last value".to_owned()));
+        assert_eq!(
+            with(u64::MAX),
+            Err("malformed events: more than 1048576 values".to_owned()),
+            "refused before any memory is set aside"
+        );
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_named() {
+        let encoded = encode(&[(1_u64, true), (2, false)], &Limits::default()).unwrap();
+        let error = decode::<(u64, u64)>(encoded.bytes(), 2, &Limits::default()).unwrap_err();
+        assert!(matches!(error, DecodeError::Value { index: 0, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_recursive_enum_cannot_exhaust_the_stack() {
+        let bomb = [b"\x81\xa6Nested".repeat(100_000), b"\xa5Plain".to_vec()].concat();
+        let error = decode::<Kind>(&bomb, 1, &Limits::default()).unwrap_err();
+        assert_eq!(error.to_string(), "malformed events: nested deeper than 64 levels");
+    }
+
+    #[test]
+    fn a_type_that_reads_less_than_it_writes_is_found_out() {
+        #[derive(Debug, Serialize)]
+        struct Lazy;
+        impl<'de> Deserialize<'de> for Lazy {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                Ok(Self)
+            }
+        }
+        crate::wire!(Lazy, "lazy", 1);
+        let error = decode::<Lazy>(&[1, 2], 2, &Limits::default()).unwrap_err();
+        assert_eq!(error.to_string(), "bytes are left that no event has used");
+    }
+}

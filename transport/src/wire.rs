@@ -1,0 +1,175 @@
+//! [`Wire`]: what an event type is called between nodes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hash};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// An event that can go to another node: it is encoded with serde, and its type has a name and a version there.
+///
+/// The subscriber sends the [`signature`](Self::signature) it expects; where the producer publishes another one, the
+/// subscription is refused and both are named. Nothing else of the type is compared, so change the version whenever
+/// the encoding changes.
+///
+/// Numbers, `bool`, `char`, `String`, `()`, [`Bytes`], tuples of up to six, `Option`, `Vec`, `Box` and maps have it.
+/// For types of your own use [`wire!`](crate::wire):
+///
+/// ```
+/// use aqueduct_transport::{Wire, wire};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Order {
+///     id: u64,
+///     items: Vec<String>,
+/// }
+/// wire!(Order, "order", 2);
+///
+/// assert_eq!(Order::signature(), "order v2");
+/// assert_eq!(<Vec<(u64, Option<Order>)>>::signature(), "vec<(u64, option<order v2>)>");
+/// ```
+///
+/// # Encoding
+///
+/// Events are MessagePack, structs as arrays without field names: compact, and a field added or removed needs a new
+/// version. As everywhere in MessagePack, `Some(None)` arrives as `None`, and so does `Some(())`. A `Vec<u8>` is a list
+/// of numbers; [`Bytes`] are one value, and much cheaper. At most 64 arrays, maps and enum variants with data may be
+/// nested ([`Limits::max_depth`](crate::Limits::max_depth)).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent to another node",
+    label = "not an event type with a name on the wire",
+    note = "derive serde's `Serialize` and `Deserialize`, and name it: `wire!({Self}, \"name\", 1);`"
+)]
+pub trait Wire: Serialize + DeserializeOwned + Send + 'static {
+    /// The type's name and version, such as `order v2`: the same on every node that means the same encoding.
+    fn signature() -> String;
+}
+
+/// Gives a type its name and version between nodes: `wire!(Type, "name", version)` implements [`Wire`](trait@crate::Wire).
+///
+/// The type needs serde's `Serialize` and `Deserialize`. A generic type implements the trait by hand:
+///
+/// ```
+/// use aqueduct_transport::Wire;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Page<T> {
+///     rows: Vec<T>,
+/// }
+///
+/// impl<T: Wire> Wire for Page<T> {
+///     fn signature() -> String {
+///         format!("page<{}> v1", T::signature())
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! wire {
+    ($type:ty, $name:literal, $version:literal $(,)?) => {
+        impl $crate::Wire for $type {
+            fn signature() -> ::std::string::String {
+                ::std::string::String::from(::std::concat!($name, " v", $version))
+            }
+        }
+    };
+}
+
+macro_rules! built_in {
+    ($($type:ty: $name:literal),* $(,)?) => {$(
+        impl Wire for $type {
+            fn signature() -> String {
+                String::from($name)
+            }
+        }
+    )*};
+}
+
+built_in! {
+    (): "()", bool: "bool", char: "char", String: "string", Bytes: "bytes",
+    u8: "u8", u16: "u16", u32: "u32", u64: "u64", u128: "u128", usize: "usize",
+    i8: "i8", i16: "i16", i32: "i32", i64: "i64", i128: "i128", isize: "isize",
+    f32: "f32", f64: "f64",
+}
+
+macro_rules! tuple {
+    ($($element:ident),*) => {
+        impl<$($element: Wire),*> Wire for ($($element,)*) {
+            fn signature() -> String {
+                format!("({})", [$($element::signature()),*].join(", "))
+            }
+        }
+    };
+}
+
+tuple!(A);
+tuple!(A, B);
+tuple!(A, B, C);
+tuple!(A, B, C, D);
+tuple!(A, B, C, D, E);
+tuple!(A, B, C, D, E, F);
+
+impl<T: Wire> Wire for Option<T> {
+    fn signature() -> String {
+        format!("option<{}>", T::signature())
+    }
+}
+
+impl<T: Wire> Wire for Vec<T> {
+    fn signature() -> String {
+        format!("vec<{}>", T::signature())
+    }
+}
+
+/// A box is not seen on the wire.
+impl<T: Wire> Wire for Box<T> {
+    fn signature() -> String {
+        T::signature()
+    }
+}
+
+/// The same on the wire as a `HashMap`.
+impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
+    fn signature() -> String {
+        map_signature::<K, V>()
+    }
+}
+
+/// The same on the wire as a `BTreeMap`.
+impl<K: Wire + Eq + Hash, V: Wire, S: BuildHasher + Default + Send + 'static> Wire for HashMap<K, V, S> {
+    fn signature() -> String {
+        map_signature::<K, V>()
+    }
+}
+
+fn map_signature<K: Wire, V: Wire>() -> String {
+    format!("map<{}, {}>", K::signature(), V::signature())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_name_what_is_inside() {
+        assert_eq!(<(u8, (), Box<f64>)>::signature(), "(u8, (), f64)");
+        assert_eq!(<Option<Vec<Bytes>>>::signature(), "option<vec<bytes>>");
+        assert_eq!(<(char,)>::signature(), "(char)");
+    }
+
+    #[test]
+    fn the_two_maps_are_one_type_on_the_wire() {
+        assert_eq!(HashMap::<String, u64>::signature(), "map<string, u64>");
+        assert_eq!(HashMap::<String, u64>::signature(), BTreeMap::<String, u64>::signature());
+    }
+
+    #[test]
+    fn a_type_of_the_users_has_name_and_version() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Reading(f32);
+        crate::wire!(Reading, "reading", 3);
+        assert_eq!(Reading::signature(), "reading v3");
+    }
+}

@@ -2,6 +2,11 @@
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the drivers of links are not there yet"))]
 mod codec;
+#[cfg_attr(not(test), expect(dead_code, reason = "the drivers of links are not there yet"))]
+#[expect(unused_imports, reason = "the drivers of links are not there yet")]
+mod frame;
+#[cfg_attr(not(test), expect(dead_code, reason = "the drivers of links are not there yet"))]
+mod gather;
 #[expect(dead_code, reason = "the drivers of links are not there yet")]
 mod limits;
 mod prescan;
@@ -11,6 +16,7 @@ mod identity;
 pub mod local;
 
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
+pub use frame::FrameError;
 pub use limits::Limits;
 pub use prescan::StructureError;
 pub use wire::Wire;

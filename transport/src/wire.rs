@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 /// the encoding changes.
 ///
 /// Numbers, `bool`, `char`, `String`, `()`, [`Bytes`], tuples of up to six, `Option`, `Vec`, `Box` and maps have it.
-/// For types of your own use [`wire!`](crate::wire):
+/// For types of your own use [`wire!`](macro@crate::wire):
 ///
 /// ```
 /// use aqueduct_transport::{Wire, wire};
@@ -47,7 +47,7 @@ pub trait Wire: Serialize + DeserializeOwned + Send + 'static {
     fn signature() -> String;
 }
 
-/// Gives a type its name and version between nodes: `wire!(Type, "name", version)` implements [`Wire`](trait@crate::Wire).
+/// Gives a type its name and version between nodes: `wire!(Type, "name", version)` implements [`Wire`].
 ///
 /// The type needs serde's `Serialize` and `Deserialize`. A generic type implements the trait by hand:
 ///

@@ -1,0 +1,400 @@
+//! The wire protocol: [`Frame`], its bytes, and its [errors](FrameError). [`FrameDecoder`] reads them.
+
+mod body;
+mod decoder;
+mod reason;
+mod varint;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) use body::{
+    Accepted, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, Refuse, Refused, Subscribe,
+};
+pub(crate) use decoder::FrameDecoder;
+pub(crate) use reason::Reason;
+
+use crate::Limits;
+use crate::prescan::{self, StructureError};
+
+/// Everything that nodes say to each other.
+///
+/// A connection has one *control stream*, opened by the dialer, and one stream per subscription, opened by the
+/// subscriber. On each of them, frames follow each other:
+///
+/// ```text
+///   ┌──────────────────┬──────┬────────────────────┐
+///   │ length: u32, BE  │ type │ body               │      length = 1 + bytes of the body
+///   └──────────────────┴──────┴────────────────────┘
+/// ```
+///
+/// | type | frame | body | stream | sent by |
+/// |---|---|---|---|---|
+/// | 1 | [`Hello`] | map | control, first | dialer |
+/// | 2 | [`HelloAck`] | map | control, first | listener |
+/// | 3 | [`Refuse`] | map | control, then the connection closes | both |
+/// | 16 | [`Subscribe`] | map | subscription, first | subscriber |
+/// | 17 | [`Accepted`] | map | subscription, first | publisher |
+/// | 18 | [`Refused`] | map | subscription, first and last | publisher |
+/// | 19 | [`Credit`] | map | subscription | subscriber |
+/// | 20 | [`Cancel`] | map | subscription, last | subscriber |
+/// | 32 | [`Events`] | `first_seq`, `count`, payload | subscription | publisher |
+/// | 33 | [`Chunk`] | `seq`, `index`, `flags`, `total_len`, payload | subscription | publisher |
+/// | 34 | [`Done`] | map | subscription, last | publisher |
+/// | 35 | [`Failed`] | map | subscription, last | publisher |
+///
+/// A *map* is a MessagePack map from the names of the fields; unknown ones are ignored, and a field that is added needs
+/// a default. Events and chunks have no names: numbers are [LEB128](varint), `flags` is a byte (1: the last chunk), and
+/// the payload is the rest, MessagePack without field names.
+///
+/// A frame of an unknown type is skipped if its type is 128 or more, and otherwise breaks the stream: what must be
+/// understood gets a number below. No frame is longer than the [`Limits`] allow for its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Hello(Hello),
+    HelloAck(HelloAck),
+    Refuse(Refuse),
+    Subscribe(Subscribe),
+    Accepted(Accepted),
+    Refused(Refused),
+    Credit(Credit),
+    Cancel(Cancel),
+    Events(Events),
+    Chunk(Chunk),
+    Done(Done),
+    Failed(Failed),
+}
+
+/// A frame's bytes. A long payload is not copied behind its header, but stands beside it.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// What comes first; never empty.
+    pub(crate) head: Bytes,
+    /// What follows at once; often empty.
+    pub(crate) payload: Bytes,
+}
+
+impl Frame {
+    /// The frame's bytes, in one or two parts.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLong`], which happens only with names that are too long: whatever else is variable is cut to
+    /// fit before it gets here.
+    pub(crate) fn encode(&self, limits: &Limits) -> Result<Parts, FrameError> {
+        let kind = self.kind();
+        let mut head = vec![0, 0, 0, 0, kind as u8];
+        let payload = match self {
+            Self::Hello(body) => map(body, &mut head),
+            Self::HelloAck(body) => map(body, &mut head),
+            Self::Refuse(body) => map(body, &mut head),
+            Self::Subscribe(body) => map(body, &mut head),
+            Self::Accepted(body) => map(body, &mut head),
+            Self::Refused(body) => map(body, &mut head),
+            Self::Credit(body) => map(body, &mut head),
+            Self::Cancel(body) => map(body, &mut head),
+            Self::Events(events) => events.write(&mut head),
+            Self::Chunk(chunk) => chunk.write(&mut head),
+            Self::Done(body) => map(body, &mut head),
+            Self::Failed(body) => map(body, &mut head),
+        };
+        let got = head.len() - LENGTH_BYTES + payload.len();
+        let bound = kind.bound(limits);
+        let length = u32::try_from(got).ok().filter(|_| got <= bound);
+        let length = length.ok_or(FrameError::TooLong { frame: kind.name(), got, bound })?;
+        head[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+        if payload.len() >= APART_BYTES {
+            return Ok(Parts { head: head.into(), payload });
+        }
+        head.extend_from_slice(&payload);
+        Ok(Parts { head: head.into(), payload: Bytes::new() })
+    }
+
+    /// What the frame is called.
+    pub(crate) fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// Reads the body of a frame.
+    fn decode(kind: Kind, body: &Bytes, limits: &Limits) -> Result<Self, FrameError> {
+        Ok(match kind {
+            Kind::Hello => Self::Hello(read_map(kind, body, limits)?),
+            Kind::HelloAck => Self::HelloAck(read_map(kind, body, limits)?),
+            Kind::Refuse => Self::Refuse(read_map(kind, body, limits)?),
+            Kind::Subscribe => Self::Subscribe(read_map(kind, body, limits)?),
+            Kind::Accepted => Self::Accepted(read_map(kind, body, limits)?),
+            Kind::Refused => Self::Refused(read_map(kind, body, limits)?),
+            Kind::Credit => Self::Credit(read_map(kind, body, limits)?),
+            Kind::Cancel => Self::Cancel(read_map(kind, body, limits)?),
+            Kind::Events => Self::Events(Events::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
+            Kind::Chunk => Self::Chunk(Chunk::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
+            Kind::Done => Self::Done(read_map(kind, body, limits)?),
+            Kind::Failed => Self::Failed(read_map(kind, body, limits)?),
+        })
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Hello(_) => Kind::Hello,
+            Self::HelloAck(_) => Kind::HelloAck,
+            Self::Refuse(_) => Kind::Refuse,
+            Self::Subscribe(_) => Kind::Subscribe,
+            Self::Accepted(_) => Kind::Accepted,
+            Self::Refused(_) => Kind::Refused,
+            Self::Credit(_) => Kind::Credit,
+            Self::Cancel(_) => Kind::Cancel,
+            Self::Events(_) => Kind::Events,
+            Self::Chunk(_) => Kind::Chunk,
+            Self::Done(_) => Kind::Done,
+            Self::Failed(_) => Kind::Failed,
+        }
+    }
+}
+
+fn map(body: &impl Serialize, head: &mut Vec<u8>) -> Bytes {
+    rmp_serde::encode::write_named(head, body).expect("text and numbers can be written to a vector");
+    Bytes::new()
+}
+
+fn read_map<T: DeserializeOwned>(kind: Kind, body: &[u8], limits: &Limits) -> Result<T, FrameError> {
+    let frame = kind.name();
+    // Their number is bounded by that of the bytes; a limit meant for events does not apply.
+    let items = body.len() as u64;
+    prescan::check(body, 1, items, limits.depth()).map_err(|source| FrameError::Structure { frame, source })?;
+    rmp_serde::from_slice(body).map_err(|source| FrameError::Body { frame, source })
+}
+
+/// A frame's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Hello = 1,
+    HelloAck = 2,
+    Refuse = 3,
+    Subscribe = 16,
+    Accepted = 17,
+    Refused = 18,
+    Credit = 19,
+    Cancel = 20,
+    Events = 32,
+    Chunk = 33,
+    Done = 34,
+    Failed = 35,
+}
+
+impl Kind {
+    const ALL: [Self; 12] = [
+        Self::Hello,
+        Self::HelloAck,
+        Self::Refuse,
+        Self::Subscribe,
+        Self::Accepted,
+        Self::Refused,
+        Self::Credit,
+        Self::Cancel,
+        Self::Events,
+        Self::Chunk,
+        Self::Done,
+        Self::Failed,
+    ];
+
+    fn new(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::HelloAck => "hello ack",
+            Self::Refuse => "refuse",
+            Self::Subscribe => "subscribe",
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Credit => "credit",
+            Self::Cancel => "cancel",
+            Self::Events => "events",
+            Self::Chunk => "chunk",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The longest that such a frame may be, in bytes, its type included.
+    fn bound(self, limits: &Limits) -> usize {
+        match self {
+            Self::Events | Self::Chunk => limits.data_frame_bytes(),
+            _ => limits.control_frame_bytes(),
+        }
+    }
+}
+
+/// What another node sent, or we would send, is not a frame.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// A frame without even a type.
+    #[error("expected a frame of at least 1 byte, got 0")]
+    Empty,
+    /// A frame is longer than the [`Limits`] allow.
+    #[error("expected {frame} frame of at most {bound} bytes, got {got}")]
+    TooLong {
+        /// The type of frame.
+        frame: &'static str,
+        /// Its length in bytes, its type included.
+        got: usize,
+        /// The most bytes allowed.
+        bound: usize,
+    },
+    /// A frame of a type that must be understood, and is not.
+    #[error("unknown type of frame {got}")]
+    UnknownType {
+        /// The number of the type.
+        got: u8,
+    },
+    /// The numbers at the front of an events or chunk frame are malformed.
+    #[error("malformed header of {frame} frame")]
+    Header {
+        /// The type of frame.
+        frame: &'static str,
+    },
+    /// The body is not one MessagePack value.
+    #[error("malformed body of {frame} frame: {source}")]
+    Structure {
+        /// The type of frame.
+        frame: &'static str,
+        /// What is wrong with it.
+        source: StructureError,
+    },
+    /// A field of the body is missing, or is not what it should be.
+    #[error("malformed body of {frame} frame: {source}")]
+    Body {
+        /// The type of frame.
+        frame: &'static str,
+        /// What serde says of it.
+        source: rmp_serde::decode::Error,
+    },
+}
+
+/// The `u32` in front of each frame, which does not count itself.
+const LENGTH_BYTES: usize = 4;
+/// From this length on, in bytes, a payload stands apart: copying a shorter one is cheaper than handling two pieces.
+const APART_BYTES: usize = 4096;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// One frame of every type.
+    pub(crate) fn examples() -> Vec<Frame> {
+        let text = String::from;
+        vec![
+            Frame::Hello(Hello {
+                proto_min: 1,
+                proto_max: 2,
+                cluster: text("c"),
+                node: text("a"),
+                incarnation: u64::MAX,
+                features: vec![text("x"), text("y")],
+            }),
+            Frame::HelloAck(HelloAck { proto: 1, node: text("b"), incarnation: 1, features: vec![] }),
+            Frame::Refuse(Refuse { reason: Reason::Superseded, message: text("m") }),
+            Frame::Subscribe(Subscribe {
+                producer: text("numbers"),
+                signature: text("u64"),
+                max_demand: 10_000,
+                min_demand: 5_000,
+            }),
+            Frame::Accepted(Accepted {}),
+            Frame::Refused(Refused {
+                reason: Reason::TypeMismatch,
+                message: text("m"),
+                published: Some(text("order v2")),
+            }),
+            Frame::Credit(Credit { up_to: u64::MAX }),
+            Frame::Cancel(Cancel { reason: Reason::Unknown(77) }),
+            Frame::Events(Events { first_seq: 1, count: 3, payload: Bytes::from_static(b"abc") }),
+            Frame::Events(Events { first_seq: u64::MAX, count: 1, payload: vec![7; 5_000].into() }),
+            Frame::Chunk(Chunk {
+                seq: 9,
+                index: 300,
+                is_last: true,
+                total_len: 1 << 30,
+                payload: Bytes::from_static(b"p"),
+            }),
+            Frame::Done(Done { last_seq: 0 }),
+            Frame::Failed(Failed { last_seq: 5, reason: Reason::Panic, origin: text("sum"), message: text("boom") }),
+        ]
+    }
+
+    /// A frame's bytes in one piece.
+    pub(crate) fn bytes_of(frame: &Frame) -> Vec<u8> {
+        let parts = frame.encode(&Limits::default()).unwrap();
+        [parts.head, parts.payload].concat()
+    }
+
+    fn decode(kind: Kind, body: &[u8]) -> Result<Frame, FrameError> {
+        Frame::decode(kind, &Bytes::copy_from_slice(body), &Limits::default())
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_documentation() {
+        let credit = bytes_of(&Frame::Credit(Credit { up_to: 3 }));
+        assert_eq!(credit, b"\x00\x00\x00\x09\x13\x81\xa5up_to\x03");
+        let events = Frame::Events(Events { first_seq: 300, count: 2, payload: Bytes::from_static(b"\x01\x02") });
+        assert_eq!(bytes_of(&events), b"\x00\x00\x00\x06\x20\xac\x02\x02\x01\x02");
+        let chunk = Chunk { seq: 1, index: 0, is_last: false, total_len: 128, payload: Bytes::from_static(b"\x05") };
+        assert_eq!(bytes_of(&Frame::Chunk(chunk)), b"\x00\x00\x00\x07\x21\x01\x00\x00\x80\x01\x05");
+        assert_eq!(bytes_of(&Frame::Accepted(Accepted {})), b"\x00\x00\x00\x02\x11\x80");
+    }
+
+    #[test]
+    fn a_long_payload_is_not_copied() {
+        let payload = Bytes::from(vec![7; APART_BYTES]);
+        let frame = Frame::Events(Events { first_seq: 1, count: 1, payload: payload.clone() });
+        let parts = frame.encode(&Limits::default()).unwrap();
+        assert_eq!(parts.payload.as_ptr(), payload.as_ptr());
+        assert_eq!(parts.head.len(), 7);
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored() {
+        let body = b"\x83\xa5later\x93\x01\x02\x03\xa5up_to\x05\xa1z\xc0";
+        assert_eq!(decode(Kind::Credit, body).unwrap(), Frame::Credit(Credit { up_to: 5 }));
+        assert_eq!(decode(Kind::Accepted, b"\x81\xa1z\xc0").unwrap(), Frame::Accepted(Accepted {}));
+    }
+
+    #[test]
+    fn fields_with_a_default_may_be_missing_and_others_may_not() {
+        let refused = Refused { reason: Reason::Overloaded, message: String::new(), published: None };
+        assert_eq!(decode(Kind::Refused, b"\x81\xa6reason\x07").unwrap(), Frame::Refused(refused));
+        assert!(matches!(decode(Kind::Credit, b"\x80"), Err(FrameError::Body { frame: "credit", .. })));
+    }
+
+    #[test]
+    fn a_body_is_one_value_of_bounded_depth() {
+        let trailing = decode(Kind::Credit, b"\x81\xa5up_to\x05\xc0").unwrap_err();
+        assert_eq!(trailing.to_string(), "malformed body of credit frame: 1 bytes after the last value");
+        let deep = [&b"\x82\xa5up_to\x05\xa1z"[..], &[0x91; 100], &[0xc0]].concat();
+        let deep = decode(Kind::Credit, &deep).unwrap_err();
+        assert_eq!(deep.to_string(), "malformed body of credit frame: nested deeper than 64 levels");
+    }
+
+    #[test]
+    fn a_malformed_header_is_refused() {
+        for body in [&b""[..], b"\x01", b"\x80\x00\x01"] {
+            assert!(matches!(decode(Kind::Events, body), Err(FrameError::Header { .. })), "{body:?}");
+        }
+        for body in [&b"\x01\x00"[..], b"\x01\x00\x02\x05abcde", b"\x01\x00\x01"] {
+            assert!(matches!(decode(Kind::Chunk, body), Err(FrameError::Header { .. })), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_nobody_would_take_is_not_made() {
+        let subscribe =
+            Subscribe { producer: "x".repeat(70_000), signature: String::new(), max_demand: 1, min_demand: 0 };
+        let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
+        assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");
+    }
+}

@@ -1,0 +1,119 @@
+//! A link: the two ends of one subscription between nodes, as state machines without I/O.
+//!
+//! ```text
+//!   consumer ─ ask ─► Inbound ── Subscribe, Credit, Cancel ─────► Outbound ─ Demand ─► producer
+//!            ◄ Events ─      ◄── Accepted, Events, Done, Failed ──         ◄─ send ──
+//! ```
+//!
+//! Both ends have the shape of quinn-proto's `Connection`: *mutators* for what this node wants, *handlers* for what the
+//! other one says, *polls* for what is to be done about it, and *getters*. After a mutator or a handler, a driver calls
+//! each poll until it returns `None`.
+//!
+//! An end knows frames and their order, but not the stream that carries them. What is guaranteed, on a stream that
+//! neither reorders nor loses bytes:
+//!
+//! * events arrive in order, each once, and never more of them than were asked for;
+//! * [`Done`](InboundEvent::Done) and [`Failed`](InboundEvent::Failed) come after every event that was sent: a stream
+//!   that stops earlier, wherever it is cut, is an error and never a short success;
+//! * nothing that the other node sends panics, or takes more memory than the [`Limits`](crate::Limits) and the demand
+//!   that was granted.
+//!
+//! What is on its way when the subscriber cancels, or when the stream is cut, is lost.
+
+mod inbound;
+#[cfg(test)]
+mod laws;
+mod outbound;
+
+pub(crate) use inbound::{Inbound, InboundEvent};
+pub(crate) use outbound::{Outbound, OutboundEvent};
+
+/// The other end of a link broke the protocol, or its stream stopped before its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// A frame that has no place here.
+    #[error("unexpected {frame} frame {place}")]
+    Unexpected {
+        /// The type of frame.
+        frame: &'static str,
+        /// Where it came.
+        place: &'static str,
+    },
+    /// An event is missing, or came twice.
+    #[error("expected event {expected}, got {got}")]
+    Sequence {
+        /// The number of the next event.
+        expected: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// More events came than were asked for.
+    #[error("expected no event after {bound}, got {got}")]
+    BeyondCredit {
+        /// The number of the last event that was asked for.
+        bound: u64,
+        /// The number of the last event that came.
+        got: u64,
+    },
+    /// A frame announces no events, or more of them than it has bytes.
+    #[error("expected 1 to {bound} events in {bound} bytes, got {got}")]
+    Count {
+        /// The number of bytes.
+        bound: usize,
+        /// The announced number of events.
+        got: u64,
+    },
+    /// An event is longer than [`Limits::max_event_bytes`](crate::Limits::max_event_bytes).
+    #[error("expected event {seq} of at most {bound} bytes, got {got}")]
+    EventTooLong {
+        /// The event's number.
+        seq: u64,
+        /// The most bytes allowed.
+        bound: usize,
+        /// The announced length in bytes.
+        got: u64,
+    },
+    /// The pieces of an event disagree on its length.
+    #[error("expected event {seq} of {expected} bytes, got {got}")]
+    EventLength {
+        /// The event's number.
+        seq: u64,
+        /// The length in bytes that its first piece announced.
+        expected: usize,
+        /// The length in bytes that came later: announced, or with the last piece.
+        got: u64,
+    },
+    /// A piece of an event is missing, or came twice.
+    #[error("expected piece {expected} of event {seq}, got {got}")]
+    Piece {
+        /// The event's number.
+        seq: u64,
+        /// The number of the next piece.
+        expected: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// Something came between the pieces of an event.
+    #[error("expected the rest of event {seq}, got {frame} frame")]
+    Incomplete {
+        /// The event's number.
+        seq: u64,
+        /// The type of frame that came.
+        frame: &'static str,
+    },
+    /// The producer ended, and not all of its events are here.
+    #[error("expected the end after {got} events, got {arrived}")]
+    Missing {
+        /// How many it says that it sent.
+        got: u64,
+        /// How many arrived.
+        arrived: u64,
+    },
+    /// The stream stopped without the producer's end.
+    #[error("stream cut off after {arrived} events")]
+    CutOff {
+        /// How many events arrived.
+        arrived: u64,
+    },
+}

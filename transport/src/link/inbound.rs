@@ -1,0 +1,510 @@
+//! [`Inbound`]: the subscriber's end of a link.
+
+use std::collections::VecDeque;
+
+use aqueduct_stage::Demand;
+use bytes::Bytes;
+
+use crate::frame::{Cancel, Chunk, Credit, Events, Frame, Reason, Subscribe};
+use crate::gather::Gather;
+use crate::link::LinkError;
+use crate::{FrameError, Limits};
+
+/// The subscriber's end of a link: asks, and checks that what comes is what was asked for.
+///
+/// * mutators: [`ask`](Self::ask), [`cancel`](Self::cancel)
+/// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
+/// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
+/// * getters: [`arrived`](Self::arrived), [`is_finished`](Self::is_finished)
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    limits: Limits,
+    state: State,
+    /// The first frame, until it is sent.
+    subscribe: Option<Bytes>,
+    /// How many events the consumer wants in all. It never falls.
+    asked: Demand,
+    /// How many of them the publisher has been told of; `<= asked`.
+    told: Demand,
+    /// The number of the last event that has arrived whole; `<= told`.
+    arrived: u64,
+    /// The event after it, if a part of it is here.
+    partial: Option<Partial>,
+    events: VecDeque<InboundEvent>,
+}
+
+/// What the consumer's driver is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum InboundEvent {
+    /// The edge is made. It is the first, unless there is a refusal.
+    Accepted,
+    /// There is no edge. Nothing follows.
+    Refused {
+        reason: Reason,
+        message: String,
+        /// What the producer publishes, if it is not what was expected.
+        published: Option<String>,
+    },
+    /// The next `count` events; not decoded yet.
+    Events {
+        /// At least 1.
+        count: u64,
+        /// Their encodings, one after the other.
+        payload: Bytes,
+    },
+    /// The producer is exhausted, and everything it sent has been told. Nothing follows.
+    Done,
+    /// The producer has ended otherwise, and everything it sent has been told. Nothing follows.
+    Failed { reason: Reason, origin: String, message: String },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// No answer yet.
+    Subscribing,
+    Accepted,
+    /// The publisher's last frame has arrived.
+    Ended,
+    /// By us; with the reason until it is sent.
+    Cancelled(Option<Reason>),
+    /// The publisher broke the protocol.
+    Broken,
+}
+
+/// An event of which some pieces have arrived.
+#[derive(Debug)]
+struct Partial {
+    pieces: u64,
+    bytes: Gather,
+}
+
+impl Inbound {
+    /// The end of a link that is to be made.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLong`] if the names do not fit into a frame (64 KiB by default).
+    pub(crate) fn new(limits: Limits, subscribe: Subscribe) -> Result<Self, FrameError> {
+        let subscribe = Frame::Subscribe(subscribe).encode(&limits)?.head;
+        Ok(Self {
+            limits,
+            state: State::Subscribing,
+            subscribe: Some(subscribe),
+            asked: Demand::ZERO,
+            told: Demand::ZERO,
+            arrived: 0,
+            partial: None,
+            events: VecDeque::new(),
+        })
+    }
+
+    /// Wants `up_to` events in all, counted from the start. A value that is no larger than an earlier one changes
+    /// nothing, and so does any after the end. It need not wait for the publisher's answer.
+    pub(crate) fn ask(&mut self, up_to: Demand) {
+        self.asked = self.asked.max(up_to);
+    }
+
+    /// Wants no more. What arrives from now on is dropped, and no event tells of the end; those that had arrived before
+    /// can still be polled. Does nothing after the end.
+    pub(crate) fn cancel(&mut self, reason: Reason) {
+        if matches!(self.state, State::Subscribing | State::Accepted) {
+            self.state = State::Cancelled(Some(reason));
+            self.partial = None;
+        }
+    }
+
+    /// Takes a frame from the publisher.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError`] names what was expected and what came. Whatever comes after it is ignored, as it is after a
+    /// [`cancel`](Self::cancel); the driver resets the stream.
+    pub(crate) fn handle_frame(&mut self, frame: Frame) -> Result<(), LinkError> {
+        let handled = match self.state {
+            State::Subscribing => self.handle_answer(frame),
+            State::Accepted => self.handle_stream(frame),
+            State::Ended => Err(LinkError::Unexpected { frame: frame.name(), place: "after the end" }),
+            State::Cancelled(_) | State::Broken => return Ok(()),
+        };
+        if handled.is_err() {
+            self.state = State::Broken;
+            self.partial = None;
+        }
+        handled
+    }
+
+    /// The publisher's stream has ended or was reset.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::CutOff`], unless the link had ended, was cancelled or is broken.
+    pub(crate) fn end_of_stream(&mut self) -> Result<(), LinkError> {
+        match self.state {
+            State::Subscribing | State::Accepted => {
+                self.state = State::Broken;
+                self.partial = None;
+                Err(LinkError::CutOff { arrived: self.arrived })
+            }
+            State::Ended | State::Cancelled(_) | State::Broken => Ok(()),
+        }
+    }
+
+    /// Returns the next frame to send.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Bytes> {
+        if let Some(subscribe) = self.subscribe.take() {
+            return Some(subscribe);
+        }
+        let frame = match &mut self.state {
+            State::Subscribing | State::Accepted if self.asked > self.told => {
+                self.told = self.asked;
+                Frame::Credit(Credit { up_to: self.told.count() })
+            }
+            State::Cancelled(reason) => Frame::Cancel(Cancel { reason: reason.take()? }),
+            _ => return None,
+        };
+        let parts = frame.encode(&self.limits).expect("a number and its name fit into any frame");
+        Some(parts.head)
+    }
+
+    /// Returns what the consumer must be told.
+    pub(crate) fn poll_event(&mut self) -> Option<InboundEvent> {
+        self.events.pop_front()
+    }
+
+    /// How many events have arrived.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived
+    }
+
+    /// Whether nothing more is to be sent: the stream may be finished.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.subscribe.is_none() && matches!(self.state, State::Ended | State::Cancelled(None) | State::Broken)
+    }
+
+    fn handle_answer(&mut self, frame: Frame) -> Result<(), LinkError> {
+        match frame {
+            Frame::Accepted(_) => {
+                self.state = State::Accepted;
+                self.events.push_back(InboundEvent::Accepted);
+            }
+            Frame::Refused(refused) => {
+                self.state = State::Ended;
+                let (reason, message, published) = (refused.reason, refused.message, refused.published);
+                self.events.push_back(InboundEvent::Refused { reason, message, published });
+            }
+            other => return Err(LinkError::Unexpected { frame: other.name(), place: "before the answer" }),
+        }
+        Ok(())
+    }
+
+    fn handle_stream(&mut self, frame: Frame) -> Result<(), LinkError> {
+        if self.partial.is_some() && !matches!(frame, Frame::Chunk(_)) {
+            return Err(LinkError::Incomplete { seq: self.arrived + 1, frame: frame.name() });
+        }
+        match frame {
+            Frame::Events(events) => self.handle_events(events),
+            Frame::Chunk(chunk) => self.handle_chunk(&chunk),
+            Frame::Done(done) => self.handle_end(done.last_seq, InboundEvent::Done),
+            Frame::Failed(failed) => {
+                let (reason, origin, message) = (failed.reason, failed.origin, failed.message);
+                self.handle_end(failed.last_seq, InboundEvent::Failed { reason, origin, message })
+            }
+            other => Err(LinkError::Unexpected { frame: other.name(), place: "from a publisher" }),
+        }
+    }
+
+    fn handle_events(&mut self, events: Events) -> Result<(), LinkError> {
+        let Events { first_seq, count, payload } = events;
+        // An event has a byte at least.
+        if count == 0 || count > payload.len() as u64 {
+            return Err(LinkError::Count { bound: payload.len(), got: count });
+        }
+        let last = self.expect(first_seq, count)?;
+        self.deliver(last, payload);
+        Ok(())
+    }
+
+    fn handle_chunk(&mut self, chunk: &Chunk) -> Result<(), LinkError> {
+        let seq = self.expect(chunk.seq, 1)?;
+        let partial = match &mut self.partial {
+            Some(partial) => partial,
+            None => {
+                let bound = self.limits.event_bytes();
+                let total = usize::try_from(chunk.total_len).ok().filter(|total| *total <= bound);
+                let total = total.ok_or(LinkError::EventTooLong { seq, bound, got: chunk.total_len })?;
+                self.partial.insert(Partial { pieces: 0, bytes: Gather::new(total) })
+            }
+        };
+        let expected = partial.bytes.total();
+        if chunk.total_len != expected as u64 {
+            return Err(LinkError::EventLength { seq, expected, got: chunk.total_len });
+        }
+        if chunk.index != partial.pieces {
+            return Err(LinkError::Piece { seq, expected: partial.pieces, got: chunk.index });
+        }
+        let got = partial.bytes.len() + chunk.payload.len();
+        let is_right = if chunk.is_last { got == expected } else { got < expected };
+        // A piece without bytes brings its event no nearer to its end.
+        if !is_right || chunk.payload.is_empty() {
+            return Err(LinkError::EventLength { seq, expected, got: got as u64 });
+        }
+        partial.bytes.push(&chunk.payload);
+        partial.pieces += 1;
+        if chunk.is_last
+            && let Some(partial) = self.partial.take()
+        {
+            self.deliver(seq, partial.bytes.into_bytes());
+        }
+        Ok(())
+    }
+
+    fn handle_end(&mut self, last_seq: u64, event: InboundEvent) -> Result<(), LinkError> {
+        if last_seq != self.arrived {
+            return Err(LinkError::Missing { got: last_seq, arrived: self.arrived });
+        }
+        self.state = State::Ended;
+        self.events.push_back(event);
+        Ok(())
+    }
+
+    /// Checks that `count` events from number `first` on are the next ones and were asked for. Returns the number of
+    /// the last.
+    fn expect(&self, first: u64, count: u64) -> Result<u64, LinkError> {
+        let expected = self.arrived.saturating_add(1);
+        if first != expected {
+            return Err(LinkError::Sequence { expected, got: first });
+        }
+        let bound = self.told.count();
+        match self.arrived.checked_add(count) {
+            Some(last) if last <= bound => Ok(last),
+            last => Err(LinkError::BeyondCredit { bound, got: last.unwrap_or(u64::MAX) }),
+        }
+    }
+
+    /// Tells of the events up to number `last`.
+    fn deliver(&mut self, last: u64, payload: Bytes) {
+        let count = last - self.arrived;
+        self.arrived = last;
+        debug_assert!(Demand::new(self.arrived) <= self.told && self.told <= self.asked);
+        self.events.push_back(InboundEvent::Events { count, payload });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Accepted, Done, Failed, FrameDecoder, Refused};
+
+    fn subscribe() -> Subscribe {
+        Subscribe { producer: "numbers".into(), signature: "u64".into(), max_demand: 10, min_demand: 5 }
+    }
+
+    fn inbound() -> Inbound {
+        Inbound::new(Limits::default().max_event_bytes(1000), subscribe()).unwrap()
+    }
+
+    /// An accepted link that has asked for `up_to` events.
+    fn accepted(up_to: u64) -> Inbound {
+        let mut inbound = inbound();
+        inbound.ask(Demand::new(up_to));
+        sent(&mut inbound);
+        inbound.handle_frame(Frame::Accepted(Accepted {})).unwrap();
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted));
+        inbound
+    }
+
+    fn sent(inbound: &mut Inbound) -> Vec<Frame> {
+        let mut decoder = FrameDecoder::new(Limits::default());
+        let mut frames = Vec::new();
+        while let Some(bytes) = inbound.poll_transmit() {
+            decoder.push(bytes);
+            frames.push(decoder.next_frame().unwrap().unwrap());
+        }
+        frames
+    }
+
+    fn events(first_seq: u64, count: u64) -> Frame {
+        Frame::Events(Events { first_seq, count, payload: Bytes::from_static(&[1; 4]) })
+    }
+
+    fn chunk(seq: u64, index: u64, is_last: bool, total_len: u64, payload: &'static [u8]) -> Frame {
+        Frame::Chunk(Chunk { seq, index, is_last, total_len, payload: Bytes::from_static(payload) })
+    }
+
+    /// The message of the error that the last of `frames` causes.
+    #[track_caller]
+    fn error(inbound: &mut Inbound, frames: impl IntoIterator<Item = Frame>) -> String {
+        let mut results: Vec<_> = frames.into_iter().map(|frame| inbound.handle_frame(frame)).collect();
+        let last = results.pop().unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        last.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn it_subscribes_and_asks_at_once() {
+        let mut inbound = inbound();
+        inbound.ask(Demand::new(5));
+        inbound.ask(Demand::new(10));
+        inbound.ask(Demand::new(7));
+        assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), Frame::Credit(Credit { up_to: 10 })]);
+        inbound.ask(Demand::new(10));
+        assert_eq!(sent(&mut inbound), []);
+        inbound.ask(Demand::MAX);
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: u64::MAX })]);
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_published() {
+        let mut inbound = inbound();
+        let published = Some("order v2".to_owned());
+        let (reason, message) = (Reason::TypeMismatch, "no".to_owned());
+        let refused = Refused { reason, message: message.clone(), published: published.clone() };
+        inbound.handle_frame(Frame::Refused(refused)).unwrap();
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Refused { reason, message, published }));
+        assert_eq!(inbound.end_of_stream(), Ok(()));
+    }
+
+    #[test]
+    fn the_answer_comes_first_and_once() {
+        assert_eq!(error(&mut inbound(), [events(1, 1)]), "unexpected events frame before the answer");
+        let again = Frame::Accepted(Accepted {});
+        assert_eq!(error(&mut accepted(1), [again]), "unexpected accepted frame from a publisher");
+    }
+
+    #[test]
+    fn events_come_in_order_and_are_told() {
+        let mut inbound = accepted(5);
+        inbound.handle_frame(events(1, 2)).unwrap();
+        inbound.handle_frame(events(3, 3)).unwrap();
+        inbound.handle_frame(Frame::Done(Done { last_seq: 5 })).unwrap();
+        let payload = Bytes::from_static(&[1; 4]);
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 2, payload: payload.clone() }));
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 3, payload }));
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Done));
+        assert_eq!((inbound.poll_event(), inbound.end_of_stream(), inbound.is_finished()), (None, Ok(()), true));
+    }
+
+    #[test]
+    fn gaps_repeats_and_wrong_counts_are_errors() {
+        let cases = [
+            (events(2, 1), "expected event 1, got 2"),
+            (events(0, 1), "expected event 1, got 0"),
+            (events(1, 4), "expected no event after 3, got 4"),
+            (events(1, 0), "expected 1 to 4 events in 4 bytes, got 0"),
+            (events(1, 5), "expected 1 to 4 events in 4 bytes, got 5"),
+            (events(1, u64::MAX), "expected 1 to 4 events in 4 bytes, got 18446744073709551615"),
+        ];
+        for (frame, message) in cases {
+            assert_eq!(error(&mut accepted(3), [frame]), message);
+        }
+        assert_eq!(error(&mut accepted(3), [events(1, 2), events(2, 1)]), "expected event 3, got 2");
+        assert_eq!(error(&mut accepted(3), [events(1, 2), events(3, 2)]), "expected no event after 3, got 4");
+    }
+
+    #[test]
+    fn what_the_publisher_was_not_told_of_is_no_credit() {
+        let mut inbound = accepted(3);
+        inbound.ask(Demand::new(4));
+        assert_eq!(error(&mut inbound, [events(1, 4)]), "expected no event after 3, got 4");
+    }
+
+    #[test]
+    fn pieces_become_one_event() {
+        let mut inbound = accepted(2);
+        inbound.handle_frame(chunk(1, 0, false, 5, b"abc")).unwrap();
+        assert_eq!((inbound.poll_event(), inbound.arrived()), (None, 0));
+        inbound.handle_frame(chunk(1, 1, true, 5, b"de")).unwrap();
+        let payload = Bytes::from_static(b"abcde");
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 1, payload }));
+        inbound.handle_frame(chunk(2, 0, true, 1, b"f")).unwrap();
+        assert_eq!(inbound.arrived(), 2);
+    }
+
+    #[test]
+    fn pieces_that_do_not_fit_are_errors() {
+        let first = || chunk(1, 0, false, 5, b"abc");
+        let cases = [
+            (vec![chunk(2, 0, false, 5, b"abc")], "expected event 1, got 2"),
+            (vec![chunk(1, 1, false, 5, b"abc")], "expected piece 0 of event 1, got 1"),
+            (vec![first(), chunk(1, 0, false, 5, b"d")], "expected piece 1 of event 1, got 0"),
+            (vec![first(), chunk(1, 2, false, 5, b"d")], "expected piece 1 of event 1, got 2"),
+            (vec![first(), chunk(2, 0, false, 5, b"abc")], "expected event 1, got 2"),
+            (vec![first(), chunk(1, 1, true, 6, b"def")], "expected event 1 of 5 bytes, got 6"),
+            (vec![first(), chunk(1, 1, true, 5, b"def")], "expected event 1 of 5 bytes, got 6"),
+            (vec![first(), chunk(1, 1, true, 5, b"d")], "expected event 1 of 5 bytes, got 4"),
+            (vec![first(), chunk(1, 1, false, 5, b"de")], "expected event 1 of 5 bytes, got 5"),
+            (vec![first(), chunk(1, 1, false, 5, b"")], "expected event 1 of 5 bytes, got 3"),
+            (vec![chunk(1, 0, true, 0, b"")], "expected event 1 of 0 bytes, got 0"),
+            (vec![chunk(1, 0, false, 1001, b"abc")], "expected event 1 of at most 1000 bytes, got 1001"),
+            (vec![first(), events(2, 1)], "expected the rest of event 1, got events frame"),
+            (vec![first(), Frame::Done(Done { last_seq: 0 })], "expected the rest of event 1, got done frame"),
+        ];
+        for (frames, message) in cases {
+            assert_eq!(error(&mut accepted(3), frames), message);
+        }
+        assert_eq!(error(&mut accepted(0), [first()]), "expected no event after 0, got 1");
+    }
+
+    #[test]
+    fn an_end_with_events_missing_is_an_error() {
+        let failed = Failed { last_seq: 1, reason: Reason::Error, origin: "sum".into(), message: "boom".into() };
+        for end in [Frame::Done(Done { last_seq: 1 }), Frame::Failed(failed)] {
+            let name = end.name();
+            assert_eq!(error(&mut accepted(3), [end.clone()]), "expected the end after 1 events, got 0");
+            assert_eq!(error(&mut accepted(3), [events(1, 2), end.clone()]), "expected the end after 1 events, got 2");
+            let after = [events(1, 1), end.clone(), end];
+            assert_eq!(error(&mut accepted(3), after), format!("unexpected {name} frame after the end"));
+        }
+    }
+
+    #[test]
+    fn a_failure_says_where_it_began() {
+        let mut inbound = accepted(1);
+        let (reason, origin, message) = (Reason::Panic, "sum".to_owned(), "boom".to_owned());
+        let failed = Failed { last_seq: 0, reason, origin: origin.clone(), message: message.clone() };
+        inbound.handle_frame(Frame::Failed(failed)).unwrap();
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Failed { reason, origin, message }));
+        inbound.ask(Demand::new(9));
+        inbound.cancel(Reason::Normal);
+        assert_eq!(sent(&mut inbound), []);
+    }
+
+    #[test]
+    fn a_stream_that_stops_early_is_cut_off() {
+        assert_eq!(inbound().end_of_stream(), Err(LinkError::CutOff { arrived: 0 }));
+        let mut inbound = accepted(3);
+        inbound.handle_frame(events(1, 2)).unwrap();
+        assert_eq!(inbound.end_of_stream().unwrap_err().to_string(), "stream cut off after 2 events");
+    }
+
+    #[test]
+    fn a_cancel_is_sent_once_and_drops_what_follows() {
+        let mut inbound = accepted(3);
+        inbound.handle_frame(chunk(1, 0, false, 5, b"abc")).unwrap();
+        inbound.ask(Demand::new(9));
+        inbound.cancel(Reason::Shutdown);
+        inbound.cancel(Reason::Normal);
+        assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Shutdown })]);
+        assert!(inbound.is_finished());
+        inbound.handle_frame(chunk(1, 1, true, 5, b"de")).unwrap();
+        inbound.handle_frame(Frame::Done(Done { last_seq: 7 })).unwrap();
+        assert_eq!((inbound.poll_event(), inbound.end_of_stream()), (None, Ok(())));
+    }
+
+    #[test]
+    fn a_cancel_before_anything_was_sent_still_follows_the_subscription() {
+        let mut inbound = inbound();
+        inbound.cancel(Reason::Normal);
+        let cancel = Frame::Cancel(Cancel { reason: Reason::Normal });
+        assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), cancel]);
+    }
+
+    #[test]
+    fn nothing_is_told_after_an_error() {
+        let mut inbound = accepted(3);
+        inbound.handle_frame(events(2, 1)).unwrap_err();
+        inbound.handle_frame(events(1, 1)).unwrap();
+        inbound.handle_frame(Frame::Done(Done { last_seq: 0 })).unwrap();
+        assert_eq!((inbound.poll_event(), inbound.is_finished()), (None, true));
+    }
+}

@@ -85,7 +85,7 @@ impl fmt::Debug for Encoded {
 
 /// An event of a batch cannot be sent to another node.
 #[derive(Debug, thiserror::Error)]
-#[error("event {index} of the batch cannot be encoded")]
+#[error("event {index} of the batch cannot be encoded: {cause}")]
 pub struct EncodeError {
     /// Which one of the batch, from 0.
     pub index: usize,
@@ -107,7 +107,7 @@ pub enum EncodeErrorCause {
         bound: usize,
     },
     /// Its `Serialize` failed.
-    #[error("its value cannot be written")]
+    #[error("its value cannot be written: {0}")]
     Value(#[source] rmp_serde::encode::Error),
 }
 
@@ -226,7 +226,7 @@ mod tests {
         crate::wire!(Odd, "odd", 1);
         let events = [Odd(false), Odd(true)];
         let error = encode(&events, &Limits::default()).unwrap_err();
-        assert_eq!(error.to_string(), "event 1 of the batch cannot be encoded");
+        assert_eq!(error.to_string(), "event 1 of the batch cannot be encoded: its value cannot be written: odd");
         assert_eq!(encode(&events[..error.index], &Limits::default()).unwrap().len(), 1);
     }
 

@@ -125,7 +125,6 @@ impl Identity {
     ///
     /// [`IdentityError::NoPeer`] before the handshake is complete, [`IdentityError::Name`] when the certificate names no
     /// node or several, [`IdentityError::WrongCluster`] when it names another cluster. Close the connection then.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the connection driver is its user"))]
     pub(crate) fn peer(&self, connection: &quinn::Connection) -> Result<NodeName, IdentityError> {
         let presented = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
         let leaf = presented.as_deref().and_then(|chain| chain.first()).ok_or(IdentityError::NoPeer)?;

@@ -1,23 +1,60 @@
-//! Aqueduct's subscriptions across machines. Being written.
+//! Aqueduct's subscriptions across machines: demand and events over QUIC.
+//!
+//! A [`Node`] publishes sources by name, and [subscribes](Node::source) to those of other nodes. A far producer is a
+//! [`Source`](aqueduct_stage::Source) like a near one: the consumer's code is the same.
+//!
+//! ```text
+//!   node "there"                                            node "here"
+//!   ┌──────────┐ events ┌────────┐   events 1, 2, 3 ..   ┌────────┐ events ┌──────────┐
+//!   │ producer │ ─────► │  link  │ ════════ QUIC ══════► │  link  │ ─────► │ consumer │
+//!   └──────────┘ ◄───── └────────┘ ◄═════════════════════ └────────┘ ◄───── └──────────┘
+//!                demand             "up to 10,000 in all"           demand
+//! ```
+//!
+//! Events are numbered and demand is cumulative, so both ends can tell when something is missing: the end of a producer
+//! carries the number of its last event, and is not believed before everything up to it has arrived. What is not
+//! there yet: a link does not survive its connection. When that is lost, the consumer is told so
+//! ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), and events on their way are lost with it.
+//!
+//! Every connection has TLS 1.3 with certificates on both sides. There is no other mode: for development,
+//! [`Authority::dev`] makes certificates in memory. An example that runs is at [`Node`].
+//!
+//! This crate never sends what was not asked for, never sets memory aside because a peer announces something, and
+//! never reads a clock but tokio's (but for the time of a node's start, which is its incarnation).
+//!
+//! # Modules, in reading order
+//!
+//! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is
+//! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's
+//! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
+//!   `wire`: what events are on the wire; `limits`: how large anything may be
+//! * `connection`, `stream`, `runtime`: the driver, which moves bytes between links and quinn
+//! * [`local`]: further processes of the running program
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the drivers of links are not there yet"))]
 mod codec;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the drivers of links are not there yet"))]
+mod config;
+mod connection;
 mod frame;
 mod gather;
+mod identity;
 mod limits;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the drivers of links are not there yet"))]
 mod link;
+pub mod local;
+mod node;
 mod prescan;
+mod publication;
+mod remote;
+mod runtime;
+mod stream;
 mod wire;
 
-mod identity;
-pub mod local;
-
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
+pub use config::NodeConfig;
 pub use frame::FrameError;
+pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};
 pub use limits::Limits;
 pub use link::LinkError;
+pub use node::{BindError, Node, NodeBuilder, PublishError};
 pub use prescan::StructureError;
+pub use remote::Remote;
 pub use wire::Wire;
-pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};

@@ -20,7 +20,6 @@ use super::{Identity, IdentityError, NodeName};
 
 impl Identity {
     /// What an endpoint needs in order to be dialled by nodes of this cluster, and by nobody else.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the connection driver is its user"))]
     pub(crate) fn server_config(&self, transport: Arc<quinn::TransportConfig>) -> quinn::ServerConfig {
         let verifier = SameCluster { cluster: self.cluster().into(), inner: self.chain_verifier() };
         let mut tls = ServerConfig::builder_with_provider(provider())
@@ -43,7 +42,6 @@ impl Identity {
     ///
     /// A server refuses a client only after the client thinks itself connected (TLS 1.3 lets a client finish first): a
     /// dialler is accepted when it hears the server's first message, not before.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the connection driver is its user"))]
     pub(crate) fn client_config(&self, transport: Arc<quinn::TransportConfig>) -> quinn::ClientConfig {
         let mut tls = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -60,7 +58,6 @@ impl Identity {
 
     /// The name under which every node of this cluster is dialled. It says which cluster is wanted, not which node:
     /// [`Identity::peer`] says who answered.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the connection driver is its user"))]
     pub(crate) fn server_name(&self) -> String {
         server_name(self.cluster())
     }

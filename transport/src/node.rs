@@ -1,0 +1,336 @@
+//! [`Node`]: a process that publishes sources to others and subscribes to theirs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aqueduct_stage::{Source, Spawner, SubscribeError, TokioSpawner};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, VarInt};
+use tokio::net::ToSocketAddrs;
+use tokio_util::task::TaskTracker;
+
+use crate::connection::{self, Established};
+use crate::publication::{Publication, Published};
+use crate::remote::Remote;
+use crate::runtime::NodeRuntime;
+use crate::{Identity, NodeConfig, Wire};
+
+/// A process that publishes sources to other nodes and subscribes to theirs.
+///
+/// It owns one UDP socket, and has at most one connection to each address it dials, made when it is first needed. Every
+/// connection is QUIC with mutual TLS: both nodes must hold a certificate of the same cluster, and there is no mode
+/// without. Cloning it gives another handle to the same node.
+///
+/// When the last handle and the last subscription made through it are gone, it closes its connections at once. To let
+/// subscribers have everything first, use [`shutdown`](Self::shutdown).
+///
+/// ```
+/// use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Producer, Result};
+/// use aqueduct_transport::{Authority, Node};
+///
+/// # struct Numbers;
+/// # impl Producer for Numbers {
+/// #     type Out = u64;
+/// #     async fn handle_demand(&mut self, _: usize, cx: &mut Cx<'_, u64>) -> Result {
+/// #         cx.emit_all(0..100);
+/// #         cx.stop(Exit::Normal);
+/// #         Ok(())
+/// #     }
+/// # }
+/// # struct Print;
+/// # impl Consumer for Print {
+/// #     type In = u64;
+/// #     async fn handle_events(&mut self, _: Batch<u64>, _cx: &mut Cx<'_>) -> Result { Ok(()) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result {
+/// // Here both nodes are in one process; certificates from files make them two machines.
+/// let authority = Authority::dev("demo")?;
+/// let here = Node::bind("127.0.0.1:0", authority.issue("here")?).await?;
+/// let there = Node::bind("127.0.0.1:0", authority.issue("there")?).await?;
+///
+/// let graph = Graph::new("there");
+/// there.publish("numbers", &graph.producer("numbers", || Numbers))?;
+/// let mut producing = graph.start();
+///
+/// let graph = Graph::new("here");
+/// let numbers = here.source::<u64>("numbers", there.local_addr());
+/// graph.consumer("print", || Print).subscribe(&numbers, 500..1000);
+/// let outcome = graph.run().await?;
+/// assert_eq!(outcome.stage("print").map(|stage| stage.events_in), Some(100));
+/// producing.join().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) identity: Identity,
+    pub(crate) config: NodeConfig,
+    pub(crate) spawner: Arc<dyn Spawner>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) incarnation: u64,
+    address: SocketAddr,
+    publications: Mutex<BTreeMap<String, Arc<dyn Publication>>>,
+    /// The connection to each address that was dialled; locked while dialling, so that two never dial at once.
+    dialled: Mutex<BTreeMap<SocketAddr, Arc<tokio::sync::Mutex<Option<Established>>>>>,
+    /// Links in both directions.
+    links: TaskTracker,
+    /// Everything else.
+    pub(crate) connections: TaskTracker,
+    shutting_down: AtomicBool,
+}
+
+impl Node {
+    /// A node with the default configuration at `address`; port 0 lets the system choose one. Must be called on a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] if the address cannot be resolved or is not free.
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel there is no node.
+    pub async fn bind(address: impl ToSocketAddrs, identity: Identity) -> Result<Self, BindError> {
+        Self::builder(identity).bind(address).await
+    }
+
+    /// A node with settings of its own.
+    pub fn builder(identity: Identity) -> NodeBuilder {
+        NodeBuilder { identity, config: NodeConfig::default(), spawner: Arc::new(TokioSpawner) }
+    }
+
+    /// Lets other nodes subscribe to `source` by `name`: to a stage, or to a source of yet another node.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] if the name is taken.
+    pub fn publish<Src>(&self, name: &str, source: &Src) -> Result<(), PublishError>
+    where
+        Src: Source<Item: Wire> + Clone,
+    {
+        let mut publications = self.inner.publications();
+        if publications.contains_key(name) {
+            return Err(PublishError::Taken(name.to_owned()));
+        }
+        publications.insert(name.to_owned(), Arc::new(Published(source.clone())));
+        Ok(())
+    }
+
+    /// The producer that the node at `at` publishes as `name`. Nothing is sent before a consumer subscribes to it; what
+    /// is wrong with the name, the type or the address is reported then.
+    pub fn source<T: Wire>(&self, name: &str, at: SocketAddr) -> Remote<T> {
+        Remote::new(self.clone(), name, at)
+    }
+
+    /// The address of its socket.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.address
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
+    /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
+    /// most, and closes all connections. Returns whether all subscriptions had ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// New subscriptions stay refused; it can be called again.
+    pub async fn shutdown(&self, grace: Duration) -> bool {
+        let Inner { links, connections, endpoint, .. } = &*self.inner;
+        self.inner.shutting_down.store(true, Ordering::Relaxed);
+        links.close();
+        let in_time = tokio::time::timeout(grace, links.wait()).await.is_ok();
+        endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"shutdown");
+        connections.close();
+        connections.wait().await;
+        // Lets the peers hear of it; bounded by QUIC's closing period, a few round trips.
+        endpoint.wait_idle().await;
+        in_time
+    }
+
+    /// The connection to the node at `at`, dialled if there is none.
+    pub(crate) async fn connect(&self, at: SocketAddr) -> Result<Established, SubscribeError> {
+        let slot = {
+            let mut dialled = self.inner.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(dialled.entry(at).or_default())
+        };
+        let mut slot = slot.lock().await;
+        if let Some(established) = slot.as_ref().filter(|established| established.is_alive()) {
+            return Ok(established.clone());
+        }
+        let established = connection::dial(&self.inner, at).await?;
+        *slot = Some(established.clone());
+        Ok(established)
+    }
+
+    pub(crate) fn config(&self) -> &NodeConfig {
+        &self.inner.config
+    }
+
+    /// Starts a link; [`shutdown`](Self::shutdown) waits for it, and the node lives as long as it does.
+    pub(crate) fn spawn_link(&self, link: impl Future<Output = ()> + Send + 'static) {
+        let node = self.clone();
+        self.inner.spawn_link(async move {
+            let _node = node;
+            link.await;
+        });
+    }
+}
+
+impl Inner {
+    pub(crate) fn publication(&self, name: &str) -> Option<Arc<dyn Publication>> {
+        self.publications().get(name).cloned()
+    }
+
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.shutting_down.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn spawn_link(&self, link: impl Future<Output = ()> + Send + 'static) {
+        self.spawner.spawn("link", Box::pin(self.links.track_future(link)));
+    }
+
+    pub(crate) fn spawn_connection(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawner.spawn("connection", Box::pin(self.connections.track_future(task)));
+    }
+
+    fn publications(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn Publication>>> {
+        self.publications.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"dropped");
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({} at {})", self.inner.identity.name(), self.inner.address)
+    }
+}
+
+/// Settings of a [`Node`] that is to be.
+pub struct NodeBuilder {
+    identity: Identity,
+    config: NodeConfig,
+    spawner: Arc<dyn Spawner>,
+}
+
+impl NodeBuilder {
+    /// Sets how it uses its connections.
+    #[must_use]
+    pub fn config(mut self, config: NodeConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets what starts its tasks. Default: the tokio runtime it is bound on.
+    #[must_use]
+    pub fn spawner(mut self, spawner: impl Spawner) -> Self {
+        self.spawner = Arc::new(spawner);
+        self
+    }
+
+    /// Opens a UDP socket at `address` and starts the node.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`] if the address cannot be resolved or is not free.
+    pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Node, BindError> {
+        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "it resolves to no address");
+        for address in tokio::net::lookup_host(address).await.map_err(BindError::Resolve)? {
+            match UdpSocket::bind(address) {
+                Ok(socket) => {
+                    let runtime = NodeRuntime(Arc::clone(&self.spawner));
+                    let socket = runtime.wrap_udp_socket(socket).map_err(BindError::Socket)?;
+                    return self.socket(socket);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(BindError::Socket(last))
+    }
+
+    /// Starts the node on a socket that is open already: any that quinn can use, a simulated one too.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError::Socket`] if the socket does not work.
+    pub fn socket(self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Node, BindError> {
+        let Self { identity, config, spawner } = self;
+        let server = identity.server_config(config.transport());
+        let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
+        let address = socket.local_addr().map_err(BindError::Socket)?;
+        let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+            .map_err(BindError::Socket)?;
+        let inner = Arc::new(Inner {
+            identity,
+            config,
+            spawner,
+            endpoint,
+            incarnation: start_time(),
+            address,
+            publications: Mutex::default(),
+            dialled: Mutex::default(),
+            links: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            shutting_down: AtomicBool::new(false),
+        });
+        inner.spawn_connection(connection::listen(inner.endpoint.clone(), Arc::downgrade(&inner)));
+        Ok(Node { inner })
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("identity", &self.identity)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a node did not come to be.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The address means nothing.
+    #[error("cannot resolve the address: {0}")]
+    Resolve(#[source] io::Error),
+    /// The socket could not be opened.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(#[source] io::Error),
+}
+
+/// Why a source was not published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// This node publishes something by that name already.
+    #[error("a source is published as {0:?} already")]
+    Taken(String),
+}
+
+/// A number that rises with each start of a node that keeps nothing on disk: the time of the start, in milliseconds.
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by how much time has passed")]
+fn start_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+/// The code with which connections are closed when a node ends.
+pub(crate) const CLOSE_SHUTDOWN: u32 = 0;

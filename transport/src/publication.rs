@@ -1,0 +1,287 @@
+//! The publishing node's half of a link: a local source, served to a subscriber on another node.
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aqueduct_stage::{
+    Attempt, BoxFuture, Demand, EndCause, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscriber,
+    Subscription, SubscriptionId, Window,
+};
+use tokio::sync::Notify;
+
+use crate::codec::encode;
+use crate::frame::{Reason, Subscribe};
+use crate::link::{Outbound, OutboundEvent};
+use crate::stream::{FrameStream, StreamError};
+use crate::{Limits, Wire};
+
+/// A source that other nodes may subscribe to, with its type erased.
+pub(crate) trait Publication: Send + Sync {
+    /// Serves one subscriber, to the end of the link.
+    fn serve(self: Arc<Self>, link: IncomingLink) -> BoxFuture<'static>;
+}
+
+/// What a subscriber on another node asked for, and the stream on which it waits for the answer.
+pub(crate) struct IncomingLink {
+    pub(crate) subscribe: Subscribe,
+    pub(crate) stream: FrameStream,
+    pub(crate) limits: Limits,
+    /// The subscriber's node, for reports.
+    pub(crate) peer: String,
+}
+
+/// A source of events that can cross to other nodes.
+pub(crate) struct Published<Src>(pub(crate) Src);
+
+impl<Src: Source<Item: Wire>> Publication for Published<Src> {
+    fn serve(self: Arc<Self>, link: IncomingLink) -> BoxFuture<'static> {
+        Box::pin(async move {
+            let (producer, peer) = (link.subscribe.producer.clone(), link.peer.clone());
+            tracing::debug!(producer, peer, "subscribed to from another node");
+            match Serving::<Src::Item>::open(&self.0, link).await {
+                Ok(Some(mut serving)) => {
+                    let served = serving.run().await;
+                    serving.close(&served);
+                    match served {
+                        Ok(()) => tracing::debug!(producer, peer, "link ended"),
+                        Err(error) => tracing::debug!(producer, peer, %error, "link broken"),
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(producer, peer, %error, "link broken"),
+            }
+        })
+    }
+}
+
+/// Answers a subscriber that there will be no link.
+pub(crate) async fn refuse(mut link: IncomingLink, reason: Reason, message: &str, published: Option<&str>) {
+    let mut outbound = Outbound::new(link.limits.clone());
+    outbound.refuse(reason, message, published);
+    while let Some(bytes) = outbound.poll_transmit() {
+        link.stream.queue(bytes);
+    }
+    while !link.stream.is_flushed() {
+        if link.stream.progress(std::future::pending()).await.is_err() {
+            return;
+        }
+    }
+    link.stream.finish();
+    link.stream.delivered().await;
+}
+
+/// One link being served.
+struct Serving<T> {
+    id: SubscriptionId,
+    publisher: Arc<dyn Publisher>,
+    outlet: Arc<Outlet<T>>,
+    outbound: Outbound,
+    stream: FrameStream,
+    limits: Limits,
+    stage: String,
+    /// The source knows that the edge has ended.
+    ended: bool,
+    events: PhantomData<fn(T)>,
+}
+
+impl<T: Wire> Serving<T> {
+    /// Makes the edge to the local source; `None` if the subscriber was refused.
+    async fn open<Src: Source<Item = T>>(source: &Src, link: IncomingLink) -> Result<Option<Self>, StreamError> {
+        let signature = T::signature();
+        if link.subscribe.signature != signature {
+            refuse(link, Reason::TypeMismatch, "", Some(&signature)).await;
+            return Ok(None);
+        }
+        let Some(window) = window(&link.subscribe) else {
+            refuse(link, Reason::Protocol, "not a window of demand", None).await;
+            return Ok(None);
+        };
+        let outlet = Arc::new(Outlet::default());
+        let id = SubscriptionId::new();
+        let subscription = Subscription { id, options: window.into(), subscriber: Arc::clone(&outlet) as _ };
+        let publisher = match source.open(subscription).await {
+            Ok(publisher) => publisher,
+            Err(error) => {
+                let reason = match error {
+                    SubscribeError::Ended(_) => Reason::Ended,
+                    _ => Reason::Error,
+                };
+                refuse(link, reason, &error.to_string(), None).await;
+                return Ok(None);
+            }
+        };
+        let IncomingLink { subscribe, stream, limits, .. } = link;
+        let mut outbound = Outbound::new(limits.clone());
+        outbound.accept();
+        let (stage, ended) = (subscribe.producer, false);
+        Ok(Some(Self { id, publisher, outlet, outbound, stream, limits, stage, ended, events: PhantomData }))
+    }
+
+    async fn run(&mut self) -> Result<(), StreamError> {
+        loop {
+            while self.outbound.queued_bytes() < HIGH_WATER_BYTES
+                && let Some(parcel) = self.outlet.take()
+            {
+                self.send(parcel);
+            }
+            while let Some(event) = self.outbound.poll_event() {
+                match event {
+                    OutboundEvent::Demand { up_to } => self.publisher.ask(self.id, up_to),
+                    OutboundEvent::Cancelled { reason } => self.cancel(exit(reason)),
+                }
+            }
+            while let Some(bytes) = self.outbound.poll_transmit() {
+                self.stream.queue(bytes);
+            }
+            if self.outbound.is_finished() && self.stream.is_flushed() {
+                self.stream.finish();
+                self.stream.delivered().await;
+                return Ok(());
+            }
+            self.stream.progress(self.outlet.arrived.notified()).await?;
+            while let Some(frame) = self.stream.next_frame()? {
+                if let Err(error) = self.outbound.handle_frame(&frame) {
+                    tracing::warn!(stage = self.stage, %error, "subscriber broke the protocol");
+                    self.outbound.end_of_stream();
+                }
+            }
+            if self.stream.is_read_to_end() {
+                self.outbound.end_of_stream();
+            }
+        }
+    }
+
+    /// Moves what the source sent into the link.
+    fn send(&mut self, parcel: Parcel<T>) {
+        match parcel {
+            Parcel::Events(events) => match encode(&events, &self.limits) {
+                Ok(encoded) => self.outbound.send(&encoded),
+                Err(error) => {
+                    let message = error_chain(&error);
+                    self.outbound.fail(Reason::Error, &self.stage, &message);
+                    self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Protocol, message)));
+                }
+            },
+            Parcel::Ended(cause) => {
+                self.ended = true;
+                match cause.reason() {
+                    _ if cause.is_exhausted() => self.outbound.finish(),
+                    Exit::Normal => self.outbound.fail(Reason::Normal, &self.stage, ""),
+                    Exit::Shutdown => self.outbound.fail(Reason::Shutdown, &self.stage, ""),
+                    Exit::Failed(failure) => {
+                        self.outbound.fail(reason(failure.kind()), failure.origin(), failure.message());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the source that the subscriber is gone, however the link ended.
+    fn close(&mut self, served: &Result<(), StreamError>) {
+        if let Err(error) = served {
+            self.stream.reset(RESET_CODE);
+            self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Disconnected, error.to_string())));
+        }
+    }
+
+    fn cancel(&mut self, exit: Exit) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.publisher.cancel(self.id, exit);
+        }
+    }
+}
+
+impl<T> Drop for Serving<T> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.publisher.cancel(self.id, Exit::Shutdown);
+        }
+    }
+}
+
+/// The subscriber that the local source sees: it keeps what arrives until the link takes it. Bounded by the demand that
+/// the other node has allowed.
+struct Outlet<T> {
+    parcels: Mutex<VecDeque<Parcel<T>>>,
+    arrived: Notify,
+}
+
+enum Parcel<T> {
+    Events(Vec<T>),
+    Ended(EndCause),
+}
+
+impl<T> Outlet<T> {
+    fn take(&self) -> Option<Parcel<T>> {
+        self.lock().pop_front()
+    }
+
+    fn push(&self, parcel: Parcel<T>) {
+        self.lock().push_back(parcel);
+        self.arrived.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Parcel<T>>> {
+        self.parcels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for Outlet<T> {
+    fn default() -> Self {
+        Self { parcels: Mutex::default(), arrived: Notify::new() }
+    }
+}
+
+impl<T: Send> Subscriber<T> for Outlet<T> {
+    fn deliver(&self, _: SubscriptionId, events: Vec<T>, _: Attempt) {
+        self.push(Parcel::Events(events));
+    }
+
+    fn ended(&self, _: SubscriptionId, cause: EndCause) {
+        self.push(Parcel::Ended(cause));
+    }
+}
+
+/// The subscriber's window, if it is one. Its bounds are for information: what may be sent is said by credit.
+fn window(subscribe: &Subscribe) -> Option<Window> {
+    let [min, max] = [subscribe.min_demand, subscribe.max_demand].map(|n| Demand::new(n).as_len());
+    Window::new(min, max).ok()
+}
+
+/// What a failure is called on the wire.
+fn reason(kind: FailureKind) -> Reason {
+    match kind {
+        FailureKind::Panic => Reason::Panic,
+        FailureKind::Killed => Reason::Killed,
+        FailureKind::Shutdown => Reason::Shutdown,
+        FailureKind::Disconnected => Reason::Disconnected,
+        FailureKind::Protocol => Reason::Protocol,
+        _ => Reason::Error,
+    }
+}
+
+/// Why the subscriber's node wants no more.
+fn exit(reason: Reason) -> Exit {
+    match reason {
+        Reason::Normal => Exit::Normal,
+        Reason::Shutdown => Exit::Shutdown,
+        other => Exit::Failed(Failure::new("the subscriber's node", FailureKind::Remote, other.to_string())),
+    }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// No more events are encoded while so many bytes wait for the network: enough to keep it busy between two wakes.
+const HIGH_WATER_BYTES: usize = 256 << 10;
+/// What a peer sees when a link is given up.
+const RESET_CODE: u32 = 1;

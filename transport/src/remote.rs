@@ -1,0 +1,310 @@
+//! [`Remote`]: a producer on another node, to which a consumer subscribes as if it were near.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aqueduct_stage::{
+    Attempt, Demand, EndCause, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscription,
+    SubscriptionId, Window,
+};
+use tokio::sync::Notify;
+
+use crate::codec::decode;
+use crate::frame::{Reason, Subscribe};
+use crate::link::{Inbound, InboundEvent};
+use crate::node::Node;
+use crate::publication::error_chain;
+use crate::stream::{FrameStream, StreamError};
+use crate::{Limits, Wire};
+
+/// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.
+///
+/// Nothing happens before a consumer subscribes. Each subscription is a stream of its own on the one connection between
+/// the two nodes. The default window is [`Window::FAR`].
+pub struct Remote<T> {
+    node: Node,
+    producer: Arc<str>,
+    at: SocketAddr,
+    events: PhantomData<fn() -> T>,
+}
+
+impl<T: Wire> Remote<T> {
+    pub(crate) fn new(node: Node, producer: &str, at: SocketAddr) -> Self {
+        Self { node, producer: producer.into(), at, events: PhantomData }
+    }
+
+    async fn subscribe(&self, subscription: Subscription<T>) -> Result<Arc<dyn Publisher>, SubscribeError> {
+        let unreachable = |reason: String| SubscribeError::Unreachable { at: self.at.to_string(), reason };
+        let established = self.node.connect(self.at).await?;
+        let stream = established.open().await.map_err(|error| unreachable(error.to_string()))?;
+        let limits = self.node.config().limits.clone();
+        let window = subscription.options.window_or(Window::FAR);
+        let subscribe = Subscribe {
+            producer: self.producer.to_string(),
+            signature: T::signature(),
+            max_demand: window.max().count(),
+            min_demand: window.min().count(),
+        };
+        let inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
+        let mut link = Link {
+            subscription,
+            stream: FrameStream::new(stream, limits.clone()),
+            inbound,
+            controls: Arc::default(),
+            limits,
+            name: format!("{} at {}", self.producer, established.peer),
+            told: true,
+        };
+        link.answer().await.map_err(|error| self.explain(error))?;
+        link.told = false;
+        let controls = Arc::clone(&link.controls);
+        self.node.spawn_link(link.run());
+        Ok(controls)
+    }
+
+    fn explain(&self, error: OpenError) -> SubscribeError {
+        let (name, at) = (self.producer.to_string(), self.at.to_string());
+        match error {
+            OpenError::Stream(error) => SubscribeError::Unreachable { at, reason: error_chain(&error) },
+            OpenError::Link(error) => SubscribeError::Unreachable { at, reason: error.to_string() },
+            OpenError::Refused { reason: Reason::UnknownProducer, .. } => SubscribeError::Unknown { name, at },
+            OpenError::Refused { reason: Reason::Ended, .. } => SubscribeError::Ended(name),
+            OpenError::Refused { reason: Reason::TypeMismatch, published: Some(published), .. } => {
+                SubscribeError::TypeMismatch { name, at, published, expected: T::signature() }
+            }
+            OpenError::Refused { reason, message, .. } => {
+                let reason = if message.is_empty() { reason.to_string() } else { message };
+                SubscribeError::Refused { at, reason }
+            }
+        }
+    }
+}
+
+impl<T: Wire> Source for Remote<T> {
+    type Item = T;
+
+    fn name(&self) -> String {
+        format!("{} at {}", self.producer, self.at)
+    }
+
+    fn default_window(&self) -> Window {
+        Window::FAR
+    }
+
+    async fn open(&self, subscription: Subscription<T>) -> Result<Arc<dyn Publisher>, SubscribeError> {
+        let limit = self.node.config().handshake_timeout;
+        // Dialling has limits of its own; this one is for the answer.
+        match tokio::time::timeout(limit + limit + limit, self.subscribe(subscription)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(no_answer(self.at, limit)),
+        }
+    }
+}
+
+fn no_answer(at: SocketAddr, limit: Duration) -> SubscribeError {
+    SubscribeError::Unreachable { at: at.to_string(), reason: format!("no answer within {limit:?}") }
+}
+
+impl<T> Clone for Remote<T> {
+    fn clone(&self) -> Self {
+        Self { node: self.node.clone(), producer: Arc::clone(&self.producer), at: self.at, events: PhantomData }
+    }
+}
+
+impl<T> fmt::Debug for Remote<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Remote({:?} at {})", self.producer, self.at)
+    }
+}
+
+/// The subscribing node's half of a link.
+struct Link<T> {
+    subscription: Subscription<T>,
+    stream: FrameStream,
+    inbound: Inbound,
+    controls: Arc<Controls>,
+    limits: Limits,
+    /// The producer and its node, for reports.
+    name: String,
+    /// The consumer knows that the edge has ended, or that there never was one.
+    told: bool,
+}
+
+impl<T> Drop for Link<T> {
+    fn drop(&mut self) {
+        self.tell(EndCause::Down(Exit::Failed(Failure::new(&self.name, FailureKind::Killed, "the link was dropped"))));
+    }
+}
+
+impl<T> Link<T> {
+    fn tell(&mut self, cause: EndCause) {
+        if !std::mem::replace(&mut self.told, true) {
+            self.subscription.subscriber.ended(self.subscription.id, cause);
+        }
+    }
+}
+
+/// Why there is no link.
+enum OpenError {
+    Stream(StreamError),
+    Link(crate::link::LinkError),
+    Refused { reason: Reason, message: String, published: Option<String> },
+}
+
+/// Why a link ends early.
+enum Broken {
+    Stream(StreamError),
+    Peer(String),
+}
+
+impl<T: Wire> Link<T> {
+    /// Waits for the publisher's answer.
+    async fn answer(&mut self) -> Result<(), OpenError> {
+        loop {
+            while let Some(frame) = self.stream.next_frame().map_err(OpenError::Stream)? {
+                self.inbound.handle_frame(frame).map_err(OpenError::Link)?;
+                // No event can have come with it: nothing has been asked for.
+                match self.inbound.poll_event() {
+                    Some(InboundEvent::Refused { reason, message, published }) => {
+                        return Err(OpenError::Refused { reason, message, published });
+                    }
+                    Some(_) => return Ok(()),
+                    None => {}
+                }
+            }
+            if self.stream.is_read_to_end() {
+                self.inbound.end_of_stream().map_err(OpenError::Link)?;
+            }
+            self.transmit();
+            self.stream.progress(std::future::pending()).await.map_err(OpenError::Stream)?;
+        }
+    }
+
+    async fn run(mut self) {
+        if let Err(broken) = self.carry().await {
+            let failure = match broken {
+                Broken::Stream(error) if error.is_lost() => {
+                    Failure::new(&self.name, FailureKind::Disconnected, error_chain(&error))
+                }
+                Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, error_chain(&error)),
+                Broken::Peer(message) => Failure::new(&self.name, FailureKind::Protocol, message),
+            };
+            self.stream.reset(RESET_CODE);
+            self.tell(EndCause::Down(Exit::Failed(failure)));
+        }
+    }
+
+    async fn carry(&mut self) -> Result<(), Broken> {
+        let controls = Arc::clone(&self.controls);
+        loop {
+            let wishes = controls.take();
+            self.inbound.ask(wishes.up_to);
+            if let Some(exit) = wishes.cancel {
+                self.inbound.cancel(cancel_reason(&exit));
+                self.tell(EndCause::Cancelled(exit));
+            }
+            self.transmit();
+            if self.inbound.is_finished() && self.stream.is_flushed() {
+                self.stream.finish();
+                return Ok(());
+            }
+            self.stream.progress(controls.changed.notified()).await.map_err(Broken::Stream)?;
+            while let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? {
+                self.inbound.handle_frame(frame).map_err(|error| Broken::Peer(error.to_string()))?;
+                self.deliver()?;
+            }
+            if self.stream.is_read_to_end() {
+                self.inbound.end_of_stream().map_err(|error| Broken::Peer(error.to_string()))?;
+            }
+        }
+    }
+
+    /// Hands on what has arrived.
+    fn deliver(&mut self) -> Result<(), Broken> {
+        while let Some(event) = self.inbound.poll_event() {
+            match event {
+                InboundEvent::Events { count, payload } => {
+                    let events = decode::<T>(&payload, count, &self.limits)
+                        .map_err(|error| Broken::Peer(error_chain(&error)))?;
+                    let Subscription { id, subscriber, .. } = &self.subscription;
+                    subscriber.deliver(*id, events, Attempt::FIRST);
+                }
+                InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
+                InboundEvent::Failed { reason: Reason::Normal, .. } => self.tell(EndCause::Cancelled(Exit::Normal)),
+                InboundEvent::Failed { reason: Reason::Shutdown, .. } => self.tell(EndCause::Down(Exit::Shutdown)),
+                InboundEvent::Failed { reason, origin, message } => {
+                    let message = match reason {
+                        Reason::Panic => format!("stage {origin:?} panicked: {message}"),
+                        Reason::Error => format!("stage {origin:?} failed: {message}"),
+                        other => format!("{origin}: {other}: {message}"),
+                    };
+                    let failure = Failure::new(&self.name, FailureKind::Remote, message);
+                    self.tell(EndCause::Down(Exit::Failed(failure)));
+                }
+                InboundEvent::Accepted | InboundEvent::Refused { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self) {
+        while let Some(bytes) = self.inbound.poll_transmit() {
+            self.stream.queue(bytes);
+        }
+    }
+}
+
+/// The publisher that the local consumer sees: it keeps the latest wishes until the link takes them.
+#[derive(Default)]
+struct Controls {
+    wishes: Mutex<Wishes>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Wishes {
+    /// Allowed in all; never falls.
+    up_to: Demand,
+    cancel: Option<Exit>,
+}
+
+impl Controls {
+    fn take(&self) -> Wishes {
+        let mut wishes = self.lock();
+        Wishes { up_to: wishes.up_to, cancel: wishes.cancel.take() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Publisher for Controls {
+    fn ask(&self, _: SubscriptionId, up_to: Demand) {
+        {
+            let mut wishes = self.lock();
+            wishes.up_to = wishes.up_to.max(up_to);
+        }
+        self.changed.notify_one();
+    }
+
+    fn cancel(&self, _: SubscriptionId, reason: Exit) {
+        self.lock().cancel.get_or_insert(reason);
+        self.changed.notify_one();
+    }
+}
+
+/// What our wish to end is called on the wire.
+fn cancel_reason(exit: &Exit) -> Reason {
+    match exit {
+        Exit::Normal => Reason::Normal,
+        Exit::Shutdown => Reason::Shutdown,
+        Exit::Failed(_) => Reason::Error,
+    }
+}
+
+/// What a peer sees when a link is given up.
+const RESET_CODE: u32 = 1;

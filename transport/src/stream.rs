@@ -1,0 +1,113 @@
+//! [`FrameStream`]: frames over one bidirectional QUIC stream. It moves bytes, and decides nothing.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+
+use crate::Limits;
+use crate::frame::{Frame, FrameDecoder, FrameError};
+
+/// Both halves of a stream, read and written by one task.
+///
+/// Reading never waits for writing: a peer that does not read cannot keep us from reading what it sends, so two nodes
+/// cannot block each other.
+pub(crate) struct FrameStream {
+    send: SendStream,
+    recv: RecvStream,
+    decoder: FrameDecoder,
+    /// What waits to be written.
+    writes: VecDeque<Bytes>,
+    read_to_end: bool,
+    finished: bool,
+}
+
+/// Why a stream ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StreamError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+impl StreamError {
+    /// Whether the other node is gone, rather than at fault.
+    pub(crate) fn is_lost(&self) -> bool {
+        !matches!(self, Self::Frame(_))
+    }
+}
+
+impl FrameStream {
+    pub(crate) fn new((send, recv): (SendStream, RecvStream), limits: Limits) -> Self {
+        let decoder = FrameDecoder::new(limits);
+        Self { send, recv, decoder, writes: VecDeque::new(), read_to_end: false, finished: false }
+    }
+
+    /// Puts bytes behind what waits to be written.
+    pub(crate) fn queue(&mut self, bytes: Bytes) {
+        self.writes.push_back(bytes);
+    }
+
+    /// Whether everything queued was written.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Whether the peer's half has ended; every frame of it can still be had from [`next_frame`](Self::next_frame).
+    pub(crate) fn is_read_to_end(&self) -> bool {
+        self.read_to_end
+    }
+
+    /// The next frame that has arrived.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, StreamError> {
+        Ok(self.decoder.next_frame()?)
+    }
+
+    /// Reads and writes until something has happened: bytes were moved, the peer's half ended, or `woken` is ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost: what was not written stays queued, what was read can be had.
+    pub(crate) async fn progress(&mut self, woken: impl Future<Output = ()>) -> Result<(), StreamError> {
+        let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
+        tokio::select! {
+            biased;
+            read = self.recv.read_chunks(&mut pieces), if !self.read_to_end => match read? {
+                Some(count) => pieces.into_iter().take(count).for_each(|piece| self.decoder.push(piece)),
+                None => self.read_to_end = true,
+            },
+            written = self.send.write_chunks(self.writes.make_contiguous()), if !self.writes.is_empty() => {
+                self.writes.drain(..written?.chunks);
+            }
+            () = woken => {}
+        }
+        Ok(())
+    }
+
+    /// Says that nothing follows what was written. To be called when everything is.
+    pub(crate) fn finish(&mut self) {
+        debug_assert!(self.writes.is_empty());
+        self.finished = true;
+        // It fails only if the stream is closed already.
+        let _ = self.send.finish();
+    }
+
+    /// Waits until the peer has everything that was written before [`finish`](Self::finish), or is gone.
+    pub(crate) async fn delivered(&mut self) {
+        debug_assert!(self.finished);
+        let _ = self.send.stopped().await;
+    }
+
+    /// Gives up both halves, with a code for the peer.
+    pub(crate) fn reset(&mut self, code: u32) {
+        let code = VarInt::from_u32(code);
+        let _ = self.send.reset(code);
+        let _ = self.recv.stop(code);
+    }
+}
+
+/// How many pieces of a stream are taken at a time; a piece is what fits into a packet.
+const PIECES: usize = 64;

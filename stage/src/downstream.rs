@@ -21,7 +21,10 @@ pub(crate) struct Downstream<T> {
     deliveries: Deliveries<T>,
     /// Empty between calls; kept for its memory.
     scratch: VecDeque<T>,
-    had_subscribers: bool,
+    /// How many subscribers there have been.
+    seen: usize,
+    /// Nothing is given out or asked for before so many have come; at least 1.
+    awaited: usize,
 }
 
 impl<T> Downstream<T> {
@@ -34,15 +37,21 @@ impl<T> Downstream<T> {
             owed: Demand::ZERO,
             deliveries: Deliveries::new(),
             scratch: VecDeque::new(),
-            had_subscribers: false,
+            seen: 0,
+            awaited: 1,
         }
+    }
+
+    /// Holds everything back until `subscribers` have come.
+    pub(crate) fn wait_for(&mut self, subscribers: usize) {
+        self.awaited = subscribers.max(1);
     }
 
     /// Takes a subscriber in.
     pub(crate) fn subscribe(&mut self, id: SubscriptionId) -> Result<(), Refused> {
         self.dispatcher.subscribe(id)?;
         self.asked.insert(id, Demand::ZERO);
-        self.had_subscribers = true;
+        self.seen += 1;
         Ok(())
     }
 
@@ -67,6 +76,9 @@ impl<T> Downstream<T> {
 
     /// Serves what waits here, and returns what to ask of the callback: what is wanted beyond what it owes already.
     pub(crate) fn pull(&mut self) -> Demand {
+        if self.is_holding_back() {
+            return Demand::ZERO;
+        }
         self.serve_waiting();
         let more = self.dispatcher.demand().saturating_sub(self.owed);
         self.owed.add(more);
@@ -82,10 +94,11 @@ impl<T> Downstream<T> {
     /// dropped because it is full.
     pub(crate) fn emit(&mut self, events: &mut Vec<T>) -> usize {
         self.owed = self.owed.saturating_sub(Demand::from(events.len()));
-        self.serve_waiting();
         debug_assert!(self.scratch.is_empty());
         self.scratch = VecDeque::from(std::mem::take(events));
-        self.dispatcher.dispatch(&mut self.scratch, Attempt::FIRST, &mut self.deliveries);
+        if !self.is_holding_back() {
+            self.dispatcher.dispatch(&mut self.scratch, Attempt::FIRST, &mut self.deliveries);
+        }
         let discarded = self.buffer.store(&mut self.scratch);
         // Hand the memory back for the next emission, unless it went to a subscriber.
         self.scratch.clear();
@@ -101,12 +114,16 @@ impl<T> Downstream<T> {
     /// Whether every event that was emitted has been delivered, to somebody: before the first subscriber came, nothing
     /// has, and it must still be told of the end.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.had_subscribers && self.waiting() == 0 && self.deliveries.is_empty()
+        !self.is_holding_back() && self.waiting() == 0 && self.deliveries.is_empty()
     }
 
     /// Whether there were subscribers and all of them have left.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.had_subscribers && self.asked.is_empty()
+        !self.is_holding_back() && self.asked.is_empty()
+    }
+
+    fn is_holding_back(&self) -> bool {
+        self.seen < self.awaited
     }
 
     /// How many events wait for demand.
@@ -218,6 +235,19 @@ mod tests {
         let mut down = downstream(5, Keep::First);
         assert_eq!(emit(&mut down, 0..8), 3);
         assert_eq!(down.waiting(), 5);
+    }
+
+    #[test]
+    fn nothing_moves_before_the_awaited_subscribers_have_come() {
+        let mut down = downstream(10, Keep::Last);
+        down.wait_for(2);
+        let first = subscriber(&mut down);
+        assert_eq!(ask(&mut down, first, 4), 0);
+        emit(&mut down, 0..2);
+        assert!(sent(&mut down).is_empty() && !down.is_delivered());
+        let second = subscriber(&mut down);
+        assert_eq!(ask(&mut down, second, 3), 5, "two of the seven are here");
+        assert_eq!(sent(&mut down), [vec![0, 1]]);
     }
 
     #[test]

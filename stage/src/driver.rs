@@ -143,6 +143,10 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 Role::Consumer => self.on_ended(id, cause).await,
                 _ => self.queue(Arrival::Ended(id, cause)).await,
             },
+            Message::WaitForSubscribers(subscribers) => {
+                self.downstream.wait_for(subscribers);
+                ControlFlow::Continue(())
+            }
             Message::Complete => {
                 self.completing = true;
                 ControlFlow::Continue(())

@@ -242,6 +242,19 @@ impl<S, I: Send + 'static, O: Send + 'static, D> Stage<S, I, O, D> {
         self
     }
 
+    /// Holds this stage back until it has had `count` subscribers: demand adds up, and no event is given out before.
+    /// Default 1.
+    ///
+    /// For finite sources with consumers on other nodes: without it the first to come might take everything, and the
+    /// source have ended before the last one subscribes. (In GenStage one sets the demand mode to `accumulate`, and
+    /// back to `forward` when all are there.)
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn wait_for_subscribers(self, count: usize) -> Self {
+        // A stage that has ended waits for nobody.
+        let _ = self.mailbox.push(Message::WaitForSubscribers(count));
+        self
+    }
+
     /// The name it was declared with.
     pub fn name(&self) -> &str {
         &self.name

@@ -25,6 +25,8 @@ pub(crate) enum Message<I, O> {
     Deliver(SubscriptionId, Vec<I>, Attempt),
     /// A producer ended the edge.
     Ended(SubscriptionId, EndCause),
+    /// Give nothing out before so many subscribers have come.
+    WaitForSubscribers(usize),
     /// End when there is nothing left to do, rather than wait for somebody to subscribe.
     Complete,
     /// End now.

@@ -62,11 +62,13 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
             Ok(established)
         }
         Err(error) => {
+            // TLS 1.3 lets the dialler finish first, so a certificate that was refused shows only now. To be asked
+            // before we close: quinn then remembers only that.
+            let closed = connection.close_reason();
             connection.close(VarInt::from_u32(CLOSE_PROTOCOL), b"handshake");
-            // TLS 1.3 lets the dialler finish first, so a certificate that was refused shows only now.
-            Err(match connection.close_reason() {
-                Some(closed) if !matches!(closed, ConnectionError::LocallyClosed) => explain(at, &closed),
-                _ => match error {
+            Err(match closed {
+                Some(closed) => explain(at, &closed),
+                None => match error {
                     HandshakeError::Refused { reason, message } => {
                         SubscribeError::Refused { at: at.to_string(), reason: format!("{reason}: {message}") }
                     }

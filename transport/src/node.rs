@@ -156,6 +156,10 @@ impl Node {
         endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"shutdown");
         connections.close();
         connections.wait().await;
+        // Those that were cut off tell their stages so.
+        links.wait().await;
+        // A far source that is published again holds this node, which would hold itself for ever.
+        self.inner.publications().clear();
         // Lets the peers hear of it; bounded by QUIC's closing period, a few round trips.
         endpoint.wait_idle().await;
         in_time

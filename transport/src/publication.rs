@@ -14,7 +14,7 @@ use crate::codec::encode;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
 use crate::stream::{FrameStream, StreamError};
-use crate::{Limits, Wire};
+use crate::{EncodeError, Limits, Wire};
 
 /// A source that other nodes may subscribe to, with its type erased.
 pub(crate) trait Publication: Send + Sync {
@@ -120,7 +120,17 @@ impl<T: Wire> Serving<T> {
 
     async fn run(&mut self) -> Result<(), StreamError> {
         loop {
-            while self.outbound.queued_bytes() < HIGH_WATER_BYTES
+            // First, as some may have come behind the subscription itself.
+            while let Some(frame) = self.stream.next_frame()? {
+                if let Err(error) = self.outbound.handle_frame(&frame) {
+                    tracing::warn!(stage = self.stage, %error, "subscriber broke the protocol");
+                    self.outbound.end_of_stream();
+                }
+            }
+            if self.stream.is_read_to_end() {
+                self.outbound.end_of_stream();
+            }
+            while self.stream.queued_bytes() + self.outbound.queued_bytes() < HIGH_WATER_BYTES
                 && let Some(parcel) = self.outlet.take()
             {
                 self.send(parcel);
@@ -140,15 +150,6 @@ impl<T: Wire> Serving<T> {
                 return Ok(());
             }
             self.stream.progress(self.outlet.arrived.notified()).await?;
-            while let Some(frame) = self.stream.next_frame()? {
-                if let Err(error) = self.outbound.handle_frame(&frame) {
-                    tracing::warn!(stage = self.stage, %error, "subscriber broke the protocol");
-                    self.outbound.end_of_stream();
-                }
-            }
-            if self.stream.is_read_to_end() {
-                self.outbound.end_of_stream();
-            }
         }
     }
 
@@ -157,11 +158,7 @@ impl<T: Wire> Serving<T> {
         match parcel {
             Parcel::Events(events) => match encode(&events, &self.limits) {
                 Ok(encoded) => self.outbound.send(&encoded),
-                Err(error) => {
-                    let message = error_chain(&error);
-                    self.outbound.fail(Reason::Error, &self.stage, &message);
-                    self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Protocol, message)));
-                }
+                Err(error) => self.give_up(&events[..error.index], &error),
             },
             Parcel::Ended(cause) => {
                 self.ended = true;
@@ -175,6 +172,17 @@ impl<T: Wire> Serving<T> {
                 }
             }
         }
+    }
+
+    /// An event cannot be sent: the edge fails behind those before it, at both ends.
+    fn give_up(&mut self, before: &[T], error: &EncodeError) {
+        let message = error_chain(error);
+        tracing::warn!(stage = self.stage, message, "subscription given up");
+        if let Ok(encoded) = encode(before, &self.limits) {
+            self.outbound.send(&encoded);
+        }
+        self.outbound.fail(Reason::Error, &self.stage, &message);
+        self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Protocol, message)));
     }
 
     /// Tells the source that the subscriber is gone, however the link ended.

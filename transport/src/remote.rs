@@ -13,6 +13,7 @@ use aqueduct_stage::{
 use tokio::sync::Notify;
 
 use crate::codec::decode;
+use crate::connection::Established;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
 use crate::node::Node;
@@ -36,9 +37,12 @@ impl<T: Wire> Remote<T> {
         Self { node, producer: producer.into(), at, events: PhantomData }
     }
 
-    async fn subscribe(&self, subscription: Subscription<T>) -> Result<Arc<dyn Publisher>, SubscribeError> {
+    async fn subscribe(
+        &self,
+        subscription: Subscription<T>,
+        established: &Established,
+    ) -> Result<Arc<dyn Publisher>, SubscribeError> {
         let unreachable = |reason: String| SubscribeError::Unreachable { at: self.at.to_string(), reason };
-        let established = self.node.connect(self.at).await?;
         let stream = established.open().await.map_err(|error| unreachable(error.to_string()))?;
         let limits = self.node.config().limits.clone();
         let window = subscription.options.window_or(Window::FAR);
@@ -95,9 +99,10 @@ impl<T: Wire> Source for Remote<T> {
     }
 
     async fn open(&self, subscription: Subscription<T>) -> Result<Arc<dyn Publisher>, SubscribeError> {
-        let limit = self.node.config().handshake_timeout;
         // Dialling has limits of its own; this one is for the answer.
-        match tokio::time::timeout(limit + limit + limit, self.subscribe(subscription)).await {
+        let established = self.node.connect(self.at).await?;
+        let limit = self.node.config().handshake_timeout;
+        match tokio::time::timeout(limit, self.subscribe(subscription, &established)).await {
             Ok(opened) => opened,
             Err(_) => Err(no_answer(self.at, limit)),
         }
@@ -184,7 +189,9 @@ impl<T: Wire> Link<T> {
     }
 
     async fn run(mut self) {
-        if let Err(broken) = self.carry().await {
+        let carried = self.carry().await;
+        tracing::debug!(producer = self.name, events = self.inbound.arrived(), "link ended");
+        if let Err(broken) = carried {
             let failure = match broken {
                 Broken::Stream(error) if error.is_lost() => {
                     Failure::new(&self.name, FailureKind::Disconnected, error_chain(&error))
@@ -200,6 +207,14 @@ impl<T: Wire> Link<T> {
     async fn carry(&mut self) -> Result<(), Broken> {
         let controls = Arc::clone(&self.controls);
         loop {
+            // First, as some may have come behind the answer.
+            while let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? {
+                self.inbound.handle_frame(frame).map_err(|error| Broken::Peer(error.to_string()))?;
+                self.deliver()?;
+            }
+            if self.stream.is_read_to_end() {
+                self.inbound.end_of_stream().map_err(|error| Broken::Peer(error.to_string()))?;
+            }
             let wishes = controls.take();
             self.inbound.ask(wishes.up_to);
             if let Some(exit) = wishes.cancel {
@@ -212,13 +227,6 @@ impl<T: Wire> Link<T> {
                 return Ok(());
             }
             self.stream.progress(controls.changed.notified()).await.map_err(Broken::Stream)?;
-            while let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? {
-                self.inbound.handle_frame(frame).map_err(|error| Broken::Peer(error.to_string()))?;
-                self.deliver()?;
-            }
-            if self.stream.is_read_to_end() {
-                self.inbound.end_of_stream().map_err(|error| Broken::Peer(error.to_string()))?;
-            }
         }
     }
 

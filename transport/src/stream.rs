@@ -51,6 +51,11 @@ impl FrameStream {
         self.writes.push_back(bytes);
     }
 
+    /// How many bytes wait to be written.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.writes.iter().map(Bytes::len).sum()
+    }
+
     /// Whether everything queued was written.
     pub(crate) fn is_flushed(&self) -> bool {
         self.writes.is_empty()

@@ -62,7 +62,8 @@ impl FrameDecoder {
         next
     }
 
-    /// Whether a frame has begun and not ended: the stream must not stop here.
+    /// Whether a frame has begun and not ended.
+    #[cfg(test)]
     pub(crate) fn is_mid_frame(&self) -> bool {
         !matches!(self.state, State::Head { len: 0, .. } | State::Broken) || !self.input.is_empty()
     }

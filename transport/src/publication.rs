@@ -63,7 +63,10 @@ pub(crate) async fn refuse(mut link: IncomingLink, reason: Reason, message: &str
         link.stream.queue(bytes);
     }
     while !link.stream.is_flushed() {
-        if link.stream.progress(std::future::pending()).await.is_err() {
+        let moved = link.stream.progress(std::future::pending()).await;
+        // What it says does not matter any more, and must not pile up.
+        while let Ok(Some(_)) = link.stream.next_frame() {}
+        if moved.is_err() {
             return;
         }
     }
@@ -100,7 +103,12 @@ impl<T: Wire> Serving<T> {
         let outlet = Arc::new(Outlet::default());
         let id = SubscriptionId::new();
         let subscription = Subscription { id, options: window.into(), subscriber: Arc::clone(&outlet) as _ };
-        let publisher = match source.open(subscription).await {
+        let opened = tokio::select! {
+            biased;
+            opened = source.open(subscription) => opened,
+            () = link.stream.refused() => return Ok(None),
+        };
+        let publisher = match opened {
             Ok(publisher) => publisher,
             Err(error) => {
                 let reason = match error {

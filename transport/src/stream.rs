@@ -100,6 +100,11 @@ impl FrameStream {
         let _ = self.send.finish();
     }
 
+    /// Waits until the peer wants nothing more of us, or is gone.
+    pub(crate) async fn refused(&self) {
+        let _ = self.send.stopped().await;
+    }
+
     /// Waits until the peer has everything that was written before [`finish`](Self::finish), or is gone.
     pub(crate) async fn delivered(&mut self) {
         debug_assert!(self.finished);

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Batch, BoxFuture, Consumer, Cx, Exit, Failure, FailureKind, Graph, GraphError, Producer, ProducerConsumer, Result,
-    Running, Spawner, TokioSpawner,
+    Batch, BoxFuture, Consumer, Cx, Exit, Failure, FailureKind, Graph, GraphError, Producer, ProducerConsumer,
+    Publisher, Result, Running, Source, Spawner, SubscribeError, Subscription, TokioSpawner,
 };
 use aqueduct_transport::{Authority, Identity, Limits, Node, NodeConfig, PublishError, Wire};
 use bytes::Bytes;
@@ -451,6 +451,22 @@ async fn a_node_that_shuts_down_refuses_new_subscriptions() {
     .await;
 }
 
+#[tokio::test]
+async fn a_subscriber_gives_up_a_source_that_does_not_answer() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let config = NodeConfig::default().handshake_timeout(Duration::from_millis(300));
+        let here = node(authority.issue("here").unwrap(), config).await;
+        let there = node(authority.issue("there").unwrap(), NodeConfig::default()).await;
+        there.publish("mute", &Mute).unwrap();
+        let (failure, _) = fails::<u64>(&here, "mute", &there).await;
+        assert_eq!(failure.kind(), FailureKind::Subscribe);
+        assert!(failure.message().contains("no answer within 300ms"), "{failure}");
+        assert!(there.shutdown(GUARD).await, "the attempt is still there");
+    })
+    .await;
+}
+
 // Who is let in.
 
 #[tokio::test]
@@ -696,6 +712,22 @@ impl Producer for Boom {
         self.left -= 1;
         cx.emit_all(0..demand as u64);
         Ok(())
+    }
+}
+
+/// A source that never becomes an edge.
+#[derive(Clone)]
+struct Mute;
+
+impl Source for Mute {
+    type Item = u64;
+
+    fn name(&self) -> String {
+        "mute".into()
+    }
+
+    async fn open(&self, _: Subscription<u64>) -> Result<Arc<dyn Publisher>, SubscribeError> {
+        std::future::pending().await
     }
 }
 

@@ -143,7 +143,8 @@ impl Node {
     }
 
     /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
-    /// most, and closes all connections. Returns whether all subscriptions had ended.
+    /// most, and closes all connections, for which peers are given another second. Returns whether all subscriptions
+    /// had ended.
     ///
     /// # Cancel safety
     ///
@@ -160,8 +161,9 @@ impl Node {
         links.wait().await;
         // A far source that is published again holds this node, which would hold itself for ever.
         self.inner.publications().clear();
-        // Lets the peers hear of it; bounded by QUIC's closing period, a few round trips.
-        endpoint.wait_idle().await;
+        // Lets the peers hear of it. QUIC's closing period is a few round trips; what it takes for one after many losses
+        // may be minutes.
+        let _ = tokio::time::timeout(CLOSING_TIMEOUT, endpoint.wait_idle()).await;
         in_time
     }
 
@@ -336,5 +338,7 @@ fn start_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
 }
 
+/// How long a node waits at its end for peers to hear of it.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
 /// The code with which connections are closed when a node ends.
 pub(crate) const CLOSE_SHUTDOWN: u32 = 0;

@@ -322,7 +322,7 @@ impl Consumer for Pauses {
         match self.pace {
             Pace::Slow => sleep(Duration::from_millis(self.rng.random_range(100..500))).await,
             Pace::Brisk if self.rng.random_bool(0.2) => {
-                sleep(Duration::from_millis(self.rng.random_range(0..50))).await
+                sleep(Duration::from_millis(self.rng.random_range(0..50))).await;
             }
             Pace::Brisk => {}
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{Attempt, Deliveries, Demand, Dispatcher, Refused, SubscriptionId};
+use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Refused, SubscriptionId};
 
 /// Gives events to the subscriber with the largest outstanding demand: the default, and GenStage's `DemandDispatcher`.
 ///
@@ -40,7 +40,7 @@ impl DemandDispatcher {
 }
 
 impl<T> Dispatcher<T> for DemandDispatcher {
-    fn subscribe(&mut self, id: SubscriptionId) -> Result<(), Refused> {
+    fn subscribe(&mut self, id: SubscriptionId, _: Interest<T>) -> Result<(), Refused> {
         if self.subscribers.iter().any(|(_, other)| *other == id) {
             return Err(Refused::AlreadySubscribed);
         }
@@ -78,6 +78,7 @@ impl<T> Dispatcher<T> for DemandDispatcher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Decision;
 
     /// A dispatcher of numbered events, and what it decided.
     #[derive(Default)]
@@ -89,7 +90,7 @@ mod tests {
     impl Bench {
         fn subscriber(&mut self) -> SubscriptionId {
             let id = SubscriptionId::new();
-            Dispatcher::<u32>::subscribe(&mut self.dispatcher, id).expect("a new one");
+            Dispatcher::<u32>::subscribe(&mut self.dispatcher, id, Interest::ALL).expect("a new one");
             id
         }
 
@@ -105,7 +106,11 @@ mod tests {
         }
 
         fn given(&mut self) -> Vec<(SubscriptionId, Vec<u32>)> {
-            std::iter::from_fn(|| self.deliveries.pop()).map(|d| (d.to, d.events)).collect()
+            let deliveries = std::iter::from_fn(|| self.deliveries.pop()).map(|decision| match decision {
+                Decision::Deliver(delivery) => (delivery.to, delivery.events.into_vec()),
+                other => panic!("{other:?}"),
+            });
+            deliveries.collect()
         }
 
         fn demands(&self) -> Vec<u64> {
@@ -180,7 +185,8 @@ mod tests {
     fn an_unknown_subscriber_is_ignored_and_a_known_one_refused() {
         let mut b = Bench::default();
         let first = b.subscriber();
-        assert_eq!(Dispatcher::<u32>::subscribe(&mut b.dispatcher, first), Err(Refused::AlreadySubscribed));
+        let again = Dispatcher::<u32>::subscribe(&mut b.dispatcher, first, Interest::ALL);
+        assert_eq!(again, Err(Refused::AlreadySubscribed));
         Dispatcher::<u32>::cancel(&mut b.dispatcher, first);
         Dispatcher::<u32>::cancel(&mut b.dispatcher, first);
         b.ask(first, 10);

@@ -1,9 +1,11 @@
 //! The contract that every dispatcher keeps: [`Dispatcher`].
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use crate::{Demand, SubscriptionId};
+use crate::{Demand, Events, SubscriptionId};
 
 /// Decides which subscriber gets which event.
 ///
@@ -29,7 +31,7 @@ pub trait Dispatcher<T>: Send {
     /// # Errors
     ///
     /// [`Refused`] when this subscriber cannot be served; it is then told so, and nothing has changed.
-    fn subscribe(&mut self, id: SubscriptionId) -> Result<(), Refused>;
+    fn subscribe(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused>;
 
     /// A subscriber asks for `demand` more events. What the dispatcher holds for it goes to `deliveries`.
     ///
@@ -46,22 +48,28 @@ pub trait Dispatcher<T>: Send {
     /// keeps it for later. `attempt` is the same for all of them.
     fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>);
 
-    /// Events that were given to `id` and not acknowledged come back, oldest first, to be given again before anything
-    /// newer. `attempt` is the number of the attempt that is to follow.
+    /// The lane in which events reach this subscriber, for [`give_back`](Dispatcher::give_back).
+    fn lane(&self, id: SubscriptionId) -> Lane {
+        let _ = id;
+        Lane::COMMON
+    }
+
+    /// Events that were given in `lane` and not acknowledged come back, oldest first, to be given again before anything
+    /// newer. `attempt` is the number of the attempt that is to follow. If a subscriber that left gives them back, it
+    /// has been [cancelled](Dispatcher::cancel) before.
     ///
     /// As with [`dispatch`](Dispatcher::dispatch), whoever has demand gets them at once and the stage keeps what stays
-    /// in `events`, in front of everything else. Returned is how many of them nobody can take any more (of a
-    /// broadcast, say, whose subscriber has left): the stage counts and reports them.
-    fn give_back(
-        &mut self,
-        id: SubscriptionId,
-        events: &mut VecDeque<T>,
-        attempt: Attempt,
-        deliveries: &mut Deliveries<T>,
-    ) -> usize {
-        let _ = id;
+    /// in `events`, in front of everything else. What nobody can take any more (of a broadcast, say, whose subscriber
+    /// has left) is [discarded](Deliveries::discard).
+    fn give_back(&mut self, lane: Lane, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        let _ = lane;
         self.dispatch(events, attempt, deliveries);
-        0
+    }
+
+    /// A marker that must not pass an event which the dispatcher holds. It is [let through](Deliveries::pass) when the
+    /// last of those has been given out; at once if there are none.
+    fn info(&mut self, marker: Marker, deliveries: &mut Deliveries<T>) {
+        deliveries.pass(marker);
     }
 
     /// How many events the dispatcher itself holds for later asks.
@@ -70,6 +78,86 @@ pub trait Dispatcher<T>: Send {
     }
 }
 
+/// What a subscriber wants, besides how much.
+pub struct Interest<T> {
+    /// Only events for which it answers `true`; all of them without one.
+    pub selector: Option<Selector<T>>,
+    /// Only events of this partition, where there are partitions.
+    pub partition: Option<PartitionName>,
+}
+
+/// Chooses the events that a subscriber is given. It runs in the producer, so what it refuses goes nowhere.
+pub type Selector<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
+
+impl<T> Interest<T> {
+    /// In every event.
+    pub const ALL: Self = Self { selector: None, partition: None };
+}
+
+impl<T> Default for Interest<T> {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl<T> Clone for Interest<T> {
+    fn clone(&self) -> Self {
+        Self { selector: self.selector.clone(), partition: self.partition.clone() }
+    }
+}
+
+impl<T> fmt::Debug for Interest<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interest")
+            .field("selector", &self.selector.is_some())
+            .field("partition", &self.partition)
+            .finish()
+    }
+}
+
+/// The name of a partition: its number, or what it was called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PartitionName {
+    /// One of `0..n`.
+    Number(usize),
+    /// One of a list of names.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for PartitionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => write!(f, "{name:?}"),
+        }
+    }
+}
+
+impl From<usize> for PartitionName {
+    fn from(number: usize) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for PartitionName {
+    fn from(name: &str) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+/// Where events wait that reach only some of the subscribers; a dispatcher gives it a meaning of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane(pub usize);
+
+impl Lane {
+    /// The lane of every event, where there is but one.
+    pub const COMMON: Self = Self(0);
+}
+
+/// Stands for something that keeps its place among events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Marker(pub u64);
+
 /// Why a dispatcher does not take a subscriber in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -77,6 +165,26 @@ pub enum Refused {
     /// The same subscription is there already.
     #[error("already subscribed")]
     AlreadySubscribed,
+    /// A subscriber of a partitioned stage must say which partition it wants.
+    #[error("expected a partition, one of {partitions}, got none")]
+    NoPartition {
+        /// Those that there are.
+        partitions: String,
+    },
+    /// There is no such partition.
+    #[error("expected a partition, one of {partitions}, got {got}")]
+    UnknownPartition {
+        /// What was asked for.
+        got: PartitionName,
+        /// Those that there are.
+        partitions: String,
+    },
+    /// A partition was asked for, and the dispatcher has none.
+    #[error("expected no partition, as the stage has none, got {got}")]
+    NotPartitioned {
+        /// What was asked for.
+        got: PartitionName,
+    },
 }
 
 /// The how-manieth time an event is handed to a consumer: 1 for the first.
@@ -100,12 +208,12 @@ impl Attempt {
 }
 
 /// One batch for one subscriber.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Delivery<T> {
     /// Who gets it.
     pub to: SubscriptionId,
-    /// The events, oldest first; never empty.
-    pub events: Vec<T>,
+    /// The events, oldest first. Empty only if a selector refused all of a batch.
+    pub events: Events<T>,
     /// Which attempt this is for all of them.
     pub attempt: Attempt,
 }
@@ -113,13 +221,26 @@ pub struct Delivery<T> {
 /// What a dispatcher has decided, in order. The stage lends it and empties it, so that its memory is used again.
 #[derive(Debug)]
 pub struct Deliveries<T> {
-    list: VecDeque<Delivery<T>>,
+    decisions: VecDeque<Decision<T>>,
+    discarded: u64,
+    failed: u64,
+}
+
+/// One thing that a stage is to do.
+#[derive(Debug)]
+pub enum Decision<T> {
+    /// Send a batch to a subscriber.
+    Deliver(Delivery<T>),
+    /// End a subscription, because its selector failed.
+    Fail(SubscriptionId, String),
+    /// What the marker stands for is next.
+    Pass(Marker),
 }
 
 impl<T> Deliveries<T> {
     /// No deliveries.
     pub const fn new() -> Self {
-        Self { list: VecDeque::new() }
+        Self { decisions: VecDeque::new(), discarded: 0, failed: 0 }
     }
 
     /// Gives the first `count` of `events` to `to`. All of them are handed over without a copy; of fewer, each event
@@ -132,27 +253,49 @@ impl<T> Deliveries<T> {
     /// If there are fewer than `count` events.
     #[track_caller]
     pub fn give(&mut self, to: SubscriptionId, events: &mut VecDeque<T>, count: usize, attempt: Attempt) {
-        if count == 0 {
-            return;
+        if count > 0 {
+            self.give_events(to, take_front(events, count), attempt);
         }
-        let events =
-            if count == events.len() { Vec::from(std::mem::take(events)) } else { events.drain(..count).collect() };
-        self.list.push_back(Delivery { to, events, attempt });
     }
 
-    /// The number of batches.
-    pub fn len(&self) -> usize {
-        self.list.len()
+    /// Gives a batch to `to`.
+    pub fn give_events(&mut self, to: SubscriptionId, events: impl Into<Events<T>>, attempt: Attempt) {
+        self.decisions.push_back(Decision::Deliver(Delivery { to, events: events.into(), attempt }));
     }
 
-    /// Whether nothing is to be delivered.
+    /// Ends a subscription whose selector failed. The dispatcher has forgotten it already.
+    pub fn fail(&mut self, id: SubscriptionId, why: impl Into<String>) {
+        self.decisions.push_back(Decision::Fail(id, why.into()));
+    }
+
+    /// Lets a marker through.
+    pub fn pass(&mut self, marker: Marker) {
+        self.decisions.push_back(Decision::Pass(marker));
+    }
+
+    /// Counts events that nobody gets: by decision, or for want of room.
+    pub fn discard(&mut self, events: usize) {
+        self.discarded += events as u64;
+    }
+
+    /// Counts events that could not be dispatched, because the function that says where failed.
+    pub fn fail_events(&mut self, events: usize) {
+        self.failed += events as u64;
+    }
+
+    /// How many events were discarded, and how many failed, since this was called last.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.discarded), std::mem::take(&mut self.failed))
+    }
+
+    /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.decisions.is_empty()
     }
 
-    /// Takes the next delivery out, in the order in which they were decided.
-    pub fn pop(&mut self) -> Option<Delivery<T>> {
-        self.list.pop_front()
+    /// Takes the next decision out, in the order in which they were made.
+    pub fn pop(&mut self) -> Option<Decision<T>> {
+        self.decisions.pop_front()
     }
 }
 
@@ -160,4 +303,9 @@ impl<T> Default for Deliveries<T> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The first `count` events, without a copy if they are all.
+pub(crate) fn take_front<T>(events: &mut VecDeque<T>, count: usize) -> Vec<T> {
+    if count == events.len() { Vec::from(std::mem::take(events)) } else { events.drain(..count).collect() }
 }

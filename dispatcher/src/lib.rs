@@ -13,21 +13,25 @@
 //! only 200 are outstanding, so it asks for 800, which brings it back to 1000.
 //!
 //! ```
-//! use aqueduct_dispatcher::{Attempt, Deliveries, Demand, DemandDispatcher, Dispatcher, SubscriptionId};
+//! use aqueduct_dispatcher::{Attempt, Decision, Deliveries, Demand, DemandDispatcher, Dispatcher, Interest, SubscriptionId};
 //!
 //! let mut dispatcher: Box<dyn Dispatcher<u32>> = Box::new(DemandDispatcher::new());
 //! let mut deliveries = Deliveries::new();
 //! let (fast, slow) = (SubscriptionId::new(), SubscriptionId::new());
-//! dispatcher.subscribe(fast)?;
-//! dispatcher.subscribe(slow)?;
+//! dispatcher.subscribe(fast, Interest::ALL)?;
+//! dispatcher.subscribe(slow, Interest::ALL)?;
 //! dispatcher.ask(fast, Demand::new(3), &mut deliveries);
 //! dispatcher.ask(slow, Demand::new(1), &mut deliveries);
 //! assert_eq!(dispatcher.demand(), Demand::new(4)); // the stage asks its producer for four
 //!
 //! let mut events = (1..=5).collect();
 //! dispatcher.dispatch(&mut events, Attempt::FIRST, &mut deliveries);
-//! assert_eq!(deliveries.pop().map(|d| (d.to, d.events)), Some((fast, vec![1, 2, 3])));
-//! assert_eq!(deliveries.pop().map(|d| (d.to, d.events)), Some((slow, vec![4])));
+//! let mut given = std::iter::from_fn(|| match deliveries.pop()? {
+//!     Decision::Deliver(delivery) => Some((delivery.to, delivery.events.into_vec())),
+//!     _ => None,
+//! });
+//! assert_eq!(given.next(), Some((fast, vec![1, 2, 3])));
+//! assert_eq!(given.next(), Some((slow, vec![4])));
 //! assert_eq!(events, [5]); // nobody asked for it: the stage keeps it in its buffer
 //! # Ok::<(), aqueduct_dispatcher::Refused>(())
 //! ```
@@ -38,6 +42,7 @@
 //!
 //! * `demand`: [`Demand`], a count of events, and [`Window`], when to ask again
 //! * `subscription`: [`SubscriptionId`], [`SubscribeOptions`], the [`Cancel`] policies
+//! * `events`: [`Events`], a batch on its way
 //! * `dispatcher`: the [`Dispatcher`] contract and its [`Deliveries`]
 //! * `by_demand`: [`DemandDispatcher`]
 //! * `buffer`: [`Buffer`], for events that found no demand
@@ -46,10 +51,14 @@ mod buffer;
 mod by_demand;
 mod demand;
 mod dispatcher;
+mod events;
 mod subscription;
 
 pub use buffer::{Buffer, Keep};
 pub use by_demand::DemandDispatcher;
 pub use demand::{Demand, Window, WindowError};
-pub use dispatcher::{Attempt, Deliveries, Delivery, Dispatcher, Refused};
+pub use dispatcher::{
+    Attempt, Decision, Deliveries, Delivery, Dispatcher, Interest, Lane, Marker, PartitionName, Refused, Selector,
+};
+pub use events::Events;
 pub use subscription::{Cancel, SubscribeOptions, SubscriptionId};

@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use aqueduct_dispatcher::{Attempt, Deliveries, Demand, DemandDispatcher, Dispatcher, SubscriptionId};
+use aqueduct_dispatcher::{
+    Attempt, Decision, Deliveries, Demand, DemandDispatcher, Dispatcher, Interest, Lane, SubscriptionId,
+};
 use proptest::prelude::*;
 
 /// What happens to a dispatcher. Numbers are reduced to whoever is there.
@@ -82,9 +84,9 @@ impl<D: Dispatcher<u64>> Model<D> {
         match *step {
             Step::Subscribe => {
                 let id = SubscriptionId::new();
-                self.dispatcher.subscribe(id).expect("a new one");
+                self.dispatcher.subscribe(id, Interest::ALL).expect("a new one");
                 self.live.insert(id, Seen::default());
-                assert!(self.dispatcher.subscribe(id).is_err(), "the same one again is refused");
+                assert!(self.dispatcher.subscribe(id, Interest::ALL).is_err(), "the same one again is refused");
             }
             Step::Ask(who, n) => {
                 let Some(id) = self.pick(who) else { return };
@@ -99,10 +101,11 @@ impl<D: Dispatcher<u64>> Model<D> {
             Step::Surprise(count) => self.emit(count as u64),
             Step::Leave(who, unfinished) => {
                 let Some(id) = self.pick(who) else { return };
+                let lane = self.dispatcher.lane(id);
                 self.dispatcher.cancel(id);
                 let seen = self.live.remove(&id).expect("live");
                 self.gone.push(id);
-                self.hand_back(id, seen, unfinished);
+                self.hand_back(lane, seen, unfinished);
             }
             Step::Ghost(who) => {
                 let Some(&id) = self.gone.get(who % self.gone.len().max(1)) else { return };
@@ -146,7 +149,7 @@ impl<D: Dispatcher<u64>> Model<D> {
         self.open.add(more);
     }
 
-    fn hand_back(&mut self, id: SubscriptionId, mut seen: Seen, unfinished: usize) {
+    fn hand_back(&mut self, lane: Lane, mut seen: Seen, unfinished: usize) {
         let at = seen.got.len() - unfinished.min(seen.got.len());
         let mut back = seen.got.split_off(at);
         self.finished.extend(seen.got.iter().map(|(event, _)| *event));
@@ -158,8 +161,8 @@ impl<D: Dispatcher<u64>> Model<D> {
                 *self.times_returned.entry(*event).or_default() += 1;
             }
             let next = (0..attempt).fold(Attempt::FIRST, |attempt, _| attempt.next());
-            let given_up = self.dispatcher.give_back(id, &mut events, next, &mut self.deliveries);
-            assert_eq!(given_up, 0, "somebody can still take them");
+            self.dispatcher.give_back(lane, &mut events, next, &mut self.deliveries);
+            assert_eq!(self.deliveries.take_counts(), (0, 0), "somebody can still take them");
             if !events.is_empty() {
                 self.returned.push_front((next, events));
             }
@@ -169,7 +172,8 @@ impl<D: Dispatcher<u64>> Model<D> {
 
     /// Carries out what was decided, and checks it.
     fn deliver(&mut self) {
-        while let Some(delivery) = self.deliveries.pop() {
+        while let Some(decision) = self.deliveries.pop() {
+            let Decision::Deliver(delivery) = decision else { panic!("{decision:?}") };
             assert!(!delivery.events.is_empty(), "an empty batch");
             let attempt = delivery.attempt.number();
             let seen = self.live.get_mut(&delivery.to).expect("events for somebody who is not there");

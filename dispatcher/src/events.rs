@@ -1,0 +1,165 @@
+//! [`Events`]: a batch on its way, owned by one subscriber or shared by several.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A batch of events: it reads as a slice, and iterating by value moves the events out.
+///
+/// A broadcast gives the same batch to every subscriber. It is shared, not copied; only a subscriber that takes events
+/// out by value clones those, and the last one to hold the batch not even that.
+pub struct Events<T>(Inner<T>);
+
+enum Inner<T> {
+    Owned(Vec<T>),
+    Shared(Shared<T>),
+}
+
+struct Shared<T> {
+    events: Arc<Vec<T>>,
+    /// This batch is `events[from..to]`.
+    from: usize,
+    to: usize,
+    /// Known where the batch was shared, so that nobody else needs to know that the events can be cloned.
+    clone: fn(&T) -> T,
+}
+
+impl<T> Events<T> {
+    /// A batch that may be cloned without cloning its events.
+    pub fn share(events: Vec<T>) -> Self
+    where
+        T: Clone,
+    {
+        let to = events.len();
+        Self(Inner::Shared(Shared { events: Arc::new(events), from: 0, to, clone: T::clone }))
+    }
+
+    /// Another handle to the same events; `None` if they are not shared.
+    pub fn another(&self) -> Option<Self> {
+        match &self.0 {
+            Inner::Owned(_) => None,
+            Inner::Shared(shared) => Some(Self(Inner::Shared(shared.another()))),
+        }
+    }
+
+    /// Cuts the batch after the first `count` events, and returns the rest. A shared batch is not copied for it.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer than `count` events.
+    #[track_caller]
+    pub fn split_off(&mut self, count: usize) -> Self {
+        assert!(count <= self.len(), "cannot cut {} events after {count}", self.len());
+        match &mut self.0 {
+            Inner::Owned(events) => Self(Inner::Owned(events.split_off(count))),
+            Inner::Shared(shared) => {
+                let mut rest = shared.another();
+                rest.from = shared.from + count;
+                shared.to = rest.from;
+                Self(Inner::Shared(rest))
+            }
+        }
+    }
+
+    /// The events as a vector: cloned if others hold them too.
+    pub fn into_vec(self) -> Vec<T> {
+        match self.0 {
+            Inner::Owned(events) => events,
+            Inner::Shared(Shared { events, from, to, clone }) => match Arc::try_unwrap(events) {
+                Ok(mut events) => {
+                    events.truncate(to);
+                    events.drain(..from);
+                    events
+                }
+                Err(events) => events[from..to].iter().map(clone).collect(),
+            },
+        }
+    }
+}
+
+impl<T> Shared<T> {
+    fn another(&self) -> Self {
+        Self { events: Arc::clone(&self.events), from: self.from, to: self.to, clone: self.clone }
+    }
+}
+
+impl<T> From<Vec<T>> for Events<T> {
+    fn from(events: Vec<T>) -> Self {
+        Self(Inner::Owned(events))
+    }
+}
+
+impl<T> Deref for Events<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        match &self.0 {
+            Inner::Owned(events) => events,
+            Inner::Shared(shared) => &shared.events[shared.from..shared.to],
+        }
+    }
+}
+
+impl<T> IntoIterator for Events<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.into_vec().into_iter()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Events<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<T: PartialEq> PartialEq<Vec<T>> for Events<T> {
+    fn eq(&self, other: &Vec<T>) -> bool {
+        **self == **other
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_batch_is_cut_without_a_copy_and_taken_by_each() {
+        let mut first = Events::share(vec![1, 2, 3, 4, 5]);
+        let second = first.another().expect("it is shared");
+        let rest = first.split_off(2);
+        assert_eq!((&*first, &*rest, &*second), (&[1, 2][..], &[3, 4, 5][..], &[1, 2, 3, 4, 5][..]));
+        assert_eq!(second.as_ptr(), first.as_ptr());
+        assert_eq!(
+            (rest.into_vec(), first.into_vec(), second.into_vec()),
+            (vec![3, 4, 5], vec![1, 2], vec![1, 2, 3, 4, 5])
+        );
+    }
+
+    #[test]
+    fn the_last_holder_takes_the_events_without_cloning_them() {
+        #[derive(Debug)]
+        struct Once;
+        impl Clone for Once {
+            fn clone(&self) -> Self {
+                panic!("cloned")
+            }
+        }
+        let first = Events::share(vec![Once, Once, Once]);
+        let mut second = first.another().expect("it is shared");
+        drop(first);
+        let rest = second.split_off(1);
+        drop(second);
+        assert_eq!(rest.into_vec().len(), 2);
+    }
+
+    #[test]
+    fn an_owned_batch_is_not_shared() {
+        let mut events = Events::from(vec![1, 2, 3]);
+        assert!(events.another().is_none());
+        assert_eq!(events.split_off(1), vec![2, 3]);
+        assert_eq!(events.into_iter().collect::<Vec<_>>(), [1]);
+    }
+}

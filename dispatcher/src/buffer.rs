@@ -21,6 +21,9 @@ pub enum Keep {
     /// The newest: the oldest are dropped, one for one. The default, as in GenStage.
     #[default]
     Last,
+    /// All of them: when there is no room, whoever fills the buffer fails. (A [`Buffer`] by itself then keeps the
+    /// first, and tells how many did not fit.)
+    Fail,
 }
 
 impl<T> Buffer<T> {
@@ -40,7 +43,7 @@ impl<T> Buffer<T> {
         }
         let excess = (self.events.len() + events.len()).saturating_sub(self.capacity);
         match self.keep {
-            Keep::First => events.truncate(events.len() - excess),
+            Keep::First | Keep::Fail => events.truncate(events.len() - excess),
             Keep::Last => {
                 let old = excess.min(self.events.len());
                 self.events.drain(..old);
@@ -64,6 +67,16 @@ impl<T> Buffer<T> {
     pub fn put_back(&mut self, events: &mut VecDeque<T>) {
         events.append(&mut self.events);
         std::mem::swap(&mut self.events, events);
+    }
+
+    /// How many events fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Which end survives.
+    pub fn keep(&self) -> Keep {
+        self.keep
     }
 
     /// The number of events.

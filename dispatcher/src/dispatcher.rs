@@ -33,6 +33,11 @@ pub trait Dispatcher<T>: Send {
     /// [`Refused`] when this subscriber cannot be served; it is then told so, and nothing has changed.
     fn subscribe(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused>;
 
+    /// Whether a consumer may hold one subscription only: with a broadcast, a second one would give it every event twice.
+    fn takes_a_consumer_once(&self) -> bool {
+        false
+    }
+
     /// A subscriber asks for `demand` more events. What the dispatcher holds for it goes to `deliveries`.
     ///
     /// An unknown subscriber is ignored: asking after a cancel does nothing (Reactive Streams 3.6).

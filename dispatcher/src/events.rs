@@ -16,22 +16,46 @@ enum Inner<T> {
 }
 
 struct Shared<T> {
-    events: Arc<Vec<T>>,
+    events: Arc<dyn Holder<T>>,
     /// This batch is `events[from..to]`.
     from: usize,
     to: usize,
-    /// Known where the batch was shared, so that nobody else needs to know that the events can be cloned.
-    clone: fn(&T) -> T,
+}
+
+/// Holds events that can be shared between threads, which is known only where they were shared.
+trait Holder<T>: Send + Sync {
+    fn events(&self) -> &[T];
+    /// Events `from..to`: moved if nobody else holds them, else cloned.
+    fn take(self: Arc<Self>, from: usize, to: usize) -> Vec<T>;
+}
+
+struct Held<T>(Vec<T>);
+
+impl<T: Clone + Send + Sync> Holder<T> for Held<T> {
+    fn events(&self) -> &[T] {
+        &self.0
+    }
+
+    fn take(self: Arc<Self>, from: usize, to: usize) -> Vec<T> {
+        match Arc::try_unwrap(self) {
+            Ok(Self(mut events)) => {
+                events.truncate(to);
+                events.drain(..from);
+                events
+            }
+            Err(shared) => shared.0[from..to].to_vec(),
+        }
+    }
 }
 
 impl<T> Events<T> {
-    /// A batch that may be cloned without cloning its events.
+    /// A batch of which [`another`](Self::another) handle can be had.
     pub fn share(events: Vec<T>) -> Self
     where
-        T: Clone,
+        T: Clone + Send + Sync + 'static,
     {
         let to = events.len();
-        Self(Inner::Shared(Shared { events: Arc::new(events), from: 0, to, clone: T::clone }))
+        Self(Inner::Shared(Shared { events: Arc::new(Held(events)), from: 0, to }))
     }
 
     /// Another handle to the same events; `None` if they are not shared.
@@ -65,21 +89,14 @@ impl<T> Events<T> {
     pub fn into_vec(self) -> Vec<T> {
         match self.0 {
             Inner::Owned(events) => events,
-            Inner::Shared(Shared { events, from, to, clone }) => match Arc::try_unwrap(events) {
-                Ok(mut events) => {
-                    events.truncate(to);
-                    events.drain(..from);
-                    events
-                }
-                Err(events) => events[from..to].iter().map(clone).collect(),
-            },
+            Inner::Shared(Shared { events, from, to }) => events.take(from, to),
         }
     }
 }
 
 impl<T> Shared<T> {
     fn another(&self) -> Self {
-        Self { events: Arc::clone(&self.events), from: self.from, to: self.to, clone: self.clone }
+        Self { events: Arc::clone(&self.events), from: self.from, to: self.to }
     }
 }
 
@@ -95,7 +112,7 @@ impl<T> Deref for Events<T> {
     fn deref(&self) -> &[T] {
         match &self.0 {
             Inner::Owned(events) => events,
-            Inner::Shared(shared) => &shared.events[shared.from..shared.to],
+            Inner::Shared(shared) => &shared.events.events()[shared.from..shared.to],
         }
     }
 }

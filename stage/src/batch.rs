@@ -3,20 +3,20 @@
 use std::fmt;
 use std::ops::Deref;
 
-use aqueduct_dispatcher::{Attempt, SubscriptionId};
+use aqueduct_dispatcher::{Attempt, Events, SubscriptionId};
 
 /// Events handed to a consumer, all from one subscription and in the order in which they were emitted.
 ///
-/// At most `max - min` of the subscription's window, and at least one. It reads as a slice; iterating by value moves
-/// the events out.
+/// At most `max - min` of the subscription's window, and at least one (with manual demand: whatever came, even nothing).
+/// It reads as a slice; iterating by value moves the events out, or clones them where a broadcast shares them.
 pub struct Batch<T> {
-    events: Vec<T>,
+    events: Events<T>,
     from: SubscriptionId,
     attempt: Attempt,
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn new(events: Vec<T>, from: SubscriptionId, attempt: Attempt) -> Self {
+    pub(crate) fn new(events: Events<T>, from: SubscriptionId, attempt: Attempt) -> Self {
         Self { events, from, attempt }
     }
 
@@ -32,7 +32,7 @@ impl<T> Batch<T> {
 
     /// The events as a vector.
     pub fn into_vec(self) -> Vec<T> {
-        self.events
+        self.events.into_vec()
     }
 }
 
@@ -64,6 +64,6 @@ impl<'a, T> IntoIterator for &'a Batch<T> {
 
 impl<T: fmt::Debug> fmt::Debug for Batch<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
+        self.events.fmt(f)
     }
 }

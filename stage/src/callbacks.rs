@@ -8,12 +8,13 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
-use crate::{Batch, BoxFuture, Consumer, Cx, Exit, Failure, FailureKind, Never, Producer, ProducerConsumer, Result};
+use crate::{
+    Batch, BoxFuture, Consumer, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Never, Producer,
+    ProducerConsumer, Result,
+};
 
 /// What the driver calls. A stage answers those that belong to its role.
 pub(crate) trait Callbacks<I, O>: Send {
-    fn role(&self) -> Role;
-
     fn handle_demand<'a>(&'a mut self, demand: usize, cx: &'a mut Cx<'_, O>) -> BoxFuture<'a, Result> {
         let _ = (demand, cx);
         Box::pin(async { Ok(()) })
@@ -29,7 +30,24 @@ pub(crate) trait Callbacks<I, O>: Send {
         Box::pin(async { Ok(()) })
     }
 
+    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, O>) -> BoxFuture<'a, Result<Mode>>;
+
+    fn handle_cancel<'a>(
+        &'a mut self,
+        edge: &'a Edge,
+        cause: &'a EndCause,
+        cx: &'a mut Cx<'_, O>,
+    ) -> BoxFuture<'a, Result>;
+
+    fn handle_discarded(&mut self, events: usize) -> bool {
+        let _ = events;
+        true
+    }
+
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a>;
+
+    /// The user's stage itself, for messages.
+    fn stage(&mut self) -> &mut (dyn Any + Send);
 }
 
 /// The three kinds of stages.
@@ -44,16 +62,33 @@ pub(crate) enum Role {
 pub(crate) struct ProducerCallbacks<P>(pub(crate) P);
 
 impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
-    fn role(&self) -> Role {
-        Role::Producer
-    }
-
     fn handle_demand<'a>(&'a mut self, demand: usize, cx: &'a mut Cx<'_, P::Out>) -> BoxFuture<'a, Result> {
         Box::pin(self.0.handle_demand(demand, cx))
     }
 
+    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, P::Out>) -> BoxFuture<'a, Result<Mode>> {
+        Box::pin(async move { self.0.handle_subscribe(edge, cx).await.map(|()| Mode::Automatic) })
+    }
+
+    fn handle_cancel<'a>(
+        &'a mut self,
+        edge: &'a Edge,
+        cause: &'a EndCause,
+        cx: &'a mut Cx<'_, P::Out>,
+    ) -> BoxFuture<'a, Result> {
+        Box::pin(self.0.handle_cancel(edge, cause, cx))
+    }
+
+    fn handle_discarded(&mut self, events: usize) -> bool {
+        self.0.handle_discarded(events)
+    }
+
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
         Box::pin(self.0.terminate(exit))
+    }
+
+    fn stage(&mut self) -> &mut (dyn Any + Send) {
+        &mut self.0
     }
 }
 
@@ -61,10 +96,6 @@ impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
 pub(crate) struct ProducerConsumerCallbacks<S>(pub(crate) S);
 
 impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks<S> {
-    fn role(&self) -> Role {
-        Role::ProducerConsumer
-    }
-
     fn handle_events<'a>(&'a mut self, events: Batch<S::In>, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result> {
         Box::pin(self.0.handle_events(events, cx))
     }
@@ -73,8 +104,29 @@ impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks
         Box::pin(self.0.handle_end(cx))
     }
 
+    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result<Mode>> {
+        Box::pin(self.0.handle_subscribe(edge, cx))
+    }
+
+    fn handle_cancel<'a>(
+        &'a mut self,
+        edge: &'a Edge,
+        cause: &'a EndCause,
+        cx: &'a mut Cx<'_, S::Out>,
+    ) -> BoxFuture<'a, Result> {
+        Box::pin(self.0.handle_cancel(edge, cause, cx))
+    }
+
+    fn handle_discarded(&mut self, events: usize) -> bool {
+        self.0.handle_discarded(events)
+    }
+
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
         Box::pin(self.0.terminate(exit))
+    }
+
+    fn stage(&mut self) -> &mut (dyn Any + Send) {
+        &mut self.0
     }
 }
 
@@ -82,10 +134,6 @@ impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks
 pub(crate) struct ConsumerCallbacks<C>(pub(crate) C);
 
 impl<C: Consumer> Callbacks<C::In, Never> for ConsumerCallbacks<C> {
-    fn role(&self) -> Role {
-        Role::Consumer
-    }
-
     fn handle_events<'a>(&'a mut self, events: Batch<C::In>, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result> {
         Box::pin(self.0.handle_events(events, cx))
     }
@@ -94,8 +142,25 @@ impl<C: Consumer> Callbacks<C::In, Never> for ConsumerCallbacks<C> {
         Box::pin(self.0.handle_end(cx))
     }
 
+    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result<Mode>> {
+        Box::pin(self.0.handle_subscribe(edge, cx))
+    }
+
+    fn handle_cancel<'a>(
+        &'a mut self,
+        edge: &'a Edge,
+        cause: &'a EndCause,
+        cx: &'a mut Cx<'_>,
+    ) -> BoxFuture<'a, Result> {
+        Box::pin(self.0.handle_cancel(edge, cause, cx))
+    }
+
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
         Box::pin(self.0.terminate(exit))
+    }
+
+    fn stage(&mut self) -> &mut (dyn Any + Send) {
+        &mut self.0
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::{Batch, Cx, Exit, Result};
+use crate::{Batch, Cx, Edge, EndCause, Exit, Mode, Result};
 
 /// A stage that asks for events and handles them.
 ///
@@ -57,6 +57,26 @@ pub trait Consumer: Send + 'static {
     /// As for [`handle_events`](Self::handle_events).
     fn handle_end(&mut self, cx: &mut Cx<'_>) -> impl Future<Output = Result> + Send {
         let _ = cx;
+        async { Ok(()) }
+    }
+
+    /// Called when a subscription to a producer is made, before anything is asked for. The answer says who asks.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_>) -> impl Future<Output = Result<Mode>> + Send {
+        let _ = (edge, cx);
+        async { Ok(Mode::Automatic) }
+    }
+
+    /// Called when a subscription has ended, before what that means for the stage is carried out.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    fn handle_cancel(&mut self, edge: &Edge, cause: &EndCause, cx: &mut Cx<'_>) -> impl Future<Output = Result> + Send {
+        let _ = (edge, cause, cx);
         async { Ok(()) }
     }
 

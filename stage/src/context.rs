@@ -1,27 +1,42 @@
 //! [`Cx`]: what a callback may do besides touching its own state.
 
+use std::any::Any;
 use std::fmt;
 
-use aqueduct_dispatcher::Demand;
+use aqueduct_dispatcher::{Demand, SubscriptionId};
 
-use crate::Exit;
+use crate::{Exit, StageRef};
 
 /// The output of a stage that has none: there are no values of it, so a consumer cannot emit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Never {}
 
-/// Handed to every callback: emits events, tells the open demand, ends the stage.
+/// Handed to every callback: emits events, tells the open demand, asks, cancels, ends the stage.
 ///
 /// What is emitted leaves when the callback returns. If the callback fails, what it emitted before is dropped with it.
 pub struct Cx<'a, O = Never> {
     out: &'a mut Vec<O>,
     demand: Demand,
-    stop: &'a mut Option<Exit>,
+    wishes: &'a mut Wishes,
+    stage_ref: &'a (dyn Any + Send + Sync),
+}
+
+/// What a callback asked for, besides emitting.
+#[derive(Debug, Default)]
+pub(crate) struct Wishes {
+    pub(crate) stop: Option<Exit>,
+    pub(crate) asks: Vec<(SubscriptionId, Demand)>,
+    pub(crate) cancels: Vec<(SubscriptionId, Exit)>,
 }
 
 impl<'a, O> Cx<'a, O> {
-    pub(crate) fn new(out: &'a mut Vec<O>, demand: Demand, stop: &'a mut Option<Exit>) -> Self {
-        Self { out, demand, stop }
+    pub(crate) fn new(
+        out: &'a mut Vec<O>,
+        demand: Demand,
+        wishes: &'a mut Wishes,
+        stage_ref: &'a (dyn Any + Send + Sync),
+    ) -> Self {
+        Self { out, demand, wishes, stage_ref }
     }
 
     /// Emits one event.
@@ -44,13 +59,45 @@ impl<'a, O> Cx<'a, O> {
         self.demand.saturating_sub(Demand::from(self.out.len())).as_len()
     }
 
+    /// Asks the producer of a subscription in [manual mode](crate::Mode::Manual) for `events` more. 0 does nothing, and
+    /// so does asking through a subscription that has ended or is automatic.
+    pub fn ask(&mut self, id: SubscriptionId, events: usize) {
+        if events > 0 {
+            self.wishes.asks.push((id, Demand::from(events)));
+        }
+    }
+
+    /// Ends a subscription of this stage, on either side. What that means for the consumer depends on its
+    /// [`Cancel`](crate::Cancel) policy.
+    pub fn cancel(&mut self, id: SubscriptionId, reason: Exit) {
+        self.wishes.cancels.push((id, reason));
+    }
+
     /// Ends the stage after this callback.
     ///
     /// With [`Exit::Normal`] everything emitted so far is delivered first: a producer says so when its source is
     /// exhausted, and its consumers then end in their turn. With another exit the stage ends at once, and what is in
     /// its buffer is dropped. The first call counts.
     pub fn stop(&mut self, exit: Exit) {
-        self.stop.get_or_insert(exit);
+        self.wishes.stop.get_or_insert(exit);
+    }
+
+    /// The reference to this very instance of the stage, to send itself messages: `cx.stage_ref::<Self>()`.
+    ///
+    /// # Panics
+    ///
+    /// If `S` is not the type of this stage.
+    #[track_caller]
+    pub fn stage_ref<S: 'static>(&self) -> StageRef<S, O>
+    where
+        O: Send + 'static,
+    {
+        match self.stage_ref.downcast_ref::<StageRef<S, O>>() {
+            Some(stage) => stage.clone(),
+            None => {
+                panic!("`{}` is not the type of this stage: write `stage_ref::<Self>()`", std::any::type_name::<S>())
+            }
+        }
     }
 }
 

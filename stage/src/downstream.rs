@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use aqueduct_dispatcher::{Attempt, Buffer, Deliveries, Delivery, Demand, Dispatcher, Refused, SubscriptionId};
+use aqueduct_dispatcher::{
+    Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Keep, Marker, Refused,
+    SubscriptionId, Window,
+};
+
+use crate::{ConsumerId, DemandMode, Edge, Peer};
 
 /// The producing half of a stage.
 ///
@@ -14,75 +19,145 @@ pub(crate) struct Downstream<T> {
     /// Events that were given back, in groups of one attempt; older than everything in the buffer.
     returned: VecDeque<(Attempt, VecDeque<T>)>,
     buffer: Buffer<T>,
-    /// What each subscriber has asked for in all.
-    asked: BTreeMap<SubscriptionId, Demand>,
+    /// How many events have ever entered the buffer, and how many have left it: places in it are counted so.
+    entered: u64,
+    left: u64,
+    /// What waits for a place in the buffer to be left: in the order of places.
+    markers: VecDeque<(u64, Marker)>,
+    next_marker: u64,
+    subscribers: BTreeMap<SubscriptionId, Subscribed>,
     /// Asked of the callback, and not emitted yet.
     owed: Demand,
     deliveries: Deliveries<T>,
     /// Empty between calls; kept for its memory.
     scratch: VecDeque<T>,
+    mode: DemandMode,
+    /// Asks that came while nothing was passed on: each is answered by itself later, never their sum (a producer can
+    /// ramp up). The latest of a subscriber replaces the one before beyond a bound.
+    kept: VecDeque<(SubscriptionId, Demand)>,
     /// How many subscribers there have been.
     seen: usize,
     /// Nothing is given out or asked for before so many have come; at least 1.
     awaited: usize,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Subscribed {
+    consumer: ConsumerId,
+    window: Window,
+    /// Asked for in all.
+    asked: Demand,
+}
+
 impl<T> Downstream<T> {
-    pub(crate) fn new(dispatcher: Box<dyn Dispatcher<T>>, buffer: Buffer<T>) -> Self {
+    pub(crate) fn new(dispatcher: Box<dyn Dispatcher<T>>, buffer: Buffer<T>, mode: DemandMode, awaited: usize) -> Self {
         Self {
             dispatcher,
             returned: VecDeque::new(),
             buffer,
-            asked: BTreeMap::new(),
+            entered: 0,
+            left: 0,
+            markers: VecDeque::new(),
+            next_marker: 0,
+            subscribers: BTreeMap::new(),
             owed: Demand::ZERO,
             deliveries: Deliveries::new(),
             scratch: VecDeque::new(),
+            mode,
+            kept: VecDeque::new(),
             seen: 0,
-            awaited: 1,
+            awaited: awaited.max(1),
         }
     }
 
-    /// Holds everything back until `subscribers` have come.
-    pub(crate) fn wait_for(&mut self, subscribers: usize) {
-        self.awaited = subscribers.max(1);
-    }
-
     /// Takes a subscriber in.
-    pub(crate) fn subscribe(&mut self, id: SubscriptionId) -> Result<(), Refused> {
-        self.dispatcher.subscribe(id)?;
-        self.asked.insert(id, Demand::ZERO);
+    pub(crate) fn subscribe(
+        &mut self,
+        id: SubscriptionId,
+        consumer: ConsumerId,
+        window: Window,
+        interest: Interest<T>,
+    ) -> Result<(), Refused> {
+        let again = self.subscribers.values().any(|subscribed| subscribed.consumer == consumer);
+        if again && self.dispatcher.takes_a_consumer_once() {
+            return Err(Refused::AlreadySubscribed);
+        }
+        self.dispatcher.subscribe(id, interest)?;
+        self.subscribers.insert(id, Subscribed { consumer, window, asked: Demand::ZERO });
         self.seen += 1;
         Ok(())
     }
 
     /// A subscriber allows `up_to` events in all.
     pub(crate) fn ask(&mut self, id: SubscriptionId, up_to: Demand) {
-        let Some(asked) = self.asked.get_mut(&id) else { return };
-        let more = up_to.saturating_sub(*asked);
-        if !more.is_zero() {
-            *asked = up_to;
-            self.dispatcher.ask(id, more, &mut self.deliveries);
+        if !self.is_holding_back() && self.kept.is_empty() {
+            self.pass_on(id, up_to);
+        } else if self.subscribers.contains_key(&id) {
+            if self.kept.len() >= KEPT_ASKS
+                && let Some((_, kept)) = self.kept.iter_mut().rev().find(|(other, _)| *other == id)
+            {
+                *kept = up_to.max(*kept);
+            } else {
+                self.kept.push_back((id, up_to));
+            }
         }
     }
 
-    /// A subscriber leaves; `false` if it was not there.
-    pub(crate) fn cancel(&mut self, id: SubscriptionId) -> bool {
-        let known = self.asked.remove(&id).is_some();
-        if known {
-            self.dispatcher.cancel(id);
+    /// A subscriber leaves; nothing if it was not there.
+    pub(crate) fn cancel(&mut self, id: SubscriptionId) -> Option<Edge> {
+        let edge = self.edge(id)?;
+        self.subscribers.remove(&id);
+        self.kept.retain(|(other, _)| *other != id);
+        self.dispatcher.cancel(id);
+        Some(edge)
+    }
+
+    /// As [`cancel`](Self::cancel), and takes back what the subscriber did not finish, oldest first.
+    pub(crate) fn leave(&mut self, id: SubscriptionId, unfinished: Vec<(Events<T>, Attempt)>) -> Option<Edge> {
+        let lane = self.dispatcher.lane(id);
+        let edge = self.cancel(id)?;
+        // The last first: each comes to stand before the one behind it.
+        for (events, attempt) in unfinished.into_iter().rev() {
+            let mut events = VecDeque::from(events.into_vec());
+            self.dispatcher.give_back(lane, &mut events, attempt, &mut self.deliveries);
+            if !events.is_empty() {
+                self.returned.push_front((attempt, events));
+            }
         }
-        known
+        Some(edge)
+    }
+
+    /// What callbacks are told of a subscription.
+    pub(crate) fn edge(&self, id: SubscriptionId) -> Option<Edge> {
+        let Subscribed { window, .. } = *self.subscribers.get(&id)?;
+        Some(Edge { id, peer: Peer::Consumer, window, cancel: Cancel::default() })
+    }
+
+    /// Passes demand on, or keeps it.
+    pub(crate) fn set_mode(&mut self, mode: DemandMode) {
+        self.mode = mode;
+    }
+
+    pub(crate) fn mode(&self) -> DemandMode {
+        self.mode
     }
 
     /// Serves what waits here, and returns what to ask of the callback: what is wanted beyond what it owes already.
+    /// While demand was kept, each ask is answered by a call of its own: call again until it returns zero.
     pub(crate) fn pull(&mut self) -> Demand {
         if self.is_holding_back() {
             return Demand::ZERO;
         }
-        self.serve_waiting();
-        let more = self.dispatcher.demand().saturating_sub(self.owed);
-        self.owed.add(more);
-        more
+        loop {
+            self.serve_waiting();
+            let more = self.dispatcher.demand().saturating_sub(self.owed);
+            if !more.is_zero() {
+                self.owed.add(more);
+                return more;
+            }
+            let Some((id, up_to)) = self.kept.pop_front() else { return Demand::ZERO };
+            self.pass_on(id, up_to);
+        }
     }
 
     /// What was asked of the callback and is still to come.
@@ -96,19 +171,43 @@ impl<T> Downstream<T> {
         self.owed = self.owed.saturating_sub(Demand::from(events.len()));
         debug_assert!(self.scratch.is_empty());
         self.scratch = VecDeque::from(std::mem::take(events));
-        if !self.is_holding_back() {
+        if !self.is_holding_back() && self.buffer.is_empty() && self.returned.is_empty() {
             self.dispatcher.dispatch(&mut self.scratch, Attempt::FIRST, &mut self.deliveries);
         }
-        let discarded = self.buffer.store(&mut self.scratch);
+        self.entered += self.scratch.len() as u64;
+        let dropped = self.buffer.store(&mut self.scratch);
+        match self.buffer.keep() {
+            Keep::First | Keep::Fail => self.entered -= dropped as u64,
+            Keep::Last => self.left += dropped as u64,
+        }
         // Hand the memory back for the next emission, unless it went to a subscriber.
         self.scratch.clear();
         *events = std::mem::take(&mut self.scratch).into();
-        discarded
+        self.pass_markers();
+        dropped
     }
 
-    /// The next batch to be sent.
-    pub(crate) fn next_delivery(&mut self) -> Option<Delivery<T>> {
-        self.deliveries.pop()
+    /// A marker behind everything that waits here now.
+    pub(crate) fn mark(&mut self) -> Marker {
+        let marker = Marker(self.next_marker);
+        self.next_marker += 1;
+        self.markers.push_back((self.entered, marker));
+        self.pass_markers();
+        marker
+    }
+
+    /// The next thing to be done.
+    pub(crate) fn next_decision(&mut self) -> Option<Decision<T>> {
+        let decision = self.deliveries.pop()?;
+        if let Decision::Fail(id, _) = &decision {
+            self.subscribers.remove(id);
+        }
+        Some(decision)
+    }
+
+    /// How many events the dispatcher discarded, and how many it could not dispatch, since this was called last.
+    pub(crate) fn take_counts(&mut self) -> (u64, u64) {
+        self.deliveries.take_counts()
     }
 
     /// Whether every event that was emitted has been delivered, to somebody: before the first subscriber came, nothing
@@ -119,17 +218,31 @@ impl<T> Downstream<T> {
 
     /// Whether there were subscribers and all of them have left.
     pub(crate) fn is_abandoned(&self) -> bool {
-        !self.is_holding_back() && self.asked.is_empty()
-    }
-
-    fn is_holding_back(&self) -> bool {
-        self.seen < self.awaited
+        self.seen >= self.awaited && self.subscribers.is_empty()
     }
 
     /// How many events wait for demand.
     pub(crate) fn waiting(&self) -> usize {
         let returned: usize = self.returned.iter().map(|(_, events)| events.len()).sum();
         returned + self.buffer.len() + self.dispatcher.held()
+    }
+
+    /// What subscribers have asked for and not been given.
+    pub(crate) fn demand(&self) -> Demand {
+        self.dispatcher.demand()
+    }
+
+    fn is_holding_back(&self) -> bool {
+        self.mode == DemandMode::Accumulate || self.seen < self.awaited
+    }
+
+    fn pass_on(&mut self, id: SubscriptionId, up_to: Demand) {
+        let Some(Subscribed { asked, .. }) = self.subscribers.get_mut(&id) else { return };
+        let more = up_to.saturating_sub(*asked);
+        if !more.is_zero() {
+            *asked = up_to;
+            self.dispatcher.ask(id, more, &mut self.deliveries);
+        }
     }
 
     /// Gives out what waits, oldest first, as far as there is demand.
@@ -142,8 +255,14 @@ impl<T> Downstream<T> {
             self.returned.pop_front();
         }
         while !self.buffer.is_empty() && !self.dispatcher.demand().is_zero() {
-            self.buffer.take(self.dispatcher.demand().as_len(), &mut self.scratch);
+            // A marker keeps its place: what stands behind it is given out after it was passed.
+            let place = self.markers.front().map_or(u64::MAX, |(place, _)| place - self.left);
+            let count = self.dispatcher.demand().as_len().min(usize::try_from(place).unwrap_or(usize::MAX));
+            self.buffer.take(count, &mut self.scratch);
+            let taken = self.scratch.len();
             self.dispatcher.dispatch(&mut self.scratch, Attempt::FIRST, &mut self.deliveries);
+            self.left += (taken - self.scratch.len()) as u64;
+            self.pass_markers();
             if !self.scratch.is_empty() {
                 self.buffer.put_back(&mut self.scratch);
                 self.scratch.clear();
@@ -151,7 +270,18 @@ impl<T> Downstream<T> {
             }
         }
     }
+
+    /// Lets the markers through whose place has been reached.
+    fn pass_markers(&mut self) {
+        while let Some((_, marker)) = self.markers.pop_front_if(|(place, _)| *place <= self.left) {
+            self.dispatcher.info(marker, &mut self.deliveries);
+        }
+    }
 }
+
+/// How many asks are kept apart while demand accumulates. Enough for the first asks of as many consumers; a consumer
+/// that goes on asking is remembered by its latest.
+const KEPT_ASKS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
@@ -160,12 +290,12 @@ mod tests {
     use super::*;
 
     fn downstream(capacity: usize, keep: Keep) -> Downstream<u32> {
-        Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(capacity, keep))
+        Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(capacity, keep), DemandMode::Forward, 1)
     }
 
     fn subscriber(downstream: &mut Downstream<u32>) -> SubscriptionId {
         let id = SubscriptionId::new();
-        downstream.subscribe(id).expect("a new one");
+        downstream.subscribe(id, ConsumerId::new(), Window::NEAR, Interest::ALL).expect("a new one");
         id
     }
 
@@ -176,7 +306,13 @@ mod tests {
     }
 
     fn sent(downstream: &mut Downstream<u32>) -> Vec<Vec<u32>> {
-        std::iter::from_fn(|| downstream.next_delivery()).map(|d| d.events).collect()
+        let decisions = std::iter::from_fn(|| downstream.next_decision());
+        decisions
+            .filter_map(|decision| match decision {
+                Decision::Deliver(delivery) => Some(delivery.events.into_vec()),
+                _ => None,
+            })
+            .collect()
     }
 
     fn emit(downstream: &mut Downstream<u32>, events: impl IntoIterator<Item = u32>) -> usize {
@@ -207,7 +343,7 @@ mod tests {
         let mut down = downstream(10, Keep::Last);
         let first = subscriber(&mut down);
         assert_eq!(ask(&mut down, first, 10), 10);
-        assert!(down.cancel(first));
+        assert!(down.cancel(first).is_some());
         let second = subscriber(&mut down);
         assert_eq!(ask(&mut down, second, 5), 0, "ten are on their way");
         emit(&mut down, 0..10);
@@ -239,14 +375,15 @@ mod tests {
 
     #[test]
     fn nothing_moves_before_the_awaited_subscribers_have_come() {
-        let mut down = downstream(10, Keep::Last);
-        down.wait_for(2);
+        let mut down =
+            Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(10, Keep::Last), DemandMode::Forward, 2);
         let first = subscriber(&mut down);
         assert_eq!(ask(&mut down, first, 4), 0);
         emit(&mut down, 0..2);
         assert!(sent(&mut down).is_empty() && !down.is_delivered());
         let second = subscriber(&mut down);
-        assert_eq!(ask(&mut down, second, 3), 5, "two of the seven are here");
+        assert_eq!(ask(&mut down, second, 3), 2, "two of the first four are here");
+        assert_eq!(down.pull(), Demand::new(3), "each ask is answered by itself");
         assert_eq!(sent(&mut down), [vec![0, 1]]);
     }
 
@@ -256,7 +393,7 @@ mod tests {
         let id = subscriber(&mut down);
         assert!(!down.is_abandoned());
         assert_eq!(ask(&mut down, id, 4), 4);
-        assert_eq!((down.cancel(id), down.cancel(id)), (true, false));
+        assert!(down.cancel(id).is_some() && down.cancel(id).is_none());
         assert_eq!(ask(&mut down, id, 8), 0);
         emit(&mut down, 0..2);
         assert!(sent(&mut down).is_empty() && down.is_abandoned() && !down.is_delivered());

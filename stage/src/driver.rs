@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use aqueduct_dispatcher::{Attempt, SubscriptionId};
+use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::callbacks::{Callbacks, Role, guarded};
+use crate::context::Wishes;
 use crate::downstream::Downstream;
-use crate::ending::{Counts, Ending};
-use crate::mailbox::Message;
+use crate::ending::Ending;
+use crate::handle::{Letter, Post, Status};
+use crate::mailbox::{Message, Opening};
 use crate::upstream::{AfterEnd, Piece, Upstream};
-use crate::{Batch, Cx, EndCause, Exit, Failure, FailureKind, Publisher, Subscriber, Subscription};
+use crate::{Batch, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Peer, Publisher, Subscriber, Subscription};
 
 /// Everything a running stage owns.
 ///
@@ -21,35 +25,45 @@ pub(crate) struct Driver<I, O> {
     ending: Ending<I, O>,
     role: Role,
     callbacks: Box<dyn Callbacks<I, O>>,
+    stage_ref: Arc<dyn std::any::Any + Send + Sync>,
+    wishes: Wishes,
 
     upstream: Upstream,
-    publishers: BTreeMap<SubscriptionId, Edge>,
+    publishers: BTreeMap<SubscriptionId, Producer<I>>,
     /// A producer-consumer's in-queue: worked off only while there is demand.
-    arrivals: VecDeque<Arrival<I>>,
+    arrivals: VecDeque<Arrival<I, O>>,
     pieces: VecDeque<Piece>,
+    /// What is being handled, if it is to be handed back should the stage fail: the batch, and what is behind it.
+    in_hand: Option<(SubscriptionId, VecDeque<Events<I>>, Attempt)>,
 
     downstream: Downstream<O>,
+    keep: Keep,
     subscribers: BTreeMap<SubscriptionId, Arc<dyn Subscriber<O>>>,
     out: Vec<O>,
+    /// Infos that wait for their place in the buffer.
+    marked: BTreeMap<Marker, Box<dyn Letter<O>>>,
+    /// Infos whose turn has come.
+    due: VecDeque<Box<dyn Letter<O>>>,
 
     state: State,
     /// End as soon as there is nothing left to do.
     completing: bool,
-    counts: Counts,
 }
 
 /// A producer this stage is subscribed to.
-struct Edge {
+struct Producer<I> {
     /// What it is called, for reports.
-    to: String,
+    name: String,
     /// There once the subscription is made.
-    publisher: Option<Arc<dyn Publisher>>,
+    publisher: Option<Arc<dyn Publisher<I>>>,
+    keep: Option<fn(Events<I>) -> Events<I>>,
 }
 
 /// Something that keeps its place in a producer-consumer's in-queue.
-enum Arrival<I> {
-    Events(SubscriptionId, Vec<I>, Attempt),
+enum Arrival<I, O> {
+    Events(SubscriptionId, Events<I>, Attempt),
     Ended(SubscriptionId, EndCause),
+    Info(Box<dyn Letter<O>>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,45 +78,83 @@ enum State {
 /// `Break` carries the reason for which the stage ends.
 type Flow = ControlFlow<Exit>;
 
+/// Calls a callback with everything that it may touch, and turns its failure into the end of the stage.
+macro_rules! callback {
+    ($driver:ident, |$callbacks:ident, $cx:ident| $call:expr) => {{
+        let mut $cx = Cx::new(&mut $driver.out, $driver.downstream.owed(), &mut $driver.wishes, &*$driver.stage_ref);
+        let $callbacks = &mut $driver.callbacks;
+        match guarded(&$driver.ending.stage, $call).await {
+            Ok(answer) => {
+                $driver.after_callback()?;
+                answer
+            }
+            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+        }
+    }};
+}
+
 impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
-    pub(crate) fn new(ending: Ending<I, O>, callbacks: Box<dyn Callbacks<I, O>>, downstream: Downstream<O>) -> Self {
+    pub(crate) fn new(
+        ending: Ending<I, O>,
+        role: Role,
+        callbacks: Box<dyn Callbacks<I, O>>,
+        stage_ref: Arc<dyn std::any::Any + Send + Sync>,
+        downstream: Downstream<O>,
+        keep: Keep,
+    ) -> Self {
         Self {
             ending,
-            role: callbacks.role(),
+            role,
             callbacks,
+            stage_ref,
+            wishes: Wishes::default(),
             upstream: Upstream::default(),
             publishers: BTreeMap::new(),
             arrivals: VecDeque::new(),
             pieces: VecDeque::new(),
+            in_hand: None,
             downstream,
+            keep,
             subscribers: BTreeMap::new(),
             out: Vec::new(),
+            marked: BTreeMap::new(),
+            due: VecDeque::new(),
             state: State::Running,
             completing: false,
-            counts: Counts::default(),
         }
     }
 
     /// Runs the stage to its end.
     pub(crate) async fn run(mut self) {
-        tracing::debug!(stage = self.ending.stage, role = ?self.role, "stage started");
-        let exit = self.serve().await;
-        let exit = self.terminate(exit).await;
-        self.end(exit);
+        let span = tracing::info_span!("stage.run", stage = &*self.ending.stage, role = ?self.role);
+        async {
+            let exit = self.serve().await;
+            let exit = self.terminate(exit).await;
+            self.end(exit);
+        }
+        .instrument(span)
+        .await;
     }
 
     async fn serve(&mut self) -> Exit {
         let mailbox = Arc::clone(&self.ending.mailbox);
         let mut received = VecDeque::new();
         loop {
-            mailbox.receive(&mut received).await;
+            mailbox.take(&mut received);
+            if received.is_empty() {
+                self.show();
+                let start = Instant::now();
+                mailbox.arrived().await;
+                self.ending.counters.waited(start, self.is_blocked());
+                continue;
+            }
             while let Some(message) = received.pop_front() {
                 let flow = match self.handle(message).await {
                     ControlFlow::Continue(()) => self.settle().await,
                     stop => stop,
                 };
                 if let ControlFlow::Break(exit) = flow {
-                    received.into_iter().for_each(|message| self.ending.decline(message));
+                    self.give_up(received);
                     return exit;
                 }
             }
@@ -120,31 +172,35 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 self.on_demand().await
             }
             Message::Subscribe(subscription) => self.on_subscribe(subscription).await,
-            Message::Cancel(id, reason) => self.on_cancel(id, reason).await,
-            Message::Opening { id, to, window, cancel } => {
+            Message::Leave(id, reason, unfinished) => {
+                let left = self.downstream.leave(id, unfinished);
+                self.on_left(left, reason).await
+            }
+            Message::Opening(Opening { id, to, window, cancel, keep }) => {
                 self.upstream.subscribe(id, window, cancel);
-                self.publishers.insert(id, Edge { to, publisher: None });
+                self.publishers.insert(id, Producer { name: to, publisher: None, keep });
                 ControlFlow::Continue(())
             }
-            Message::Opened(id, Ok(publisher)) => {
-                if let (Some(edge), Some(ask)) = (self.publishers.get_mut(&id), self.upstream.opened(id)) {
-                    publisher.ask(id, ask);
-                    edge.publisher = Some(publisher);
-                } else {
-                    publisher.cancel(id, Exit::Normal);
-                }
-                ControlFlow::Continue(())
-            }
+            Message::Opened(id, Ok(publisher)) => self.on_opened(id, publisher).await,
             Message::Opened(id, Err(error)) => {
-                let failure = Failure::new(&self.ending.stage, FailureKind::Subscribe, error.to_string());
+                let failure = Failure::new(&*self.ending.stage, FailureKind::Subscribe, error.to_string());
                 self.on_ended(id, EndCause::Down(Exit::Failed(failure))).await
             }
             Message::Ended(id, cause) => match self.role {
                 Role::Consumer => self.on_ended(id, cause).await,
                 _ => self.queue(Arrival::Ended(id, cause)).await,
             },
-            Message::WaitForSubscribers(subscribers) => {
-                self.downstream.wait_for(subscribers);
+            Message::Unsubscribe(id, reason, silently) => {
+                if silently {
+                    self.upstream.abandon(id);
+                }
+                self.cancel(id, reason).await
+            }
+            Message::Post(post) => self.on_post(post).await,
+            Message::Drain => {
+                if self.role == Role::Producer {
+                    self.exhaust();
+                }
                 ControlFlow::Continue(())
             }
             Message::Complete => {
@@ -155,68 +211,121 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
     }
 
+    async fn on_post(&mut self, post: Post<O>) -> Flow {
+        match post {
+            Post::Letter(_) | Post::Info(_) if self.state != State::Running => ControlFlow::Continue(()),
+            Post::Letter(letter) => self.open(letter).await,
+            Post::Info(letter) => match self.role {
+                Role::Consumer => self.open(letter).await,
+                _ => self.queue(Arrival::Info(letter)).await,
+            },
+            Post::Demand(mode) => {
+                self.downstream.set_mode(mode);
+                self.on_demand().await
+            }
+            Post::Status(reply) => {
+                let status = Status { buffered: self.downstream.waiting(), mode: self.downstream.mode() };
+                let _ = reply.send(status);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    async fn open(&mut self, letter: Box<dyn Letter<O>>) -> Flow {
+        let reply = callback!(self, |callbacks, cx| letter.open(callbacks.stage(), &mut cx));
+        reply();
+        ControlFlow::Continue(())
+    }
+
+    /// Handles the infos whose turn has come.
+    async fn open_due(&mut self) -> Flow {
+        while let Some(letter) = self.due.pop_front() {
+            self.open(letter).await?;
+        }
+        ControlFlow::Continue(())
+    }
+
     // The producing half.
 
     async fn on_subscribe(&mut self, subscription: Subscription<O>) -> Flow {
-        let Subscription { id, subscriber, .. } = subscription;
-        match self.downstream.subscribe(id) {
-            Ok(()) => {
-                tracing::debug!(stage = self.ending.stage, %id, "subscribed to");
+        let Subscription { id, consumer, options, interest, subscriber } = subscription;
+        let window = options.window_or(Window::NEAR);
+        match self.downstream.subscribe(id, consumer, window, interest) {
+            Ok(()) if self.state != State::Over => {
+                tracing::debug!(%id, "subscribed to");
                 self.subscribers.insert(id, subscriber);
+                if self.state == State::Running {
+                    let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
+                    callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+                }
                 self.on_demand().await
             }
+            Ok(()) => ControlFlow::Continue(()),
             Err(refused) => {
-                let failure = Failure::new(&self.ending.stage, FailureKind::Subscribe, refused.to_string());
+                let kind = match refused {
+                    aqueduct_dispatcher::Refused::AlreadySubscribed => FailureKind::AlreadySubscribed,
+                    _ => FailureKind::Subscribe,
+                };
+                let failure = Failure::new(&*self.ending.stage, kind, refused.to_string());
+                tracing::warn!(%failure, "subscription refused");
                 subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
                 ControlFlow::Continue(())
             }
         }
     }
 
-    async fn on_cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
-        // An unknown cancel needs no answer here: whoever knew of the edge has been told of its end.
-        if !self.downstream.cancel(id) {
-            return ControlFlow::Continue(());
+    async fn on_left(&mut self, left: Option<Edge>, reason: Exit) -> Flow {
+        // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
+        let Some(edge) = left else { return ControlFlow::Continue(()) };
+        tracing::debug!(id = %edge.id, %reason, "subscription cancelled");
+        let cause = EndCause::Cancelled(reason);
+        if let Some(subscriber) = self.subscribers.remove(&edge.id) {
+            subscriber.ended(edge.id, cause.clone());
         }
-        tracing::debug!(stage = self.ending.stage, %id, %reason, "subscription cancelled");
-        if let Some(subscriber) = self.subscribers.remove(&id) {
-            subscriber.ended(id, EndCause::Cancelled(reason));
+        if self.state == State::Running {
+            callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
         }
         self.on_demand().await
     }
 
     /// Demand may have changed: serves what waits, and asks the callback for the rest.
     async fn on_demand(&mut self) -> Flow {
-        let demand = self.downstream.pull();
-        self.send_deliveries();
-        if demand.is_zero() || self.state != State::Running {
-            return ControlFlow::Continue(());
-        }
-        match self.role {
-            Role::Producer => {
-                let mut stop = None;
-                let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut stop);
-                let result = guarded(&self.ending.stage, self.callbacks.handle_demand(demand.as_len(), &mut cx)).await;
-                self.after_callback(result, stop)
+        loop {
+            let demand = self.downstream.pull();
+            self.carry_out();
+            self.open_due().await?;
+            if self.state != State::Running || demand.is_zero() {
+                return ControlFlow::Continue(());
             }
-            _ => self.work_off().await,
+            if self.role != Role::Producer {
+                self.work_off().await?;
+                continue;
+            }
+            callback!(self, |callbacks, cx| callbacks.handle_demand(demand.as_len(), &mut cx));
+            // If nobody wanted what was emitted, it is asked for again: after whatever else has arrived.
+            tokio::task::consume_budget().await;
         }
     }
 
     /// Sends what a callback emitted, and does what it asked for.
-    fn after_callback(&mut self, result: Result<(), Failure>, stop: Option<Exit>) -> Flow {
-        if let Err(failure) = result {
-            return ControlFlow::Break(Exit::Failed(failure));
-        }
+    fn after_callback(&mut self) -> Flow {
         if !self.out.is_empty() {
             let discarded = self.downstream.emit(&mut self.out);
             if discarded > 0 {
-                self.counts.discarded += discarded as u64;
-                tracing::warn!(stage = self.ending.stage, discarded, "buffer is full: events were dropped");
+                self.on_overflow(discarded)?;
             }
-            self.send_deliveries();
+            self.carry_out();
         }
-        match stop {
+        for (id, more) in std::mem::take(&mut self.wishes.asks) {
+            if let Some(up_to) = self.upstream.ask(id, more) {
+                self.ask(id, up_to);
+            }
+        }
+        for (id, reason) in std::mem::take(&mut self.wishes.cancels) {
+            // Handled when its turn comes, like any cancel: a callback is not called within another.
+            let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, false));
+        }
+        match self.wishes.stop.take() {
             None => {}
             Some(Exit::Normal) if self.role != Role::Consumer => self.exhaust(),
             Some(exit) => return ControlFlow::Break(exit),
@@ -224,44 +333,121 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         ControlFlow::Continue(())
     }
 
-    fn send_deliveries(&mut self) {
-        while let Some(delivery) = self.downstream.next_delivery() {
-            self.counts.events_out += delivery.events.len() as u64;
-            if let Some(subscriber) = self.subscribers.get(&delivery.to) {
-                subscriber.deliver(delivery.to, delivery.events, delivery.attempt);
+    fn on_overflow(&mut self, discarded: usize) -> Flow {
+        if self.keep == Keep::Fail {
+            let message = format!("{discarded} events more than the buffer holds");
+            return ControlFlow::Break(Exit::Failed(Failure::new(&*self.ending.stage, FailureKind::Overflow, message)));
+        }
+        self.ending.counters.discarded.add(discarded as u64);
+        if self.callbacks.handle_discarded(discarded) {
+            tracing::warn!(stage = &*self.ending.stage, discarded, "buffer is full: events were dropped");
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Does what the dispatcher has decided.
+    fn carry_out(&mut self) {
+        while let Some(decision) = self.downstream.next_decision() {
+            match decision {
+                Decision::Deliver(delivery) => {
+                    self.ending.counters.events_out.add(delivery.events.len() as u64);
+                    if let Some(subscriber) = self.subscribers.get(&delivery.to) {
+                        subscriber.deliver(delivery.to, delivery.events, delivery.attempt);
+                    }
+                }
+                Decision::Fail(id, why) => {
+                    let failure = Failure::new(&*self.ending.stage, FailureKind::Selector, why);
+                    tracing::warn!(%id, %failure, "subscription failed");
+                    if let Some(subscriber) = self.subscribers.remove(&id) {
+                        subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
+                    }
+                }
+                Decision::Pass(marker) => self.due.extend(self.marked.remove(&marker)),
             }
+        }
+        let (discarded, failed) = self.downstream.take_counts();
+        if discarded > 0 {
+            self.ending.counters.discarded.add(discarded);
+        }
+        if failed > 0 {
+            self.ending.counters.failed.add(failed);
+            tracing::warn!(stage = &*self.ending.stage, failed, "events could not be dispatched");
         }
     }
 
     // The consuming half.
 
-    /// A producer-consumer's arrivals keep their order, and wait for demand.
-    async fn queue(&mut self, arrival: Arrival<I>) -> Flow {
+    async fn on_opened(&mut self, id: SubscriptionId, publisher: Arc<dyn Publisher<I>>) -> Flow {
+        let (Some(producer), Some(edge)) = (self.publishers.get_mut(&id), self.upstream.edge(id)) else {
+            publisher.cancel(id, Exit::Normal);
+            return ControlFlow::Continue(());
+        };
+        producer.publisher = Some(publisher);
+        tracing::debug!(producer = producer.name, %id, "subscribed");
+        let mode: Mode = callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+        if let Some(up_to) = self.upstream.opened(id, mode) {
+            self.ask(id, up_to);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn ask(&self, id: SubscriptionId, up_to: Demand) {
+        if let Some(Producer { publisher: Some(publisher), .. }) = self.publishers.get(&id) {
+            publisher.ask(id, up_to);
+        }
+    }
+
+    /// Ends a subscription of this stage, on whichever side it is.
+    async fn cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
+        match self.publishers.get(&id) {
+            Some(Producer { publisher: Some(publisher), .. }) => {
+                publisher.cancel(id, reason);
+                ControlFlow::Continue(())
+            }
+            Some(_) => self.on_ended(id, EndCause::Cancelled(reason)).await,
+            None => {
+                let left = self.downstream.cancel(id);
+                self.on_left(left, reason).await
+            }
+        }
+    }
+
+    /// A producer-consumer's arrivals keep their order, and wait for demand. A producer has infos only.
+    async fn queue(&mut self, arrival: Arrival<I, O>) -> Flow {
         self.arrivals.push_back(arrival);
         self.work_off().await
     }
 
     async fn work_off(&mut self) -> Flow {
         while self.state == State::Running {
-            match self.arrivals.front() {
-                Some(Arrival::Events(..)) if self.downstream.owed().is_zero() => break,
-                Some(_) => {}
-                None => break,
+            if matches!(self.arrivals.front(), Some(Arrival::Events(..))) && self.downstream.owed().is_zero() {
+                // What was emitted may have found nobody who wants it.
+                if self.downstream.pull().is_zero() {
+                    self.carry_out();
+                    break;
+                }
+                self.carry_out();
             }
             match self.arrivals.pop_front() {
                 Some(Arrival::Events(id, events, attempt)) => self.handle_events(id, events, attempt).await?,
                 Some(Arrival::Ended(id, cause)) => self.on_ended(id, cause).await?,
-                None => {}
+                Some(Arrival::Info(letter)) => {
+                    let marker = self.downstream.mark();
+                    self.marked.insert(marker, letter);
+                    self.carry_out();
+                }
+                None => break,
             }
+            self.open_due().await?;
         }
         ControlFlow::Continue(())
     }
 
-    async fn handle_events(&mut self, id: SubscriptionId, events: Vec<I>, attempt: Attempt) -> Flow {
+    async fn handle_events(&mut self, id: SubscriptionId, events: Events<I>, attempt: Attempt) -> Flow {
         let mut pieces = std::mem::take(&mut self.pieces);
         match self.upstream.receive(id, events.len(), &mut pieces) {
             Some(0) => {}
-            Some(excess) => tracing::warn!(stage = self.ending.stage, %id, excess, "more events than were asked for"),
+            Some(excess) => tracing::warn!(%id, excess, "more events than were asked for"),
             // The subscription has ended here, and the events were on their way.
             None => pieces.push_back(Piece { events: events.len(), then_ask: None }),
         }
@@ -274,33 +460,49 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     async fn handle_pieces(
         &mut self,
         id: SubscriptionId,
-        mut events: Vec<I>,
+        mut events: Events<I>,
         attempt: Attempt,
         pieces: &mut VecDeque<Piece>,
     ) -> Flow {
+        if let Some(Producer { keep: Some(keep), .. }) = self.publishers.get(&id) {
+            events = keep(events);
+            let kept = events.another().into_iter().collect();
+            self.in_hand = Some((id, kept, attempt));
+        }
         while let Some(piece) = pieces.pop_front() {
-            let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new() };
+            let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new().into() };
             let batch = Batch::new(std::mem::replace(&mut events, rest), id, attempt);
-            self.counts.events_in += batch.len() as u64;
-            let mut stop = None;
-            let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut stop);
-            let result = guarded(&self.ending.stage, self.callbacks.handle_events(batch, &mut cx)).await;
-            self.after_callback(result, stop)?;
+            let count = batch.len();
+            self.ending.counters.events_in.add(count as u64);
+            let span = tracing::debug_span!("stage.handle", events = count);
+            let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
+            let handling = self.callbacks.handle_events(batch, &mut cx).instrument(span);
+            if let Err(failure) = guarded(&self.ending.stage, handling).await {
+                return ControlFlow::Break(Exit::Failed(failure));
+            }
+            if let Some((_, kept, _)) = &mut self.in_hand
+                && let Some(mut all) = kept.pop_front()
+            {
+                kept.push_back(all.split_off(count));
+            }
+            self.after_callback()?;
             if self.state != State::Running {
                 break;
             }
-            if let (Some(up_to), Some(edge)) = (piece.then_ask, self.publishers.get(&id))
-                && let Some(publisher) = &edge.publisher
-            {
-                publisher.ask(id, up_to);
+            if let Some(up_to) = piece.then_ask {
+                self.ask(id, up_to);
             }
         }
+        self.in_hand = None;
         ControlFlow::Continue(())
     }
 
     async fn on_ended(&mut self, id: SubscriptionId, cause: EndCause) -> Flow {
-        if let Some(edge) = self.publishers.remove(&id) {
-            tracing::debug!(stage = self.ending.stage, producer = edge.to, %id, %cause, "subscription ended");
+        if let Some(producer) = self.publishers.remove(&id) {
+            tracing::debug!(producer = producer.name, %id, %cause, "subscription ended");
+        }
+        if let Some(edge) = self.upstream.edge(id) {
+            callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
         }
         match self.upstream.ended(id, &cause) {
             AfterEnd::Live => ControlFlow::Continue(()),
@@ -312,10 +514,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     /// No producer is left, and everything they sent was handled.
     async fn on_exhausted(&mut self) -> Flow {
         if self.upstream.saw_everything() {
-            let mut stop = None;
-            let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut stop);
-            let result = guarded(&self.ending.stage, self.callbacks.handle_end(&mut cx)).await;
-            self.after_callback(result, stop)?;
+            callback!(self, |callbacks, cx| callbacks.handle_end(&mut cx));
         }
         match self.role {
             Role::Consumer => ControlFlow::Break(Exit::Normal),
@@ -329,12 +528,13 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     /// Nothing more is emitted or handled.
     fn exhaust(&mut self) {
         self.state = State::Exhausted;
+        self.leave_producers(&Exit::Normal);
         self.arrivals.clear();
-        self.cancel_upstream(&Exit::Normal);
     }
 
     /// Ends the stage if there is nothing left for it to do.
     async fn settle(&mut self) -> Flow {
+        self.open_due().await?;
         if self.completing && self.state == State::Running {
             let abandoned = self.role != Role::Consumer && self.downstream.is_abandoned();
             if abandoned {
@@ -361,6 +561,33 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             _ => exit,
         }
     }
+
+    /// Whether it waits for demand, rather than for events.
+    fn is_blocked(&self) -> bool {
+        match self.role {
+            Role::Consumer => false,
+            Role::Producer => self.downstream.owed().is_zero(),
+            Role::ProducerConsumer => self.downstream.owed().is_zero() && !self.arrivals.is_empty(),
+        }
+    }
+
+    /// Brings the gauges up to date, before the stage waits.
+    fn show(&self) {
+        let counters = &self.ending.counters;
+        counters.buffered.set(self.downstream.waiting() as u64);
+        counters.demand.set(self.downstream.demand().count());
+        counters.outstanding.set(self.upstream.outstanding().count());
+    }
+
+    /// Keeps what was delivered and not handled, for [`leave_producers`](Self::leave_producers), and declines the rest.
+    fn give_up(&mut self, received: VecDeque<Message<I, O>>) {
+        for message in received {
+            match message {
+                Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
+                message => self.ending.decline(message),
+            }
+        }
+    }
 }
 
 /// The end, whoever brings it about.
@@ -370,19 +597,46 @@ impl<I, O> Driver<I, O> {
         if std::mem::replace(&mut self.state, State::Over) == State::Over {
             return;
         }
-        self.cancel_upstream(&exit);
+        for message in self.ending.mailbox.close() {
+            match message {
+                Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
+                message => self.ending.decline(message),
+            }
+        }
+        self.leave_producers(&exit);
         for (id, subscriber) in std::mem::take(&mut self.subscribers) {
             subscriber.ended(id, EndCause::Down(exit.clone()));
         }
-        self.counts.discarded += self.downstream.waiting() as u64;
-        self.ending.announce(exit, self.counts);
+        let counters = &self.ending.counters;
+        counters.discarded.add(self.downstream.waiting() as u64);
+        counters.buffered.set(0);
+        counters.demand.set(0);
+        counters.outstanding.set(0);
+        self.ending.announce(exit);
     }
 
-    fn cancel_upstream(&mut self, exit: &Exit) {
-        for (id, edge) in std::mem::take(&mut self.publishers) {
-            if let Some(publisher) = edge.publisher {
+    /// Cancels every subscription to a producer, and hands back what was not finished where that was asked for.
+    fn leave_producers(&mut self, exit: &Exit) {
+        for (id, producer) in std::mem::take(&mut self.publishers) {
+            let Some(publisher) = producer.publisher else { continue };
+            if producer.keep.is_none() {
                 publisher.cancel(id, exit.clone());
+                continue;
             }
+            let mut unfinished = Vec::new();
+            if let Some((_, kept, attempt)) = self.in_hand.take_if(|(other, ..)| *other == id) {
+                unfinished.extend(kept.into_iter().map(|events| (events, attempt.next())));
+            }
+            for arrival in &mut self.arrivals {
+                if let Arrival::Events(other, events, attempt) = arrival
+                    && *other == id
+                {
+                    // It was not handled, so this was no attempt.
+                    unfinished.push((std::mem::replace(events, Vec::new().into()), *attempt));
+                }
+            }
+            unfinished.retain(|(events, _)| !events.is_empty());
+            publisher.leave(id, exit.clone(), unfinished);
         }
     }
 }

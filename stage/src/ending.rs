@@ -2,48 +2,42 @@
 
 use std::sync::Arc;
 
-use crate::graph::Report;
+use crate::counters::Counters;
 use crate::mailbox::{Mailbox, Message};
-use crate::outcome::StageOutcome;
 use crate::{EndCause, Exit, Failure, FailureKind, Subscription};
 
-/// Closes the stage's mailbox, answers what nobody has read, and reports the outcome: once, and at the latest when it
-/// is dropped, which means that the stage was killed.
+/// Closes the stage's mailbox, answers what nobody has read, and reports the end: once, and at the latest when it is
+/// dropped, which means that the stage was killed.
 pub(crate) struct Ending<I, O> {
-    pub(crate) stage: String,
+    pub(crate) stage: Arc<str>,
     pub(crate) mailbox: Arc<Mailbox<I, O>>,
+    pub(crate) counters: Arc<Counters>,
     report: Option<Report>,
 }
 
-/// What a stage did.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) events_in: u64,
-    pub(crate) events_out: u64,
-    pub(crate) discarded: u64,
-}
+/// Told how a stage ended, once.
+pub(crate) type Report = Box<dyn FnOnce(Exit) + Send>;
 
 impl<I, O> Ending<I, O> {
-    pub(crate) fn new(stage: String, mailbox: Arc<Mailbox<I, O>>, report: Report) -> Self {
-        Self { stage, mailbox, report: Some(report) }
+    pub(crate) fn new(stage: Arc<str>, mailbox: Arc<Mailbox<I, O>>, counters: Arc<Counters>, report: Report) -> Self {
+        Self { stage, mailbox, counters, report: Some(report) }
     }
 
-    /// The stage has ended.
-    pub(crate) fn announce(&mut self, exit: Exit, counts: Counts) {
+    /// The stage has ended. Returns what nobody has read.
+    pub(crate) fn announce(&mut self, exit: Exit) {
         let Some(report) = self.report.take() else { return };
-        tracing::debug!(stage = self.stage, %exit, "stage ended");
+        tracing::debug!(stage = &*self.stage, %exit, "stage ended");
         for message in self.mailbox.close() {
             self.decline(message);
         }
-        let Counts { events_in, events_out, discarded } = counts;
-        report(StageOutcome { stage: self.stage.clone(), exit, events_in, events_out, discarded });
+        report(exit);
     }
 
-    /// Answers a message that came too late.
+    /// Answers a message that came too late. Whoever waits for a reply learns of it as the message is dropped.
     pub(crate) fn decline(&self, message: Message<I, O>) {
         match message {
             Message::Subscribe(Subscription { id, subscriber, .. }) => {
-                let failure = Failure::new(&self.stage, FailureKind::Subscribe, "it has ended");
+                let failure = Failure::new(&*self.stage, FailureKind::Subscribe, "it has ended");
                 subscriber.ended(id, EndCause::Down(Exit::Failed(failure)));
             }
             Message::Opened(id, Ok(publisher)) => publisher.cancel(id, Exit::Normal),
@@ -52,12 +46,12 @@ impl<I, O> Ending<I, O> {
     }
 
     pub(crate) fn killed(&self) -> Exit {
-        Exit::Failed(Failure::new(&self.stage, FailureKind::Killed, "its task was dropped before it had ended"))
+        Exit::Failed(Failure::new(&*self.stage, FailureKind::Killed, "its task was dropped before it had ended"))
     }
 }
 
 impl<I, O> Drop for Ending<I, O> {
     fn drop(&mut self) {
-        self.announce(self.killed(), Counts::default());
+        self.announce(self.killed());
     }
 }

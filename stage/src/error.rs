@@ -60,6 +60,12 @@ pub enum FailureKind {
     Killed,
     /// The producer could not be subscribed to.
     Subscribe,
+    /// The consumer is subscribed to this producer already, and may not be twice. It never ends a consumer.
+    AlreadySubscribed,
+    /// A selector panicked.
+    Selector,
+    /// The stage's buffer is full, and is not to drop anything.
+    Overflow,
     /// A stage was shut down before its work was done.
     Shutdown,
     /// The connection to the producer's or consumer's node was lost.
@@ -121,6 +127,9 @@ impl fmt::Display for Failure {
             FailureKind::Panic => write!(f, "stage {origin:?} panicked: {message}"),
             FailureKind::Killed => write!(f, "stage {origin:?} was killed: {message}"),
             FailureKind::Subscribe => write!(f, "stage {origin:?} could not subscribe: {message}"),
+            FailureKind::AlreadySubscribed => write!(f, "stage {origin:?} refused a subscription: {message}"),
+            FailureKind::Selector => write!(f, "selector of a subscription to stage {origin:?} panicked: {message}"),
+            FailureKind::Overflow => write!(f, "stage {origin:?} overflowed: {message}"),
             FailureKind::Shutdown => write!(f, "stage {origin:?} was shut down early: {message}"),
             FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
             FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),

@@ -1,27 +1,26 @@
-//! [`Graph`]: stages and the subscriptions between them, described before anything runs.
+//! [`Graph`]: stages and the subscriptions between them, described before they run.
 
 use std::fmt;
-use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aqueduct_dispatcher::{Buffer, DemandDispatcher, Keep, SubscribeOptions, SubscriptionId};
+use aqueduct_dispatcher::{Buffer, DemandDispatcher, Dispatcher, Events, Keep, SubscribeOptions, SubscriptionId};
 
-use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, guarded};
+use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, Role, guarded};
+use crate::counters::Counters;
 use crate::downstream::Downstream;
 use crate::driver::Driver;
-use crate::ending::{Counts, Ending};
-use crate::mailbox::{Mailbox, Message};
-use crate::outcome::StageOutcome;
-use crate::running::{Control, Running};
+use crate::ending::Ending;
+use crate::mailbox::{Mailbox, Message, Opening};
+use crate::running::{Control, Member, Running, Shared};
 use crate::{
-    BoxFuture, Consumer, Exit, GraphError, Never, Outcome, Producer, ProducerConsumer, Publisher, Source, Spawner,
-    SubscribeError, Subscription, TokioSpawner,
+    BoxFuture, Consumer, DemandMode, Exit, GraphError, Never, Outcome, Producer, ProducerConsumer, Source, Spawner,
+    StageRef, Subscription, TokioSpawner,
 };
 
 /// A graph of stages, described and not yet running.
 ///
-/// Stages are given as factories, because a stage that can be restarted must be made more than once.
+/// Stages are given as factories, because a stage may be made more than once.
 ///
 /// ```
 /// # use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Producer, Result};
@@ -50,30 +49,28 @@ use crate::{
 /// # }
 /// ```
 pub struct Graph {
+    name: Arc<str>,
+    shared: Arc<Shared>,
     plan: Arc<Mutex<Plan>>,
 }
 
-/// What was declared so far.
-pub(crate) struct Plan {
-    pub(crate) name: String,
-    pub(crate) spawner: Arc<dyn Spawner>,
-    pub(crate) stages: Vec<Declared>,
-    /// In the order in which they were declared, over all stages.
-    pub(crate) openings: Vec<Opening>,
+/// What was declared.
+#[derive(Default)]
+struct Plan {
+    /// Every name there is.
+    names: Vec<Arc<str>>,
+    /// Who subscribes to whom, for drawings.
+    edges: Vec<(String, Arc<str>)>,
+    /// Stages that were not started yet.
+    stages: Vec<Launch>,
+    /// Subscriptions that were not made yet, in the order in which they were declared.
+    openings: Vec<MakeOpenings>,
 }
 
-/// One stage, with its types erased.
-pub(crate) struct Declared {
-    pub(crate) name: String,
-    pub(crate) control: Arc<dyn Control>,
-    /// Makes the future that runs the stage.
-    pub(crate) launch: Box<dyn FnOnce(Report) -> BoxFuture<'static> + Send>,
-}
-
-/// Told how the stage ended, once.
-pub(crate) type Report = Box<dyn FnOnce(StageOutcome) + Send>;
-/// Makes a subscription when the graph starts.
-pub(crate) type Opening = Box<dyn FnOnce() -> BoxFuture<'static> + Send>;
+/// Enrols and starts a stage.
+type Launch = Box<dyn FnOnce(&Arc<Shared>) + Send>;
+/// Makes the subscriptions of one declaration: one for each pair of instances.
+type MakeOpenings = Box<dyn FnOnce() -> Vec<BoxFuture<'static>> + Send>;
 
 impl Graph {
     /// A graph without stages. `name` is for reports.
@@ -83,21 +80,24 @@ impl Graph {
 
     /// A graph whose tasks are started by `spawner`, for tests that put stages on a machine of their own.
     pub fn with_spawner(name: impl Into<String>, spawner: impl Spawner) -> Self {
-        let spawner = Arc::new(spawner);
-        let plan = Plan { name: name.into(), spawner, stages: Vec::new(), openings: Vec::new() };
-        Self { plan: Arc::new(Mutex::new(plan)) }
+        let shared = Arc::new(Shared::new(Arc::new(spawner)));
+        Self { name: name.into().into(), shared, plan: Arc::default() }
     }
 
     /// Declares a producer. Its buffer holds [`Buffer::DEFAULT_CAPACITY`] events that nobody has asked for, and drops
-    /// the oldest beyond that, with a warning and a count in the [`Outcome`].
+    /// the oldest beyond that, with a warning and a count in the [`Outcome`]: see [`Stage::buffer`].
     ///
     /// # Panics
     ///
     /// If the graph has a stage of that name.
     #[track_caller]
-    pub fn producer<P: Producer>(&self, name: &str, make: impl Fn() -> P + Send + 'static) -> Stage<P, Never, P::Out> {
-        let buffer = Buffer::new(Buffer::<P::Out>::DEFAULT_CAPACITY, Keep::Last);
-        self.declare(name, buffer, move || Box::new(ProducerCallbacks(make())))
+    pub fn producer<P: Producer>(
+        &self,
+        name: &str,
+        make: impl Fn() -> P + Send + Sync + 'static,
+    ) -> Stage<P, Never, P::Out> {
+        let capacity = Buffer::<P::Out>::DEFAULT_CAPACITY;
+        self.declare(name, Role::Producer, capacity, move || Box::new(ProducerCallbacks(make())))
     }
 
     /// Declares a producer-consumer. Its buffer has no bound of its own: what is in it was emitted for one window of
@@ -110,10 +110,9 @@ impl Graph {
     pub fn stage<S: ProducerConsumer>(
         &self,
         name: &str,
-        make: impl Fn() -> S + Send + 'static,
+        make: impl Fn() -> S + Send + Sync + 'static,
     ) -> Stage<S, S::In, S::Out> {
-        let buffer = Buffer::new(usize::MAX, Keep::Last);
-        self.declare(name, buffer, move || Box::new(ProducerConsumerCallbacks(make())))
+        self.declare(name, Role::ProducerConsumer, usize::MAX, move || Box::new(ProducerConsumerCallbacks(make())))
     }
 
     /// Declares a consumer.
@@ -125,20 +124,18 @@ impl Graph {
     pub fn consumer<C: Consumer>(
         &self,
         name: &str,
-        make: impl Fn() -> C + Send + 'static,
+        make: impl Fn() -> C + Send + Sync + 'static,
     ) -> Stage<C, C::In, Never, NoOutput> {
-        self.declare(name, Buffer::new(0, Keep::Last), move || Box::new(ConsumerCallbacks(make())))
+        self.declare(name, Role::Consumer, 0, move || Box::new(ConsumerCallbacks(make())))
     }
 
     /// Starts every stage and returns the handle to the running graph. Must be called on a tokio runtime.
     ///
     /// All subscriptions within the graph are made before any stage runs, in the order in which they were declared.
     pub fn start(self) -> Running {
-        let mut plan = self.lock();
-        let (stages, openings) = (std::mem::take(&mut plan.stages), std::mem::take(&mut plan.openings));
-        let spawner = Arc::clone(&plan.spawner);
-        drop(plan);
-        Running::start(&*spawner, stages, openings)
+        self.launch();
+        let shared = Arc::clone(&self.shared);
+        Running::new(self, shared)
     }
 
     /// Runs the graph until every source is exhausted and everything emitted has been handled.
@@ -158,34 +155,78 @@ impl Graph {
         self.start().join().await
     }
 
+    /// The graph as a Mermaid flowchart.
+    pub fn to_mermaid(&self) -> String {
+        let plan = self.lock();
+        let mut text = String::from("flowchart LR\n");
+        for (number, name) in plan.names.iter().enumerate() {
+            text += &format!("    s{number}[\"{}\"]\n", name.replace('"', "#quot;"));
+        }
+        for (from, to) in &plan.edges {
+            let number = |name: &str| plan.names.iter().position(|other| **other == *name);
+            let to = number(to).map_or_else(String::new, |number| format!("s{number}"));
+            match number(from) {
+                Some(from) => text += &format!("    s{from} --> {to}\n"),
+                None => text += &format!("    far_{to}([\"{}\"]) -.-> {to}\n", from.replace('"', "#quot;")),
+            }
+        }
+        text
+    }
+
+    /// The graph in Graphviz's DOT language.
+    pub fn to_dot(&self) -> String {
+        let plan = self.lock();
+        let mut text = format!("digraph {:?} {{\n    rankdir=LR;\n", self.name);
+        for name in &plan.names {
+            text += &format!("    {name:?};\n");
+        }
+        for (from, to) in &plan.edges {
+            let style = if plan.names.iter().any(|name| **name == **from) { "" } else { " [style=dashed]" };
+            text += &format!("    {from:?} -> {to:?}{style};\n");
+        }
+        text + "}\n"
+    }
+
+    /// Starts what was declared since the last time.
+    pub(crate) fn launch(&self) {
+        let mut plan = self.lock();
+        let (stages, openings) = (std::mem::take(&mut plan.stages), std::mem::take(&mut plan.openings));
+        drop(plan);
+        for opening in openings.into_iter().flat_map(|make| make()) {
+            // Within the graph this completes at once, so subscriptions are made in the order of declaration.
+            self.shared.spawn_polled("subscribe", opening);
+        }
+        for launch in stages {
+            launch(&self.shared);
+        }
+    }
+
     #[track_caller]
-    fn declare<S, I: Send + 'static, O: Send + 'static, D>(
+    fn declare<S: 'static, I: Send + 'static, O: Send + 'static, D>(
         &self,
         name: &str,
-        buffer: Buffer<O>,
-        make: impl FnOnce() -> Box<dyn Callbacks<I, O>> + Send + 'static,
+        role: Role,
+        capacity: usize,
+        make: impl Fn() -> Box<dyn Callbacks<I, O>> + Send + Sync + 'static,
     ) -> Stage<S, I, O, D> {
-        let mailbox = Arc::new(Mailbox::new(name));
-        let (stage, inbox) = (name.to_owned(), Arc::clone(&mailbox));
-        let launch = move |report: Report| -> BoxFuture<'static> {
-            let mut ending = Ending::new(stage, inbox, report);
-            Box::pin(async move {
-                match guarded(&ending.stage, async { Ok(make()) }).await {
-                    Ok(callbacks) => {
-                        let downstream = Downstream::new(Box::new(DemandDispatcher::new()), buffer);
-                        Driver::new(ending, callbacks, downstream).run().await;
-                    }
-                    Err(failure) => ending.announce(Exit::Failed(failure), Counts::default()),
-                }
-            })
+        let name: Arc<str> = name.into();
+        let spec = Spec {
+            instances: vec![Arc::new(Mailbox::new(&name))],
+            dispatcher: Box::new(|| Box::new(DemandDispatcher::new())),
+            capacity,
+            keep: Keep::Last,
+            mode: DemandMode::Forward,
+            awaited: 1,
         };
+        let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
+        let (launched, make) = (Arc::clone(&place), Arc::new(make));
+        let launch = move |shared: &Arc<Shared>| launched.launch::<S>(role, &make, shared);
         let mut plan = self.lock();
-        let taken = plan.stages.iter().any(|stage| stage.name == name);
-        assert!(!taken, "graph {:?} has a stage {name:?} already", plan.name);
-        let control = Arc::clone(&mailbox) as Arc<dyn Control>;
-        plan.stages.push(Declared { name: name.to_owned(), control, launch: Box::new(launch) });
+        assert!(!plan.names.contains(&name), "graph {:?} has a stage {name:?} already", self.name);
+        plan.names.push(name);
+        plan.stages.push(Box::new(launch));
         drop(plan);
-        Stage { name: name.into(), plan: Arc::clone(&self.plan), mailbox, types: PhantomData }
+        Stage { place, plan: Arc::clone(&self.plan), shared: Arc::clone(&self.shared), types: PhantomData }
     }
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
@@ -195,11 +236,71 @@ impl Graph {
 
 impl fmt::Debug for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plan = self.lock();
-        let stages: Vec<_> = plan.stages.iter().map(|stage| &stage.name).collect();
-        f.debug_struct("Graph").field("name", &plan.name).field("stages", &stages).finish()
+        f.debug_struct("Graph").field("name", &self.name).field("stages", &self.lock().names).finish()
     }
 }
+
+/// A place in a graph, and how what runs there is to be made.
+pub(crate) struct Place<I, O> {
+    pub(crate) name: Arc<str>,
+    spec: Mutex<Spec<I, O>>,
+}
+
+struct Spec<I, O> {
+    /// One for each instance.
+    instances: Vec<Arc<Mailbox<I, O>>>,
+    dispatcher: MakeDispatcher<O>,
+    capacity: usize,
+    keep: Keep,
+    mode: DemandMode,
+    awaited: usize,
+}
+
+/// Makes the dispatcher of an instance.
+pub(crate) type MakeDispatcher<O> = Box<dyn Fn() -> Box<dyn Dispatcher<O>> + Send + Sync>;
+
+impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
+    fn launch<S: 'static>(
+        &self,
+        role: Role,
+        make: &Arc<impl Fn() -> Box<dyn Callbacks<I, O>> + Send + Sync + 'static>,
+        shared: &Arc<Shared>,
+    ) {
+        let spec = self.lock();
+        for (instance, mailbox) in spec.instances.iter().enumerate() {
+            let counters = Arc::<Counters>::default();
+            let control = Arc::clone(mailbox) as Arc<dyn Control>;
+            let number = shared.enrol(Member::new(Arc::clone(&self.name), instance, control, Arc::clone(&counters)));
+            let reporter = Arc::clone(shared);
+            let report = Box::new(move |exit| reporter.report(number, exit));
+            let mut ending = Ending::new(Arc::clone(&self.name), Arc::clone(mailbox), counters, report);
+            let buffer = Buffer::new(spec.capacity, spec.keep);
+            let downstream = Downstream::new((spec.dispatcher)(), buffer, spec.mode, spec.awaited);
+            let stage_ref = StageRef::<S, O>::new(Arc::clone(&self.name), Arc::clone(mailbox) as _, Arc::clone(shared));
+            let (make, keep) = (Arc::clone(make), spec.keep);
+            let task = async move {
+                match guarded(&ending.stage, async { Ok(make()) }).await {
+                    Ok(callbacks) => {
+                        let driver = Driver::new(ending, role, callbacks, Arc::new(stage_ref), downstream, keep);
+                        driver.run().await;
+                    }
+                    Err(failure) => ending.announce(Exit::Failed(failure)),
+                }
+            };
+            shared.spawn(&self.name, Box::pin(task));
+        }
+    }
+}
+
+impl<I, O> Place<I, O> {
+    fn lock(&self) -> MutexGuard<'_, Spec<I, O>> {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The dispatcher of a stage is by demand: each batch goes to the consumer with the most.
+#[derive(Debug)]
+pub enum ByDemand {}
 
 /// The dispatcher of a consumer: it has none, and nobody can subscribe to it.
 #[derive(Debug)]
@@ -207,42 +308,154 @@ pub enum NoOutput {}
 
 /// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
 ///
-/// It is what one subscribes with and to. The dispatcher `D` is part of its type, so that a subscription that its
+/// It is what one subscribes with and to. How it dispatches, `D`, is part of its type, so that a subscription that its
 /// dispatcher cannot serve does not compile. Cloning it names the same place.
-pub struct Stage<S, I, O, D = DemandDispatcher> {
-    name: Arc<str>,
+pub struct Stage<S, I, O, D = ByDemand> {
+    pub(crate) place: Arc<Place<I, O>>,
     plan: Arc<Mutex<Plan>>,
-    mailbox: Arc<Mailbox<I, O>>,
+    shared: Arc<Shared>,
     types: PhantomData<fn() -> (S, D)>,
 }
 
-impl<S, I: Send + 'static, O: Send + 'static, D> Stage<S, I, O, D> {
+impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O, D> {
     /// Subscribes this stage to a source when the graph starts. It may be called several times; each producer then has
-    /// its own window of events on their way.
+    /// its own window of events on their way. With several instances on either side, each subscribes to each.
     ///
-    /// Takes a range of demand (`500..1000`), a [`Window`] or [`SubscribeOptions`].
+    /// Takes a range of demand (`500..1000`), a [`Window`](crate::Window) or [`SubscribeOptions`].
     pub fn subscribe<Src: Source<Item = I> + Clone>(self, source: &Src, options: impl Into<SubscribeOptions>) -> Self {
-        let options = options.into();
-        let (source, mailbox) = (source.clone(), Arc::clone(&self.mailbox));
-        let opening = move || -> BoxFuture<'static> {
-            let id = SubscriptionId::new();
-            let window = options.window_or(source.default_window());
-            let opening = Message::Opening { id, to: source.name(), window, cancel: options.cancel_policy() };
-            // The stage has not started, so it cannot have ended.
-            let _ = mailbox.push(opening);
-            Box::pin(async move {
-                let subscription = Subscription { id, options: window.into(), subscriber: Arc::clone(&mailbox) as _ };
-                let opened = source.open(subscription).await;
-                if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened)) {
-                    publisher.cancel(id, Exit::Normal);
-                }
-            })
+        self.subscribe_keeping(source, options.into(), None)
+    }
+
+    /// As [`subscribe`](Self::subscribe), and hands back what it was given and did not finish when it fails: the batch
+    /// that it was handling, with the next attempt's number, and what was waiting behind it. The producer gives these
+    /// events to its other consumers, or to the next one, before anything newer.
+    ///
+    /// Without it, what a failing consumer had in hand is lost with it. It costs a clone of each event that is taken by
+    /// value. From a producer on another node nothing can be handed back yet.
+    pub fn subscribe_acknowledged<Src: Source<Item = I> + Clone>(
+        self,
+        source: &Src,
+        options: impl Into<SubscribeOptions>,
+    ) -> Self
+    where
+        I: Clone + Sync,
+    {
+        self.subscribe_keeping(source, options.into(), Some(|events| Events::share(events.into_vec())))
+    }
+
+    fn subscribe_keeping<Src: Source<Item = I> + Clone>(
+        self,
+        source: &Src,
+        options: SubscribeOptions,
+        keep: Option<fn(Events<I>) -> Events<I>>,
+    ) -> Self {
+        let (consumer, source) = (self.clone(), source.clone());
+        let edge = (source.name(), Arc::clone(&self.place.name));
+        let make = move || {
+            let count = consumer.mailboxes().len();
+            let pairs = (0..count).flat_map(|mine| (0..source.instances()).map(move |theirs| (mine, theirs)));
+            pairs.map(|(mine, theirs)| consumer.opening(mine, &source, theirs, options, keep).1).collect()
         };
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).openings.push(Box::new(opening));
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        plan.edges.push(edge);
+        plan.openings.push(Box::new(make));
+        drop(plan);
         self
     }
 
-    /// Holds this stage back until it has had `count` subscribers: demand adds up, and no event is given out before.
+    /// Tells an instance that it is being subscribed, and returns what makes the subscription.
+    pub(crate) fn opening<Src: Source<Item = I> + Clone>(
+        &self,
+        mine: usize,
+        source: &Src,
+        theirs: usize,
+        options: SubscribeOptions,
+        keep: Option<fn(Events<I>) -> Events<I>>,
+    ) -> (SubscriptionId, BoxFuture<'static>) {
+        let mailbox = Arc::clone(&self.mailboxes()[mine]);
+        let id = SubscriptionId::new();
+        let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        // A stage that has ended is not subscribed; what is opened then is cancelled below.
+        let _ = mailbox.push(Message::Opening(Opening { id, to: source.name(), window, cancel, keep }));
+        let source = source.clone();
+        let opening = Box::pin(async move {
+            let subscription = Subscription {
+                id,
+                consumer: mailbox.consumer(),
+                options: SubscribeOptions::from(window).cancel(cancel),
+                interest: Default::default(),
+                subscriber: Arc::clone(&mailbox) as _,
+            };
+            let opened = source.open(theirs, subscription).await;
+            if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened)) {
+                publisher.cancel(id, Exit::Normal);
+            }
+        });
+        (id, opening)
+    }
+
+    /// Runs `count` instances of the stage, at least 1, each a task of its own. As consumers they share the events of
+    /// their producers as other consumers do; whoever subscribes to the stage subscribes to each of them.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    #[track_caller]
+    pub fn concurrency(self, count: usize) -> Self {
+        assert!(count > 0, "expected a concurrency of at least 1, got 0");
+        let name = Arc::clone(&self.place.name);
+        self.place.lock().instances.resize_with(count, || Arc::new(Mailbox::new(&name)));
+        self
+    }
+
+    /// The reference through which messages are sent to the first instance.
+    pub fn stage_ref(&self) -> StageRef<S, O> {
+        self.reference(&self.mailboxes()[0])
+    }
+
+    /// The references to all instances.
+    pub fn instances(&self) -> Vec<StageRef<S, O>> {
+        self.mailboxes().iter().map(|mailbox| self.reference(mailbox)).collect()
+    }
+
+    /// The name it was declared with.
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    fn reference(&self, mailbox: &Arc<Mailbox<I, O>>) -> StageRef<S, O> {
+        StageRef::new(Arc::clone(&self.place.name), Arc::clone(mailbox) as _, Arc::clone(&self.shared))
+    }
+}
+
+impl<S, I, O, D> Stage<S, I, O, D> {
+    pub(crate) fn mailboxes(&self) -> Vec<Arc<Mailbox<I, O>>> {
+        self.place.lock().instances.clone()
+    }
+}
+
+/// For stages with an output.
+impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Output> Stage<S, I, O, D> {
+    /// Sets how many events the stage keeps that nobody has asked for, and what happens to more of them. 0 keeps none.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn buffer(self, capacity: usize, keep: Keep) -> Self {
+        {
+            let mut spec = self.place.lock();
+            (spec.capacity, spec.keep) = (capacity, keep);
+        }
+        self
+    }
+
+    /// Lets demand and events accumulate until [`StageRef::set_demand`] says to forward them, so that all consumers can
+    /// subscribe before the first event goes out.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn accumulate(self) -> Self {
+        self.place.lock().mode = DemandMode::Accumulate;
+        self
+    }
+
+    /// Holds this stage back until it has had `count` subscribers: demand accumulates, and no event is given out before.
     /// Default 1.
     ///
     /// For finite sources with consumers on other nodes: without it the first to come might take everything, and the
@@ -250,39 +463,39 @@ impl<S, I: Send + 'static, O: Send + 'static, D> Stage<S, I, O, D> {
     /// back to `forward` when all are there.)
     #[must_use = "the returned stage is the one to subscribe to"]
     pub fn wait_for_subscribers(self, count: usize) -> Self {
-        // A stage that has ended waits for nobody.
-        let _ = self.mailbox.push(Message::WaitForSubscribers(count));
+        self.place.lock().awaited = count;
         self
     }
+}
 
-    /// The name it was declared with.
-    pub fn name(&self) -> &str {
-        &self.name
+impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, ByDemand> {
+    /// Sets the dispatcher: one for each instance. Any type that keeps the contract of [`Dispatcher`].
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn dispatcher<X: Dispatcher<O> + 'static>(self, make: impl Fn() -> X + Send + Sync + 'static) -> Self {
+        self.dispatching(Box::new(move || Box::new(make())))
     }
 }
 
-impl<S: 'static, I: Send + 'static, O: Send + 'static> Source for Stage<S, I, O> {
-    type Item = O;
-
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-
-    fn open(
-        &self,
-        subscription: Subscription<O>,
-    ) -> impl Future<Output = Result<Arc<dyn Publisher>, SubscribeError>> + Send {
-        let opened = self.mailbox.subscribe(subscription).map(|()| Arc::clone(&self.mailbox) as Arc<dyn Publisher>);
-        std::future::ready(opened)
+impl<S, I, O, D> Stage<S, I, O, D> {
+    /// The same place with another dispatcher, and so of another type.
+    pub(crate) fn dispatching<E>(self, make: MakeDispatcher<O>) -> Stage<S, I, O, E> {
+        self.place.lock().dispatcher = make;
+        let Self { place, plan, shared, .. } = self;
+        Stage { place, plan, shared, types: PhantomData }
     }
 }
+
+/// A way of dispatching: every one but [`NoOutput`].
+pub trait Output: 'static {}
+
+impl Output for ByDemand {}
 
 impl<S, I, O, D> Clone for Stage<S, I, O, D> {
     fn clone(&self) -> Self {
         Self {
-            name: Arc::clone(&self.name),
+            place: Arc::clone(&self.place),
             plan: Arc::clone(&self.plan),
-            mailbox: Arc::clone(&self.mailbox),
+            shared: Arc::clone(&self.shared),
             types: PhantomData,
         }
     }
@@ -290,13 +503,17 @@ impl<S, I, O, D> Clone for Stage<S, I, O, D> {
 
 impl<S, I, O, D> fmt::Debug for Stage<S, I, O, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Stage").field(&self.name).finish()
+        f.debug_tuple("Stage").field(&self.place.name).finish()
     }
 }
 
 impl<I: Send, O: Send> Control for Mailbox<I, O> {
     fn complete(&self) {
         let _ = self.push(Message::Complete);
+    }
+
+    fn drain(&self) {
+        let _ = self.push(Message::Drain);
     }
 
     fn stop(&self, exit: Exit) {

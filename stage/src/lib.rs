@@ -87,30 +87,40 @@ mod batch;
 mod callbacks;
 mod consumer;
 mod context;
+mod counters;
 mod downstream;
 mod driver;
+mod edge;
 mod ending;
 mod error;
 mod graph;
+mod handle;
 mod mailbox;
 mod message;
 mod outcome;
 mod producer;
 mod producer_consumer;
 mod running;
+mod source;
 mod spawner;
 mod upstream;
 
-pub use aqueduct_dispatcher::{Attempt, Cancel, Demand, SubscribeOptions, SubscriptionId, Window, WindowError};
+pub use aqueduct_dispatcher::{
+    Attempt, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher, Dispatcher, Events, Interest,
+    Keep, Lane, Marker, PartitionName, Refused, Selector, SubscribeOptions, SubscriptionId, Window, WindowError,
+};
 
 pub use batch::Batch;
 pub use consumer::Consumer;
 pub use context::{Cx, Never};
+pub use edge::{DemandMode, Edge, Mode, Peer};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};
-pub use graph::{Graph, NoOutput, Stage};
-pub use message::{EndCause, Publisher, Source, Subscriber, Subscription};
-pub use outcome::{Outcome, StageOutcome};
+pub use graph::{ByDemand, Graph, NoOutput, Output, Stage};
+pub use handle::{Call, CallError, Handle, Message, StageRef};
+pub use message::{ConsumerId, EndCause, Publisher, Source, Subscriber, Subscription};
+pub use outcome::{Outcome, Snapshot, StageOutcome, StageSnapshot};
 pub use producer::Producer;
 pub use producer_consumer::ProducerConsumer;
 pub use running::Running;
+pub use source::ServesAnyone;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};

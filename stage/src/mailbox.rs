@@ -1,13 +1,14 @@
-//! [`Mailbox`]: the one queue through which a stage hears from its neighbours and from its graph.
+//! [`Mailbox`]: the one queue through which a stage hears from its neighbours, its graph, and whoever has a reference.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aqueduct_dispatcher::{Attempt, Cancel, Demand, SubscriptionId, Window};
+use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
 use tokio::sync::Notify;
 
-use crate::{EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
+use crate::handle::{CallError, Inbox, Post};
+use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
 
 /// What a stage is told.
 pub(crate) enum Message<I, O> {
@@ -15,43 +16,66 @@ pub(crate) enum Message<I, O> {
     Subscribe(Subscription<O>),
     /// A subscriber allows `up_to` events in all.
     Ask(SubscriptionId, Demand),
-    /// A subscriber wants the edge to end.
-    Cancel(SubscriptionId, Exit),
+    /// A subscriber leaves, with what it did not finish.
+    Leave(SubscriptionId, Exit, Vec<(Events<O>, Attempt)>),
     /// This stage is being subscribed to a producer.
-    Opening { id: SubscriptionId, to: String, window: Window, cancel: Cancel },
+    Opening(Opening<I>),
     /// The subscription was made, or not.
-    Opened(SubscriptionId, Result<Arc<dyn Publisher>, SubscribeError>),
+    Opened(SubscriptionId, Result<Arc<dyn Publisher<I>>, SubscribeError>),
     /// A producer sent events.
-    Deliver(SubscriptionId, Vec<I>, Attempt),
+    Deliver(SubscriptionId, Events<I>, Attempt),
     /// A producer ended the edge.
     Ended(SubscriptionId, EndCause),
-    /// Give nothing out before so many subscribers have come.
-    WaitForSubscribers(usize),
+    /// End a subscription to a producer; with `true` its end does not concern the stage.
+    Unsubscribe(SubscriptionId, Exit, bool),
+    /// Somebody with a reference wants something.
+    Post(Post<O>),
+    /// Emit nothing more: deliver what there is, and end.
+    Drain,
     /// End when there is nothing left to do, rather than wait for somebody to subscribe.
     Complete,
     /// End now.
     Stop(Exit),
 }
 
+/// A subscription to a producer that is being made.
+pub(crate) struct Opening<I> {
+    pub(crate) id: SubscriptionId,
+    /// What the producer is called.
+    pub(crate) to: String,
+    pub(crate) window: Window,
+    pub(crate) cancel: Cancel,
+    /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.
+    pub(crate) keep: Option<fn(Events<I>) -> Events<I>>,
+}
+
 /// A queue with one reader, the stage's driver. Never waits: what it can hold is bounded by the demand that the stage
-/// granted, by its number of edges, and by at most one ask in a row for each of them.
+/// granted, by its number of edges, by at most one ask in a row for each of them, and by [`POSTS`].
 pub(crate) struct Mailbox<I, O> {
     state: Mutex<State<I, O>>,
     arrived: Notify,
     /// The stage's name, for those who come too late.
     stage: String,
+    consumer: ConsumerId,
 }
 
 struct State<I, O> {
     messages: VecDeque<Message<I, O>>,
+    /// How many of them are letters.
+    posts: usize,
     /// Set when the stage has ended: nothing is taken in any more.
     closed: bool,
 }
 
 impl<I, O> Mailbox<I, O> {
     pub(crate) fn new(stage: &str) -> Self {
-        let state = State { messages: VecDeque::new(), closed: false };
-        Self { state: Mutex::new(state), arrived: Notify::new(), stage: stage.to_owned() }
+        let state = State { messages: VecDeque::new(), posts: 0, closed: false };
+        Self { state: Mutex::new(state), arrived: Notify::new(), stage: stage.to_owned(), consumer: ConsumerId::new() }
+    }
+
+    /// Names the stage as a consumer.
+    pub(crate) fn consumer(&self) -> ConsumerId {
+        self.consumer
     }
 
     /// Puts a message in; returns it if the stage has ended.
@@ -71,20 +95,21 @@ impl<I, O> Mailbox<I, O> {
         Ok(())
     }
 
-    /// Moves everything that has arrived into `to`, which is empty, and waits until there is something.
+    /// Moves everything that has arrived into `to`, which is empty.
+    pub(crate) fn take(&self, to: &mut VecDeque<Message<I, O>>) {
+        debug_assert!(to.is_empty());
+        let mut state = self.lock();
+        state.posts = 0;
+        std::mem::swap(&mut state.messages, to);
+    }
+
+    /// Waits until something may have arrived.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost: messages are moved only when it returns.
-    pub(crate) async fn receive(&self, to: &mut VecDeque<Message<I, O>>) {
-        debug_assert!(to.is_empty());
-        loop {
-            std::mem::swap(&mut self.lock().messages, to);
-            if !to.is_empty() {
-                return;
-            }
-            self.arrived.notified().await;
-        }
+    /// Nothing is lost.
+    pub(crate) async fn arrived(&self) {
+        self.arrived.notified().await;
     }
 
     /// Takes nothing in from now on, and returns what nobody has read.
@@ -95,7 +120,7 @@ impl<I, O> Mailbox<I, O> {
     }
 
     /// Asks to subscribe to this stage.
-    pub(crate) fn subscribe(self: &Arc<Self>, subscription: Subscription<O>) -> Result<(), SubscribeError> {
+    pub(crate) fn subscribe(&self, subscription: Subscription<O>) -> Result<(), SubscribeError> {
         self.push(Message::Subscribe(subscription)).map_err(|_| SubscribeError::Ended(self.stage.clone()))
     }
 
@@ -105,19 +130,40 @@ impl<I, O> Mailbox<I, O> {
     }
 }
 
-impl<I: Send, O: Send> Publisher for Mailbox<I, O> {
+impl<I: Send, O: Send> Inbox<O> for Mailbox<I, O> {
+    fn post(&self, post: Post<O>) -> Result<(), (Post<O>, CallError)> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err((post, CallError::Stopped));
+        }
+        if state.posts >= POSTS {
+            return Err((post, CallError::Overloaded { bound: POSTS }));
+        }
+        state.posts += 1;
+        state.messages.push_back(Message::Post(post));
+        drop(state);
+        self.arrived.notify_one();
+        Ok(())
+    }
+}
+
+impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
     fn ask(&self, id: SubscriptionId, up_to: Demand) {
         let _ = self.push(Message::Ask(id, up_to));
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
+        self.leave(id, reason, Vec::new());
+    }
+
+    fn leave(&self, id: SubscriptionId, reason: Exit, unfinished: Vec<(Events<O>, Attempt)>) {
         // A stage that has ended has told its subscribers so.
-        let _ = self.push(Message::Cancel(id, reason));
+        let _ = self.push(Message::Leave(id, reason, unfinished));
     }
 }
 
 impl<I: Send, O: Send> Subscriber<I> for Mailbox<I, O> {
-    fn deliver(&self, id: SubscriptionId, events: Vec<I>, attempt: Attempt) {
+    fn deliver(&self, id: SubscriptionId, events: Events<I>, attempt: Attempt) {
         // A stage that has ended has cancelled its subscriptions.
         let _ = self.push(Message::Deliver(id, events, attempt));
     }
@@ -132,3 +178,7 @@ impl<I, O> fmt::Debug for Mailbox<I, O> {
         f.debug_struct("Mailbox").field("stage", &self.stage).finish_non_exhaustive()
     }
 }
+
+/// How many calls, casts and infos may wait for a stage: enough for a burst, and little enough that the last of them is
+/// still answered within a call's default timeout by a stage that takes 5 ms for each.
+const POSTS: usize = 1024;

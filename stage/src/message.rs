@@ -9,7 +9,7 @@
 //!      │  Source::open(Subscription { id, .. }) ───►  │   subscribe; the consumer may ask at once
 //!      │  Publisher::ask(id, up_to) ───────────────►  │   cumulative: `up_to` events in all since the subscription
 //!      │  ◄─────────── Subscriber::deliver(id, batch) │   never more than `up_to` events in all
-//!      │  Publisher::cancel(id, reason) ───────────►  │   answered with `ended`, whatever the state
+//!      │  Publisher::cancel(id, reason) ───────────►  │   answered with `ended`
 //!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and nothing follows it
 //! ```
 //!
@@ -20,13 +20,14 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use aqueduct_dispatcher::{Attempt, Demand, SubscribeOptions, SubscriptionId, Window};
+use aqueduct_dispatcher::{Attempt, Demand, Events, Interest, SubscribeOptions, SubscriptionId, Window};
 
 use crate::{Exit, SubscribeError};
 
 /// The publishing end of an edge, as its subscriber sees it.
-pub trait Publisher: Send + Sync {
+pub trait Publisher<T>: Send + Sync {
     /// The subscriber allows `up_to` events in all, counted from the start of the subscription. Values that are not
     /// larger than an earlier one, and unknown subscriptions, are ignored.
     fn ask(&self, id: SubscriptionId, up_to: Demand);
@@ -34,12 +35,19 @@ pub trait Publisher: Send + Sync {
     /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told
     /// [`ended`](Subscriber::ended) after them.
     fn cancel(&self, id: SubscriptionId, reason: Exit);
+
+    /// As [`cancel`](Self::cancel), and hands back what the subscriber had been given and did not finish, oldest first,
+    /// each with the number of the attempt that is to follow. A publisher that cannot take events back drops them.
+    fn leave(&self, id: SubscriptionId, reason: Exit, unfinished: Vec<(Events<T>, Attempt)>) {
+        drop(unfinished);
+        self.cancel(id, reason);
+    }
 }
 
 /// The subscribing end of an edge, as its publisher sees it.
 pub trait Subscriber<T>: Send + Sync {
-    /// A batch of events that were asked for; never empty.
-    fn deliver(&self, id: SubscriptionId, events: Vec<T>, attempt: Attempt);
+    /// A batch of events that were asked for. It is empty only if a selector refused all of them.
+    fn deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt);
 
     /// The edge has ended, and nothing follows.
     fn ended(&self, id: SubscriptionId, cause: EndCause);
@@ -49,8 +57,12 @@ pub trait Subscriber<T>: Send + Sync {
 pub struct Subscription<T> {
     /// Names the edge at both of its ends.
     pub id: SubscriptionId,
+    /// Who subscribes: a broadcast takes a consumer only once.
+    pub consumer: ConsumerId,
     /// What the consumer chose.
     pub options: SubscribeOptions,
+    /// Which of the events it wants.
+    pub interest: Interest<T>,
     /// Where events and the end go.
     pub subscriber: Arc<dyn Subscriber<T>>,
 }
@@ -61,11 +73,24 @@ impl<T> fmt::Debug for Subscription<T> {
     }
 }
 
+/// Names a consumer, uniquely in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConsumerId(u64);
+
+impl ConsumerId {
+    /// An id that no other consumer of this process has.
+    #[expect(clippy::new_without_default, reason = "a fresh id each time is not a default value")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// Anything a consumer can subscribe to: a stage of this graph, or a producer on another node.
 #[diagnostic::on_unimplemented(
     message = "cannot subscribe to `{Self}`",
     label = "not a source of events",
-    note = "a consumer has no output; a producer, a producer-consumer or a far producer is a source"
+    note = "a consumer has no output; a partitioned stage is subscribed to with `.part(..)` or `subscribe_each`"
 )]
 pub trait Source: Send + Sync + 'static {
     /// The events that come out of it.
@@ -79,7 +104,12 @@ pub trait Source: Send + Sync + 'static {
         Window::NEAR
     }
 
-    /// Makes `subscription` an edge, and returns its publishing end.
+    /// How many producers it stands for: the instances of a stage. A consumer subscribes to each of them.
+    fn instances(&self) -> usize {
+        1
+    }
+
+    /// Makes `subscription` an edge to one of its instances, and returns its publishing end.
     ///
     /// It is called once for each subscription and again, with a fresh one, whenever a consumer subscribes anew. The
     /// subscriber may be told of events or of the end before this returns.
@@ -93,8 +123,9 @@ pub trait Source: Send + Sync + 'static {
     /// Dropping the future gives up the attempt; an edge that was made in the meantime is cancelled.
     fn open(
         &self,
+        instance: usize,
         subscription: Subscription<Self::Item>,
-    ) -> impl Future<Output = Result<Arc<dyn Publisher>, SubscribeError>> + Send;
+    ) -> impl Future<Output = Result<Arc<dyn Publisher<Self::Item>>, SubscribeError>> + Send;
 }
 
 /// How an edge ended, as the consumer is told.

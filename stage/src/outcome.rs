@@ -1,6 +1,9 @@
-//! [`Outcome`]: what each stage of a graph did.
+//! [`Outcome`]: what each stage of a graph did. [`Snapshot`]: what it is doing.
 
 use std::fmt;
+use std::time::Duration;
+
+use aqueduct_dispatcher::Demand;
 
 use crate::Exit;
 
@@ -8,29 +11,33 @@ use crate::Exit;
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// One entry for each stage.
+    /// One entry for each instance of each stage.
     pub stages: Vec<StageOutcome>,
 }
 
-/// What one stage did.
+/// What one instance of a stage did.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StageOutcome {
     /// Its name.
     pub stage: String,
+    /// Which of the stage's instances it was, from 0.
+    pub instance: usize,
     /// How it ended.
     pub exit: Exit,
     /// How many events it handled.
     pub events_in: u64,
-    /// How many events it sent to subscribers.
+    /// How many events it sent to subscribers. A broadcast counts an event once for each of them.
     pub events_out: u64,
-    /// How many events it emitted that were dropped: because its buffer was full, or because it ended with events in
-    /// its buffer that nobody had asked for.
+    /// How many events it emitted that nobody got: because a buffer was full, because the dispatcher was told to discard
+    /// them, or because the stage ended while they waited for somebody to ask.
     pub discarded: u64,
+    /// How many events could not be dispatched, because the function that says where to panicked or named no partition.
+    pub failed: u64,
 }
 
 impl Outcome {
-    /// The entry of the stage called `name`.
+    /// The entry of the first instance of the stage called `name`.
     pub fn stage(&self, name: &str) -> Option<&StageOutcome> {
         self.stages.iter().find(|outcome| outcome.stage == name)
     }
@@ -38,9 +45,57 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for StageOutcome { stage, exit, events_in, events_out, discarded } in &self.stages {
-            writeln!(f, "{stage}: {exit}, {events_in} in, {events_out} out, {discarded} discarded")?;
+        for StageOutcome { stage, exit, events_in, events_out, discarded, failed, .. } in &self.stages {
+            writeln!(f, "{stage}: {exit}, {events_in} in, {events_out} out, {discarded} discarded, {failed} failed")?;
         }
         Ok(())
+    }
+}
+
+/// What the stages of a running graph are doing. Nothing is computed until somebody asks for it, and asking does not
+/// disturb the stages; gauges are those of the last time a stage waited.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// One entry for each instance of each stage, in the order of declaration.
+    pub stages: Vec<StageSnapshot>,
+}
+
+/// What one instance of a stage is doing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StageSnapshot {
+    /// Its name.
+    pub stage: String,
+    /// Which of the stage's instances it is, from 0.
+    pub instance: usize,
+    /// Whether it has ended.
+    pub ended: bool,
+    /// How many events it has handled.
+    pub events_in: u64,
+    /// How many events it has sent to subscribers.
+    pub events_out: u64,
+    /// How many events it emitted that nobody got.
+    pub discarded: u64,
+    /// How many events could not be dispatched.
+    pub failed: u64,
+    /// How many events wait in it for somebody to ask.
+    pub buffered: u64,
+    /// What its subscribers have asked for and not been given.
+    pub demand: Demand,
+    /// What it has asked of its producers and not handled yet.
+    pub outstanding: Demand,
+    /// Time in callbacks and in passing events on. With the two others it adds up to the time since the start.
+    pub busy: Duration,
+    /// Time in which it waited for events: demand was open, and nothing came.
+    pub idle: Duration,
+    /// Time in which it waited for demand.
+    pub blocked: Duration,
+}
+
+impl Snapshot {
+    /// The entry of the first instance of the stage called `name`.
+    pub fn stage(&self, name: &str) -> Option<&StageSnapshot> {
+        self.stages.iter().find(|snapshot| snapshot.stage == name)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::{Cx, Exit, Result};
+use crate::{Cx, Edge, EndCause, Exit, Result};
 
 /// A stage that emits events when they are asked for.
 ///
@@ -51,6 +51,38 @@ pub trait Producer: Send + 'static {
     ///
     /// The future is dropped only when the stage is killed: after the grace of [`Running::stop`](crate::Running::stop).
     fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send;
+
+    /// Called when a consumer has subscribed.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
+        let _ = (edge, cx);
+        async { Ok(()) }
+    }
+
+    /// Called when a subscription has ended, before what that means for the stage is carried out.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    fn handle_cancel(
+        &mut self,
+        edge: &Edge,
+        cause: &EndCause,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result> + Send {
+        let _ = (edge, cause, cx);
+        async { Ok(()) }
+    }
+
+    /// Called with the number of events that were dropped because the stage's buffer is full. With `true`, the default,
+    /// a warning is logged as well.
+    fn handle_discarded(&mut self, events: usize) -> bool {
+        let _ = events;
+        true
+    }
 
     /// Called once, last, unless the stage is killed.
     fn terminate(&mut self, exit: &Exit) -> impl Future<Output = ()> + Send {

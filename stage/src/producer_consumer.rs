@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::{Batch, Cx, Exit, Result};
+use crate::{Batch, Cx, Edge, EndCause, Exit, Mode, Result};
 
 /// A stage that takes events and emits others: one for one, fewer, or more.
 ///
@@ -60,6 +60,43 @@ pub trait ProducerConsumer: Send + 'static {
     fn handle_end(&mut self, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
         let _ = cx;
         async { Ok(()) }
+    }
+
+    /// Called when a subscription is made, on either side: [`Edge::peer`] tells which. To a producer, the answer says who
+    /// asks; to a consumer it does not matter.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    fn handle_subscribe(
+        &mut self,
+        edge: &Edge,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result<Mode>> + Send {
+        let _ = (edge, cx);
+        async { Ok(Mode::Automatic) }
+    }
+
+    /// Called when a subscription has ended, before what that means for the stage is carried out.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the stage and is reported as the graph's.
+    fn handle_cancel(
+        &mut self,
+        edge: &Edge,
+        cause: &EndCause,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result> + Send {
+        let _ = (edge, cause, cx);
+        async { Ok(()) }
+    }
+
+    /// Called with the number of events that were dropped because the stage's buffer is full. With `true`, the default,
+    /// a warning is logged as well.
+    fn handle_discarded(&mut self, events: usize) -> bool {
+        let _ = events;
+        true
     }
 
     /// Called once, last, unless the stage is killed.

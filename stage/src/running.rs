@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 use std::time::Duration;
 
+use aqueduct_dispatcher::{SubscribeOptions, SubscriptionId};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use crate::graph::{Declared, Opening};
-use crate::outcome::StageOutcome;
-use crate::{BoxFuture, Exit, Failure, FailureKind, GraphError, Outcome, Spawner};
+use crate::counters::Counters;
+use crate::graph::{Graph, Stage};
+use crate::mailbox::Message;
+use crate::outcome::{Snapshot, StageOutcome, StageSnapshot};
+use crate::{BoxFuture, Exit, Failure, FailureKind, GraphError, Outcome, Source, Spawner};
 
 /// How long [`Running::join`] waits for the other stages after one has failed: OTP's default for a worker.
 const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -17,41 +20,115 @@ const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// The handle of a graph that was started.
 ///
 /// Dropping it kills every stage: their callbacks are dropped where they wait, and `terminate` is not called. To end a
-/// graph in an orderly way, [`join`](Self::join) it or [`stop`](Self::stop) it.
+/// graph in an orderly way, [`join`](Self::join), [`shutdown`](Self::shutdown) or [`stop`](Self::stop) it.
 pub struct Running {
+    graph: Graph,
     shared: Arc<Shared>,
-    stages: Vec<Arc<dyn Control>>,
 }
 
 /// What a graph tells its stages.
 pub(crate) trait Control: Send + Sync {
     /// End when there is nothing left to do.
     fn complete(&self);
+    /// Emit nothing more; deliver what there is, and end.
+    fn drain(&self);
     /// End now.
     fn stop(&self, exit: Exit);
 }
 
 impl Running {
-    pub(crate) fn start(spawner: &dyn Spawner, stages: Vec<Declared>, openings: Vec<Opening>) -> Self {
-        let shared = Arc::new(Shared::new(stages.len()));
-        let mut pending = Vec::new();
-        for opening in openings {
-            let mut opening = opening();
-            // Within the graph this completes at once, so subscriptions are made in the order of declaration.
-            if opening.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-                pending.push(opening);
-            }
+    pub(crate) fn new(graph: Graph, shared: Arc<Shared>) -> Self {
+        Self { graph, shared }
+    }
+
+    /// Adds stages and subscriptions to the running graph: `describe` is given a graph to declare them in, and they are
+    /// started when it returns. Sources may be stages that run already.
+    ///
+    /// ```
+    /// # use aqueduct_stage::{Batch, Consumer, Cx, Graph, Producer, Result};
+    /// # struct Numbers;
+    /// # impl Producer for Numbers {
+    /// #     type Out = u64;
+    /// #     async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+    /// #         cx.emit_all(0..demand as u64);
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # struct Print;
+    /// # impl Consumer for Print {
+    /// #     type In = u64;
+    /// #     async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_>) -> Result { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// let graph = Graph::new("demo");
+    /// let numbers = graph.producer("numbers", || Numbers);
+    /// let mut running = graph.start();
+    /// running.add(|graph| graph.consumer("print", || Print).subscribe(&numbers, 500..1000));
+    /// # running.stop(std::time::Duration::from_secs(1)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add<T>(&mut self, describe: impl FnOnce(&Graph) -> T) -> T {
+        let added = describe(&self.graph);
+        self.graph.launch();
+        added
+    }
+
+    /// Subscribes the first instance of a running stage to a source. The subscription counts as made when it is sent: if
+    /// it is refused, the stage is told so as of any end of a subscription.
+    pub fn subscribe<S, I, O, D, Src>(
+        &self,
+        consumer: &Stage<S, I, O, D>,
+        source: &Src,
+        options: impl Into<SubscribeOptions>,
+    ) -> SubscriptionId
+    where
+        S: 'static,
+        D: 'static,
+        I: Send + 'static,
+        O: Send + 'static,
+        Src: Source<Item = I> + Clone,
+    {
+        let (id, opening) = consumer.opening(0, source, 0, options.into(), None);
+        self.shared.spawn_polled("subscribe", opening);
+        id
+    }
+
+    /// Ends a subscription of a running stage, from either side. What that means for the consumer depends on its
+    /// [`Cancel`](crate::Cancel) policy. An unknown subscription is ignored.
+    pub fn cancel<S, I, O, D>(&self, stage: &Stage<S, I, O, D>, id: SubscriptionId, reason: Exit) {
+        for mailbox in stage.mailboxes() {
+            let _ = mailbox.push(Message::Unsubscribe(id, reason.clone(), false));
         }
-        let mut controls = Vec::with_capacity(stages.len());
-        for (index, Declared { name, control, launch }) in stages.into_iter().enumerate() {
-            let reporter = Arc::clone(&shared);
-            shared.spawn(spawner, &name, launch(Box::new(move |outcome| reporter.report(index, outcome))));
-            controls.push(control);
+    }
+
+    /// Ends the subscription `old`, which does not end the consumer whatever its policy, and subscribes anew. An unknown
+    /// `old` does not matter.
+    pub fn resubscribe<S, I, O, D, Src>(
+        &self,
+        consumer: &Stage<S, I, O, D>,
+        old: SubscriptionId,
+        reason: Exit,
+        source: &Src,
+        options: impl Into<SubscribeOptions>,
+    ) -> SubscriptionId
+    where
+        S: 'static,
+        D: 'static,
+        I: Send + 'static,
+        O: Send + 'static,
+        Src: Source<Item = I> + Clone,
+    {
+        for mailbox in consumer.mailboxes() {
+            let _ = mailbox.push(Message::Unsubscribe(old, reason.clone(), true));
         }
-        for opening in pending {
-            shared.spawn(spawner, "subscribe", opening);
-        }
-        Self { shared, stages: controls }
+        self.subscribe(consumer, source, options)
+    }
+
+    /// What every stage is doing.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
     }
 
     /// Waits until every source is exhausted and everything that was emitted has been handled.
@@ -68,7 +145,7 @@ impl Running {
     ///
     /// Nothing is lost; it can be called again.
     pub async fn join(&mut self) -> Result<Outcome, GraphError> {
-        self.stages.iter().for_each(|stage| stage.complete());
+        self.shared.tell(|stage| stage.complete());
         self.shared.until(|state| state.is_over() || state.has_failed()).await;
         self.end(GRACE_AFTER_FAILURE).await;
         let (outcome, mut failures) = self.shared.conclude();
@@ -81,6 +158,29 @@ impl Running {
                     .map(|stage| Failure::new(&stage.stage, FailureKind::Shutdown, "its source was not exhausted")),
             );
         }
+        GraphError::unless_empty(failures).map(|()| outcome)
+    }
+
+    /// Drains the graph: producers emit nothing more, and what they emitted is handled, stage after stage, before it
+    /// ends. Stages that are not done after `grace` are killed.
+    ///
+    /// # Errors
+    ///
+    /// [`GraphError`] if a stage has failed, or had to be killed: then events may be missing.
+    ///
+    /// # Cancel safety
+    ///
+    /// The stages have been told to drain; it can be called again.
+    pub async fn shutdown(&mut self, grace: Duration) -> Result<Outcome, GraphError> {
+        self.shared.tell(|stage| {
+            stage.complete();
+            stage.drain();
+        });
+        let drained = self.shared.until(|state| state.is_over() || state.has_failed());
+        let _ = tokio::time::timeout(grace, drained).await;
+        self.shared.kill();
+        self.shared.until(|state| state.tasks == 0).await;
+        let (outcome, failures) = self.shared.conclude();
         GraphError::unless_empty(failures).map(|()| outcome)
     }
 
@@ -102,7 +202,7 @@ impl Running {
 
     /// Ends all tasks of the graph, and waits until they are gone.
     async fn end(&self, grace: Duration) {
-        self.stages.iter().for_each(|stage| stage.stop(Exit::Shutdown));
+        self.shared.tell(|stage| stage.stop(Exit::Shutdown));
         let _ = tokio::time::timeout(grace, self.shared.until(State::is_over)).await;
         self.shared.kill();
         self.shared.until(|state| state.tasks == 0).await;
@@ -117,12 +217,13 @@ impl Drop for Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Running").field("stages", &self.stages.len()).finish_non_exhaustive()
+        f.debug_struct("Running").field("graph", &self.graph).finish_non_exhaustive()
     }
 }
 
 /// What the tasks of a graph share with its handle.
-struct Shared {
+pub(crate) struct Shared {
+    spawner: Arc<dyn Spawner>,
     state: Mutex<State>,
     /// Notified when the state has changed; only the handle waits.
     changed: Notify,
@@ -130,17 +231,68 @@ struct Shared {
 }
 
 struct State {
-    /// One for each stage, once it has ended.
-    outcomes: Vec<Option<StageOutcome>>,
+    stages: Vec<Member>,
     /// Distinct failures, in the order in which they were reported.
     failures: Vec<Failure>,
     /// How many tasks are alive.
     tasks: usize,
 }
 
+/// One instance of a stage.
+pub(crate) struct Member {
+    pub(crate) stage: Arc<str>,
+    pub(crate) instance: usize,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) counters: Arc<Counters>,
+    started: Instant,
+    /// How and when it ended.
+    ended: Option<(Exit, Instant)>,
+}
+
+impl Member {
+    pub(crate) fn new(stage: Arc<str>, instance: usize, control: Arc<dyn Control>, counters: Arc<Counters>) -> Self {
+        Self { stage, instance, control, counters, started: Instant::now(), ended: None }
+    }
+
+    fn outcome(&self) -> Option<StageOutcome> {
+        let (exit, _) = self.ended.clone()?;
+        let Counters { events_in, events_out, discarded, failed, .. } = &*self.counters;
+        Some(StageOutcome {
+            stage: self.stage.to_string(),
+            instance: self.instance,
+            exit,
+            events_in: events_in.get(),
+            events_out: events_out.get(),
+            discarded: discarded.get(),
+            failed: failed.get(),
+        })
+    }
+
+    fn snapshot(&self, now: Instant) -> StageSnapshot {
+        let counters = &*self.counters;
+        let alive = self.ended.as_ref().map_or(now, |(_, at)| *at).duration_since(self.started);
+        let [idle, blocked] = [&counters.idle_nanos, &counters.blocked_nanos].map(|n| Duration::from_nanos(n.get()));
+        StageSnapshot {
+            stage: self.stage.to_string(),
+            instance: self.instance,
+            ended: self.ended.is_some(),
+            events_in: counters.events_in.get(),
+            events_out: counters.events_out.get(),
+            discarded: counters.discarded.get(),
+            failed: counters.failed.get(),
+            buffered: counters.buffered.get(),
+            demand: crate::Demand::new(counters.demand.get()),
+            outstanding: crate::Demand::new(counters.outstanding.get()),
+            busy: alive.saturating_sub(idle + blocked),
+            idle,
+            blocked,
+        }
+    }
+}
+
 impl State {
     fn is_over(&self) -> bool {
-        self.outcomes.iter().all(Option::is_some)
+        self.stages.iter().all(|stage| stage.ended.is_some())
     }
 
     fn has_failed(&self) -> bool {
@@ -149,17 +301,24 @@ impl State {
 }
 
 impl Shared {
-    fn new(stages: usize) -> Self {
-        let state = State { outcomes: vec![None; stages], failures: Vec::new(), tasks: 0 };
-        Self { state: Mutex::new(state), changed: Notify::new(), killed: watch::Sender::new(false) }
+    pub(crate) fn new(spawner: Arc<dyn Spawner>) -> Self {
+        let state = State { stages: Vec::new(), failures: Vec::new(), tasks: 0 };
+        Self { spawner, state: Mutex::new(state), changed: Notify::new(), killed: watch::Sender::new(false) }
+    }
+
+    /// Takes a stage in; returns its number, for [`report`](Self::report).
+    pub(crate) fn enrol(&self, member: Member) -> usize {
+        let mut state = self.lock();
+        state.stages.push(member);
+        state.stages.len() - 1
     }
 
     /// Starts a task that ends when the graph is killed.
-    fn spawn(self: &Arc<Self>, spawner: &dyn Spawner, name: &str, task: BoxFuture<'static>) {
+    pub(crate) fn spawn(self: &Arc<Self>, name: &str, task: BoxFuture<'static>) {
         self.change(|state| state.tasks += 1);
         let alive = Alive(Arc::clone(self));
         let mut killed = self.killed.subscribe();
-        spawner.spawn(
+        self.spawner.spawn(
             name,
             Box::pin(async move {
                 let _alive = alive;
@@ -172,15 +331,35 @@ impl Shared {
         );
     }
 
-    fn report(&self, index: usize, outcome: StageOutcome) {
+    /// Runs a task now as far as it goes without waiting, and spawns what is left of it.
+    pub(crate) fn spawn_polled(self: &Arc<Self>, name: &str, mut task: BoxFuture<'static>) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        if task.as_mut().poll(&mut cx).is_pending() {
+            self.spawn(name, task);
+        }
+    }
+
+    /// Starts a task on behalf of a stage. Does nothing once the graph has ended.
+    pub(crate) fn spawn_helper(self: &Arc<Self>, name: &str, task: BoxFuture<'static>) {
+        if !*self.killed.borrow() {
+            self.spawn(name, task);
+        }
+    }
+
+    pub(crate) fn report(&self, number: usize, exit: Exit) {
         self.change(|state| {
-            if let Exit::Failed(failure) = &outcome.exit
+            if let Exit::Failed(failure) = &exit
                 && !state.failures.iter().any(|known| known.is(failure))
             {
                 state.failures.push(failure.clone());
             }
-            state.outcomes[index] = Some(outcome);
+            state.stages[number].ended = Some((exit, Instant::now()));
         });
+    }
+
+    fn tell(&self, what: impl Fn(&dyn Control)) {
+        let stages: Vec<_> = self.lock().stages.iter().map(|stage| Arc::clone(&stage.control)).collect();
+        stages.iter().for_each(|stage| what(&**stage));
     }
 
     fn kill(&self) {
@@ -189,7 +368,12 @@ impl Shared {
 
     fn conclude(&self) -> (Outcome, Vec<Failure>) {
         let state = self.lock();
-        (Outcome { stages: state.outcomes.iter().flatten().cloned().collect() }, state.failures.clone())
+        (Outcome { stages: state.stages.iter().filter_map(Member::outcome).collect() }, state.failures.clone())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        Snapshot { stages: self.lock().stages.iter().map(|stage| stage.snapshot(now)).collect() }
     }
 
     async fn until(&self, reached: impl Fn(&State) -> bool) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
 
-use crate::{EndCause, Exit};
+use crate::{Edge, EndCause, Exit, FailureKind, Mode, Peer};
 
 /// All subscriptions of one stage.
 #[derive(Debug, Default)]
@@ -20,7 +20,8 @@ pub(crate) struct Upstream {
 struct Subscribed {
     window: Window,
     cancel: Cancel,
-    /// Asked for and not yet handled; `<= window.max()`.
+    mode: Mode,
+    /// Asked for and not yet handled; in automatic mode at most `window.max()`.
     outstanding: Demand,
     /// Asked for in all.
     asked: Demand,
@@ -46,27 +47,61 @@ pub(crate) enum AfterEnd {
     Exit(Exit),
 }
 
+impl Subscribed {
+    fn ask(&mut self, more: Demand) -> Option<Demand> {
+        self.outstanding.add(more);
+        self.asked.add(more);
+        Some(self.asked)
+    }
+}
+
 impl Upstream {
     /// Takes in a subscription that is being made.
     pub(crate) fn subscribe(&mut self, id: SubscriptionId, window: Window, cancel: Cancel) {
-        let subscribed = Subscribed { window, cancel, outstanding: Demand::ZERO, asked: Demand::ZERO };
+        let (mode, outstanding, asked) = (Mode::Automatic, Demand::ZERO, Demand::ZERO);
+        let subscribed = Subscribed { window, cancel, mode, outstanding, asked };
         self.subscriptions.insert(id, subscribed);
     }
 
-    /// The edge is there: the first ask, `max`. Nothing if it has ended in the meantime.
-    pub(crate) fn opened(&mut self, id: SubscriptionId) -> Option<Demand> {
+    /// What callbacks are told of a subscription.
+    pub(crate) fn edge(&self, id: SubscriptionId) -> Option<Edge> {
+        let Subscribed { window, cancel, .. } = *self.subscriptions.get(&id)?;
+        Some(Edge { id, peer: Peer::Producer, window, cancel })
+    }
+
+    /// The edge is there: what to ask first, all in all. Nothing in manual mode, or if it has ended in the meantime.
+    pub(crate) fn opened(&mut self, id: SubscriptionId, mode: Mode) -> Option<Demand> {
         let subscribed = self.subscriptions.get_mut(&id)?;
-        subscribed.outstanding = subscribed.window.max();
-        subscribed.asked = subscribed.window.max();
-        Some(subscribed.asked)
+        subscribed.mode = mode;
+        match mode {
+            Mode::Automatic => subscribed.ask(subscribed.window.max()),
+            Mode::Manual => None,
+        }
+    }
+
+    /// The consumer asks for more by itself: what to ask, all in all. Nothing unless it is in manual mode.
+    pub(crate) fn ask(&mut self, id: SubscriptionId, more: Demand) -> Option<Demand> {
+        self.subscriptions.get_mut(&id).filter(|subscribed| subscribed.mode == Mode::Manual)?.ask(more)
+    }
+
+    /// From now on the end of this subscription does not concern the stage.
+    pub(crate) fn abandon(&mut self, id: SubscriptionId) {
+        if let Some(subscribed) = self.subscriptions.get_mut(&id) {
+            subscribed.cancel = Cancel::Temporary;
+        }
     }
 
     /// Cuts `count` events that arrived into pieces of at most `max - min`, and says after which of them to ask again:
     /// GenStage's rule. Returns how many events came that were not asked for, or nothing if the subscription is
     /// unknown; such events are to be handled all the same, and reported.
     pub(crate) fn receive(&mut self, id: SubscriptionId, count: usize, pieces: &mut VecDeque<Piece>) -> Option<usize> {
-        let Subscribed { window, outstanding, asked, .. } = self.subscriptions.get_mut(&id)?;
+        let Subscribed { window, mode, outstanding, asked, .. } = self.subscriptions.get_mut(&id)?;
         let excess = Demand::from(count).saturating_sub(*outstanding).as_len();
+        if *mode == Mode::Manual {
+            *outstanding = outstanding.saturating_sub(Demand::from(count));
+            pieces.push_back(Piece { events: count, then_ask: None });
+            return Some(excess);
+        }
         let mut asked_for = count - excess;
         let mut rest = count;
         while rest > 0 {
@@ -90,6 +125,9 @@ impl Upstream {
         let Some(subscribed) = self.subscriptions.remove(&id) else { return AfterEnd::Live };
         let reason = cause.reason();
         self.missed_something |= !cause.is_exhausted();
+        if matches!(reason, Exit::Failed(failure) if failure.kind() == FailureKind::AlreadySubscribed) {
+            return AfterEnd::Live;
+        }
         match subscribed.cancel {
             Cancel::Permanent if cause.is_exhausted() => self.ends_when_empty = true,
             Cancel::Permanent => return AfterEnd::Exit(reason.clone()),
@@ -102,6 +140,11 @@ impl Upstream {
     /// Whether every subscription that has ended did so because its producer was exhausted.
     pub(crate) fn saw_everything(&self) -> bool {
         !self.missed_something
+    }
+
+    /// Asked for and not yet handled, over all subscriptions.
+    pub(crate) fn outstanding(&self) -> Demand {
+        self.subscriptions.values().fold(Demand::ZERO, |sum, one| sum.saturating_add(one.outstanding))
     }
 
     /// Whether no subscription is left, or none was ever made.
@@ -125,7 +168,7 @@ mod tests {
     fn add(upstream: &mut Upstream, min: usize, max: usize, cancel: Cancel) -> SubscriptionId {
         let id = SubscriptionId::new();
         upstream.subscribe(id, Window::new(min, max).expect("a window"), cancel);
-        assert_eq!(upstream.opened(id), Some(Demand::from(max)));
+        assert_eq!(upstream.opened(id, Mode::Automatic), Some(Demand::from(max)));
         id
     }
 
@@ -168,6 +211,22 @@ mod tests {
     }
 
     #[test]
+    fn in_manual_mode_a_batch_is_handled_whole_and_nothing_is_asked() {
+        let mut up = Upstream::default();
+        let id = SubscriptionId::new();
+        up.subscribe(id, Window::NEAR, Cancel::Permanent);
+        assert_eq!(up.opened(id, Mode::Manual), None);
+        assert_eq!(
+            (up.ask(id, Demand::new(3)), up.ask(id, Demand::new(2))),
+            (Some(Demand::new(3)), Some(Demand::new(5)))
+        );
+        assert_eq!(receive(&mut up, id, 5), (vec![(5, None)], 0));
+        assert_eq!(receive(&mut up, id, 0), (vec![(0, None)], 0));
+        let (mut automatic, id) = subscribed(0, 1, Cancel::Permanent);
+        assert_eq!(automatic.ask(id, Demand::new(3)), None);
+    }
+
+    #[test]
     fn a_permanent_consumer_ends_with_its_last_exhausted_producer() {
         let (mut up, first) = subscribed(0, 1, Cancel::Permanent);
         let second = add(&mut up, 0, 1, Cancel::Permanent);
@@ -200,7 +259,7 @@ mod tests {
         let (mut up, id) = subscribed(0, 1, Cancel::Temporary);
         up.ended(id, &EndCause::Down(Exit::Normal));
         assert_eq!(up.receive(id, 1, &mut VecDeque::new()), None);
-        assert_eq!(up.opened(id), None);
+        assert_eq!(up.opened(id, Mode::Automatic), None);
         assert!(matches!(up.ended(id, &EndCause::Down(failed())), AfterEnd::Live));
     }
 }

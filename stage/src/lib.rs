@@ -85,6 +85,7 @@
 
 mod batch;
 mod callbacks;
+pub mod coming_from_genstage;
 mod consumer;
 mod context;
 mod counters;

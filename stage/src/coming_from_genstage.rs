@@ -1,0 +1,52 @@
+//! For those who know Elixir's GenStage: its names and ours, and every difference that is deliberate.
+//!
+//! The reference is GenStage 1.3 as its code behaves. This module has no items.
+//!
+//! # Names
+//!
+//! | GenStage | here |
+//! |---|---|
+//! | a module with `use GenStage`, `init/1` answering `{:producer, state}` | a type that implements [`Producer`](crate::Producer), and a factory: [`Graph::producer`](crate::Graph::producer) |
+//! | `{:producer_consumer, state}` | [`ProducerConsumer`](crate::ProducerConsumer), [`Graph::stage`](crate::Graph::stage) |
+//! | `{:consumer, state}` | [`Consumer`](crate::Consumer), [`Graph::consumer`](crate::Graph::consumer) |
+//! | `handle_demand/2`, `handle_events/3` | the same names; they emit through [`Cx`](crate::Cx) and answer `Ok(())` |
+//! | `{:noreply, events, state}` | [`Cx::emit`](crate::Cx::emit), [`Cx::emit_all`](crate::Cx::emit_all); the state is `self` |
+//! | `{:stop, reason, state}` | [`Cx::stop`](crate::Cx::stop); an `Err` or a panic for an abnormal reason |
+//! | `handle_subscribe/4` answering `{:manual, state}` | `handle_subscribe` answering [`Mode::Manual`](crate::Mode::Manual) |
+//! | `handle_cancel/3` with `{:cancel, reason}` or `{:down, reason}` | `handle_cancel` with [`EndCause`](crate::EndCause) |
+//! | `handle_call/3`, `handle_cast/2`, `handle_info/2` | one [`Handle<M>`](crate::Handle) for each type of message |
+//! | `format_discarded/2` | `handle_discarded` |
+//! | `terminate/2` | `terminate` |
+//! | `GenStage.call/3`, `cast/2` | [`StageRef::call`](crate::StageRef::call), [`cast`](crate::StageRef::cast) |
+//! | `sync_info/3`, `async_info/2` | [`StageRef::info`](crate::StageRef::info) |
+//! | `Process.send_after/3` | [`StageRef::send_after`](crate::StageRef::send_after), from a callback with [`Cx::stage_ref`](crate::Cx::stage_ref) |
+//! | `ask/3` | [`Cx::ask`](crate::Cx::ask) |
+//! | `cancel/3` | [`Cx::cancel`](crate::Cx::cancel), [`Running::cancel`](crate::Running::cancel) |
+//! | `subscribe_to: [{producer, max_demand: 1000, min_demand: 500}]` | [`Stage::subscribe`](crate::Stage::subscribe)`(&producer, 500..1000)` |
+//! | `sync_subscribe/3`, `async_subscribe/2` | [`Running::subscribe`](crate::Running::subscribe) |
+//! | `sync_resubscribe/5`, `async_resubscribe/4` | [`Running::resubscribe`](crate::Running::resubscribe) |
+//! | `cancel: :permanent`, `:transient`, `:temporary` | [`Cancel`](crate::Cancel), in [`SubscribeOptions`](crate::SubscribeOptions) |
+//! | `buffer_size:`, `buffer_keep:` | [`Stage::buffer`](crate::Stage::buffer) |
+//! | `demand: :accumulate`, `GenStage.demand(stage, :forward)` | [`Stage::accumulate`](crate::Stage::accumulate), [`StageRef::set_demand`](crate::StageRef::set_demand) |
+//! | `estimate_buffered_count/2` | [`StageRef::estimate_buffered`](crate::StageRef::estimate_buffered) |
+//! | `dispatcher: GenStage.DemandDispatcher` | the default |
+//! | a module with `@behaviour GenStage.Dispatcher` | [`Dispatcher`](crate::Dispatcher), with [`Stage::dispatcher`](crate::Stage::dispatcher) |
+//!
+//! # Differences
+//!
+//! | GenStage | here | why |
+//! |---|---|---|
+//! | a permanent consumer stops with its first exhausted producer | with its last | the end of one source must not cut another short |
+//! | a process is started, and lives on | [`Graph::run`](crate::Graph::run) ends when everything is handled | to know when a finite pipeline is done is the question asked most |
+//! | a dispatcher returns the demand to pass up from each callback | it says what it could assign now, and the stage does the account | demand cannot leak, whatever a dispatcher does |
+//! | events for a consumer that has left wait in the buffer while newer ones overtake them | the buffer is always served first | order |
+//! | events emitted while demand accumulates are held without bound, and not counted | they are in the buffer, by its rule | everything is bounded |
+//! | `buffer_size: 0` crashes | keeps nothing | 0 is a number |
+//! | a full buffer drops | drops, or fails the stage ([`Keep::Fail`](crate::Keep::Fail)) | some data must not be lost |
+//! | a crash loses what the consumer was handling | on request it is handed back and redelivered: [`Stage::subscribe_acknowledged`](crate::Stage::subscribe_acknowledged) | at least once |
+//! | an exit propagates to everybody linked | a failure names the stage where it began, once | one cause is one cause |
+//! | asks are messages that add up | asks are cumulative | a repeated or overtaken ask does no harm, which matters between machines |
+//! | `call` may wait for ever | always has a timeout, 5 s by default, and fails fast while the stage drains | |
+//! | `cast` fills the mailbox without bound | is refused beyond 1,024 waiting messages | everything is bounded |
+//! | `handle_call` without a clause crashes the stage | does not compile | |
+//! | `hibernate`, `code_change`, `format_status` | not there | nothing in Rust corresponds |

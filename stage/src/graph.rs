@@ -94,7 +94,7 @@ impl Graph {
     pub fn producer<P: Producer>(
         &self,
         name: &str,
-        make: impl Fn() -> P + Send + Sync + 'static,
+        mut make: impl FnMut() -> P + Send + 'static,
     ) -> Stage<P, Never, P::Out> {
         let capacity = Buffer::<P::Out>::DEFAULT_CAPACITY;
         self.declare(name, Role::Producer, capacity, move || Box::new(ProducerCallbacks(make())))
@@ -110,7 +110,7 @@ impl Graph {
     pub fn stage<S: ProducerConsumer>(
         &self,
         name: &str,
-        make: impl Fn() -> S + Send + Sync + 'static,
+        mut make: impl FnMut() -> S + Send + 'static,
     ) -> Stage<S, S::In, S::Out> {
         self.declare(name, Role::ProducerConsumer, usize::MAX, move || Box::new(ProducerConsumerCallbacks(make())))
     }
@@ -124,7 +124,7 @@ impl Graph {
     pub fn consumer<C: Consumer>(
         &self,
         name: &str,
-        make: impl Fn() -> C + Send + Sync + 'static,
+        mut make: impl FnMut() -> C + Send + 'static,
     ) -> Stage<C, C::In, Never, NoOutput> {
         self.declare(name, Role::Consumer, 0, move || Box::new(ConsumerCallbacks(make())))
     }
@@ -207,7 +207,7 @@ impl Graph {
         name: &str,
         role: Role,
         capacity: usize,
-        make: impl Fn() -> Box<dyn Callbacks<I, O>> + Send + Sync + 'static,
+        make: impl FnMut() -> Box<dyn Callbacks<I, O>> + Send + 'static,
     ) -> Stage<S, I, O, D> {
         let name: Arc<str> = name.into();
         let spec = Spec {
@@ -219,7 +219,7 @@ impl Graph {
             awaited: 1,
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
-        let (launched, make) = (Arc::clone(&place), Arc::new(make));
+        let (launched, make) = (Arc::clone(&place), Arc::new(Mutex::new(make)));
         let launch = move |shared: &Arc<Shared>| launched.launch::<S>(role, &make, shared);
         let mut plan = self.lock();
         assert!(!plan.names.contains(&name), "graph {:?} has a stage {name:?} already", self.name);
@@ -263,7 +263,7 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
     fn launch<S: 'static>(
         &self,
         role: Role,
-        make: &Arc<impl Fn() -> Box<dyn Callbacks<I, O>> + Send + Sync + 'static>,
+        make: &Arc<Mutex<impl FnMut() -> Box<dyn Callbacks<I, O>> + Send + 'static>>,
         shared: &Arc<Shared>,
     ) {
         let spec = self.lock();
@@ -279,7 +279,11 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
             let stage_ref = StageRef::<S, O>::new(Arc::clone(&self.name), Arc::clone(mailbox) as _, Arc::clone(shared));
             let (make, keep) = (Arc::clone(make), spec.keep);
             let task = async move {
-                match guarded(&ending.stage, async { Ok(make()) }).await {
+                let made = guarded(&ending.stage, async {
+                    let mut make = make.lock().unwrap_or_else(PoisonError::into_inner);
+                    Ok(make())
+                });
+                match made.await {
                     Ok(callbacks) => {
                         let driver = Driver::new(ending, role, callbacks, Arc::new(stage_ref), downstream, keep);
                         driver.run().await;

@@ -113,11 +113,14 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the name is taken.
+    /// [`PublishError`] if the name is taken, or the source has several instances: put a stage of one instance behind it.
     pub fn publish<Src>(&self, name: &str, source: &Src) -> Result<(), PublishError>
     where
         Src: Source<Item: Wire> + Clone,
     {
+        if source.instances() != 1 {
+            return Err(PublishError::Instances { name: source.name(), instances: source.instances() });
+        }
         let mut publications = self.inner.publications();
         if publications.contains_key(name) {
             return Err(PublishError::Taken(name.to_owned()));
@@ -330,6 +333,14 @@ pub enum PublishError {
     /// This node publishes something by that name already.
     #[error("a source is published as {0:?} already")]
     Taken(String),
+    /// A subscription from another node leads to one producer.
+    #[error("source {name:?} has {instances} instances, and only one can be published")]
+    Instances {
+        /// What the source is called.
+        name: String,
+        /// How many there are.
+        instances: usize,
+    },
 }
 
 /// A number that rises with each start of a node that keeps nothing on disk: the time of the start, in milliseconds.

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_stage::{
-    Attempt, BoxFuture, Demand, EndCause, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscriber,
-    Subscription, SubscriptionId, Window,
+    Attempt, BoxFuture, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, Source,
+    SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
 };
 use tokio::sync::Notify;
 
@@ -77,7 +77,7 @@ pub(crate) async fn refuse(mut link: IncomingLink, reason: Reason, message: &str
 /// One link being served.
 struct Serving<T> {
     id: SubscriptionId,
-    publisher: Arc<dyn Publisher>,
+    publisher: Arc<dyn Publisher<T>>,
     outlet: Arc<Outlet<T>>,
     outbound: Outbound,
     stream: FrameStream,
@@ -96,16 +96,27 @@ impl<T: Wire> Serving<T> {
             refuse(link, Reason::TypeMismatch, "", Some(&signature)).await;
             return Ok(None);
         }
+        if source.instances() != 1 {
+            let message = format!("it has {} instances, and only one can be published", source.instances());
+            refuse(link, Reason::Error, &message, None).await;
+            return Ok(None);
+        }
         let Some(window) = window(&link.subscribe) else {
             refuse(link, Reason::Protocol, "not a window of demand", None).await;
             return Ok(None);
         };
         let outlet = Arc::new(Outlet::default());
         let id = SubscriptionId::new();
-        let subscription = Subscription { id, options: window.into(), subscriber: Arc::clone(&outlet) as _ };
+        let subscription = Subscription {
+            id,
+            consumer: ConsumerId::new(),
+            options: window.into(),
+            interest: Interest::ALL,
+            subscriber: Arc::clone(&outlet) as _,
+        };
         let opened = tokio::select! {
             biased;
-            opened = source.open(subscription) => opened,
+            opened = source.open(0, subscription) => opened,
             () = link.stream.refused() => return Ok(None),
         };
         let publisher = match opened {
@@ -224,7 +235,7 @@ struct Outlet<T> {
 }
 
 enum Parcel<T> {
-    Events(Vec<T>),
+    Events(Events<T>),
     Ended(EndCause),
 }
 
@@ -250,7 +261,7 @@ impl<T> Default for Outlet<T> {
 }
 
 impl<T: Send> Subscriber<T> for Outlet<T> {
-    fn deliver(&self, _: SubscriptionId, events: Vec<T>, _: Attempt) {
+    fn deliver(&self, _: SubscriptionId, events: Events<T>, _: Attempt) {
         self.push(Parcel::Events(events));
     }
 

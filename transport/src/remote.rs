@@ -41,7 +41,7 @@ impl<T: Wire> Remote<T> {
         &self,
         subscription: Subscription<T>,
         established: &Established,
-    ) -> Result<Arc<dyn Publisher>, SubscribeError> {
+    ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         let unreachable = |reason: String| SubscribeError::Unreachable { at: self.at.to_string(), reason };
         let stream = established.open().await.map_err(|error| unreachable(error.to_string()))?;
         let limits = self.node.config().limits.clone();
@@ -98,7 +98,7 @@ impl<T: Wire> Source for Remote<T> {
         Window::FAR
     }
 
-    async fn open(&self, subscription: Subscription<T>) -> Result<Arc<dyn Publisher>, SubscribeError> {
+    async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         // Dialling has limits of its own; this one is for the answer.
         let established = self.node.connect(self.at).await?;
         let limit = self.node.config().handshake_timeout;
@@ -238,7 +238,7 @@ impl<T: Wire> Link<T> {
                     let events = decode::<T>(&payload, count, &self.limits)
                         .map_err(|error| Broken::Peer(error_chain(&error)))?;
                     let Subscription { id, subscriber, .. } = &self.subscription;
-                    subscriber.deliver(*id, events, Attempt::FIRST);
+                    subscriber.deliver(*id, events.into(), Attempt::FIRST);
                 }
                 InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
                 InboundEvent::Failed { reason: Reason::Normal, .. } => self.tell(EndCause::Cancelled(Exit::Normal)),
@@ -290,7 +290,7 @@ impl Controls {
     }
 }
 
-impl Publisher for Controls {
+impl<T> Publisher<T> for Controls {
     fn ask(&self, _: SubscriptionId, up_to: Demand) {
         {
             let mut wishes = self.lock();

@@ -726,7 +726,7 @@ impl Source for Mute {
         "mute".into()
     }
 
-    async fn open(&self, _: Subscription<u64>) -> Result<Arc<dyn Publisher>, SubscribeError> {
+    async fn open(&self, _: usize, _: Subscription<u64>) -> Result<Arc<dyn Publisher<u64>>, SubscribeError> {
         std::future::pending().await
     }
 }

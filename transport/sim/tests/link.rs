@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use aqueduct_sim::{Edge, Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{
-    Attempt, Batch, Consumer, Cx, Demand, EndCause, Exit, FailureKind, Graph, Producer, Publisher, Result, Running,
-    Source, SubscribeError, Subscriber, Subscription, SubscriptionId,
+    Attempt, Batch, Consumer, Cx, Demand, EndCause, Events, Exit, FailureKind, Graph, Producer, Publisher, Result,
+    Running, Source, SubscribeError, Subscriber, Subscription, SubscriptionId,
 };
 use aqueduct_transport::{Authority, Node, NodeConfig};
 use bytes::Bytes;
@@ -425,11 +425,15 @@ impl<S: Source<Item = Event>> Source for Watch<S> {
         self.source.name()
     }
 
-    async fn open(&self, subscription: Subscription<Event>) -> Result<Arc<dyn Publisher>, SubscribeError> {
-        let Subscription { id, options, subscriber } = subscription;
+    async fn open(
+        &self,
+        instance: usize,
+        subscription: Subscription<Event>,
+    ) -> Result<Arc<dyn Publisher<Event>>, SubscribeError> {
         let (edge, end) = (Arc::clone(&self.edge), self.end);
+        let subscriber = Arc::clone(&subscription.subscriber);
         let tap = Tap { subscriber, edge: Arc::clone(&edge), end, is_over: AtomicBool::new(false) };
-        let publisher = self.source.open(Subscription { id, options, subscriber: Arc::new(tap) }).await?;
+        let publisher = self.source.open(instance, Subscription { subscriber: Arc::new(tap), ..subscription }).await?;
         if end == End::There {
             edge.is_made.send_replace(true);
         }
@@ -454,7 +458,7 @@ impl Tap {
 }
 
 impl Subscriber<Event> for Tap {
-    fn deliver(&self, id: SubscriptionId, events: Vec<Event>, attempt: Attempt) {
+    fn deliver(&self, id: SubscriptionId, events: Events<Event>, attempt: Attempt) {
         self.must_go_on();
         match self.end {
             End::There => self.edge.sent(&events),
@@ -475,12 +479,12 @@ impl Subscriber<Event> for Tap {
 
 /// Listens to what goes up the edge.
 struct Asks {
-    publisher: Arc<dyn Publisher>,
+    publisher: Arc<dyn Publisher<Event>>,
     edge: Arc<Watched>,
     end: End,
 }
 
-impl Publisher for Asks {
+impl Publisher<Event> for Asks {
     fn ask(&self, id: SubscriptionId, up_to: Demand) {
         if self.end == End::Here {
             self.edge.net.asked(self.edge.edge, up_to.count());

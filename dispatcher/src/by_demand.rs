@@ -1,77 +1,195 @@
 //! [`DemandDispatcher`]: each batch to the subscriber with the largest demand.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 
-use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Refused, SubscriptionId};
+use crate::subscribers::Subscribers;
+use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Lane, Refused, SubscriptionId};
 
 /// Gives events to the subscriber with the largest outstanding demand: the default, and GenStage's `DemandDispatcher`.
 ///
 /// A batch goes whole to one subscriber as far as its demand reaches; the rest to the next largest. Of equals the one
-/// that has waited longer comes first. So work is shared by who is ready for it, and a slow subscriber, whose demand
-/// stays low, gets less.
+/// that has waited longer comes first. So work is shared by who is ready for it.
 ///
-/// With demands of 3 and 2, five events go 3 to the first and 2 to the second; a sixth is left over.
-#[derive(Debug, Default)]
-pub struct DemandDispatcher {
+/// ```
+/// use aqueduct_dispatcher::*;
+///
+/// let mut dispatcher = DemandDispatcher::new();
+/// let mut deliveries = Deliveries::new();
+/// let (first, second) = (SubscriptionId::new(), SubscriptionId::new());
+/// for (id, demand) in [(first, 3), (second, 2)] {
+///     dispatcher.subscribe(id, Interest::ALL)?;
+///     dispatcher.ask(id, Demand::new(demand), &mut deliveries);
+/// }
+/// let mut events = (1..=6).collect();
+/// dispatcher.dispatch(&mut events, Attempt::FIRST, &mut deliveries);
+/// let mut given = std::iter::from_fn(|| match deliveries.pop()? {
+///     Decision::Deliver(delivery) => Some((delivery.to, delivery.events.into_vec())),
+///     _ => None,
+/// });
+/// assert_eq!(given.next(), Some((first, vec![1, 2, 3])));
+/// assert_eq!(given.next(), Some((second, vec![4, 5])));
+/// assert_eq!(events, [6]); // nobody asked for it
+/// # Ok::<(), Refused>(())
+/// ```
+///
+/// * **Guaranteed:** each event goes to one subscriber; each subscriber sees its events in order. Fairness is not: a
+///   subscriber that asks for 10 at a time gets little beside one that asks for 1000
+///   ([`RoundRobinDispatcher`](crate::RoundRobinDispatcher) is fair).
+/// * **A slow subscriber**, whose demand stays low, gets less. It holds nobody up.
+/// * **A leaving subscriber** takes its demand along; what was produced for it serves the next that asks.
+/// * **A new subscriber** is served from its first ask on.
+/// * **With [selectors](Interest::selector)** the subscribers stand in the same order, and each event goes to the first
+///   that accepts it and has demand left; each gets one batch. What everybody refuses is discarded and counted, and
+///   the demand for it stays. What only subscribers without demand accept waits for them, and so does everything
+///   behind it: a subscriber that does not ask then holds the others up. A selector that panics ends its subscription,
+///   which keeps what it was given before, and no other.
+///
+/// GenStage offers selectors for broadcasts only. Its [shuffle](Self::shuffle) stalls if the first of the shuffled
+/// subscribers has no demand; ours passes it over.
+#[derive(Debug)]
+pub struct DemandDispatcher<T> {
     /// Sorted by demand, largest first; a new equal stands behind the old ones.
-    subscribers: Vec<(Demand, SubscriptionId)>,
-    /// The sum of their demands, which may be more than a [`Demand`] can say.
-    total: u128,
+    subscribers: Subscribers<T>,
+    /// The seed, before the first dispatch.
+    shuffle: Option<u64>,
+    /// An ask above it is remarked upon.
+    max_demand: Option<Demand>,
+    /// Whose asks were remarked upon; they are not again.
+    remarked: Vec<SubscriptionId>,
 }
 
-impl DemandDispatcher {
+impl<T> DemandDispatcher<T> {
     /// A dispatcher without subscribers.
     pub const fn new() -> Self {
-        Self { subscribers: Vec::new(), total: 0 }
+        Self { subscribers: Subscribers::new(), shuffle: None, max_demand: None, remarked: Vec::new() }
     }
 
-    fn remove(&mut self, id: SubscriptionId) -> Option<Demand> {
-        let at = self.subscribers.iter().position(|(_, other)| *other == id)?;
-        let (demand, _) = self.subscribers.remove(at);
-        self.total -= u128::from(demand.count());
-        Some(demand)
+    /// Serves subscribers in a random order in the first dispatch, whatever their demand (GenStage's
+    /// `shuffle_demands_on_first_dispatch`). Default: the largest first, of equals the first to ask.
+    ///
+    /// It helps where many producers have the same subscribers: otherwise each of them sends its first batch to the
+    /// same one. The same seed gives the same order, so each producer needs one of its own.
+    #[must_use]
+    pub fn shuffle(mut self, seed: u64) -> Self {
+        self.shuffle = Some(seed);
+        self
     }
 
-    fn insert(&mut self, id: SubscriptionId, demand: Demand) {
-        let at = self.subscribers.partition_point(|(other, _)| *other >= demand);
-        self.subscribers.insert(at, (demand, id));
-        self.total += u128::from(demand.count());
+    /// The most events that a subscriber is expected to ask for at once. Default: the first ask there is.
+    ///
+    /// A larger ask is honoured, and logged as a warning once for each subscription: whoever asks for much more than
+    /// the others starves them.
+    #[must_use]
+    pub fn max_demand(mut self, max_demand: Demand) -> Self {
+        self.max_demand = Some(max_demand);
+        self
     }
-}
 
-impl<T> Dispatcher<T> for DemandDispatcher {
-    fn subscribe(&mut self, id: SubscriptionId, _: Interest<T>) -> Result<(), Refused> {
-        if self.subscribers.iter().any(|(_, other)| *other == id) {
-            return Err(Refused::AlreadySubscribed);
+    /// Whether what [`demand`](Dispatcher::demand) says depends on the events, because some subscriber is choosy.
+    pub(crate) fn has_selectors(&self) -> bool {
+        self.subscribers.has_selectors()
+    }
+
+    /// Tells that the event which stayed last is gone.
+    pub(crate) fn unblock(&mut self) {
+        self.subscribers.in_front();
+    }
+
+    /// Puts the subscriber at `at` where its demand belongs, behind its equals.
+    fn sort_in(&mut self, at: usize) {
+        let list = self.subscribers.reorder();
+        let demand = list[at].demand;
+        let subscriber = list.remove(at);
+        let to = list.partition_point(|other| other.demand >= demand);
+        list.insert(to, subscriber);
+    }
+
+    fn remark_on(&mut self, id: SubscriptionId, demand: Demand) {
+        let bound = *self.max_demand.get_or_insert(demand);
+        if demand > bound && !self.remarked.contains(&id) {
+            self.remarked.push(id);
+            tracing::warn!(subscription = %id, asked = %demand, %bound, "expected asks of at most {bound}, got {demand}");
         }
-        self.insert(id, Demand::ZERO);
-        Ok(())
     }
 
-    fn ask(&mut self, id: SubscriptionId, demand: Demand, _: &mut Deliveries<T>) {
-        if let Some(current) = self.remove(id) {
-            self.insert(id, current.saturating_add(demand));
-        }
-    }
-
-    fn cancel(&mut self, id: SubscriptionId) {
-        self.remove(id);
-    }
-
-    fn demand(&self) -> Demand {
-        Demand::new(u64::try_from(self.total).unwrap_or(u64::MAX))
-    }
-
-    fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
-        while let Some(&(mut demand, id)) = self.subscribers.first() {
-            let count = demand.take(Demand::from(events.len())).as_len();
+    /// Whole batches, to one after the other.
+    fn dispatch_whole(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        while let Some(first) = self.subscribers.list().first() {
+            let count = first.demand.as_len().min(events.len());
             if count == 0 {
                 break;
             }
-            deliveries.give(id, events, count, attempt);
-            self.remove(id);
-            self.insert(id, demand);
+            deliveries.give(first.id, events, count, attempt);
+            self.subscribers.spend(0, count);
+            self.sort_in(0);
         }
+    }
+
+    /// Event by event, in the order of the list.
+    fn dispatch_each(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        self.subscribers.deal(events, attempt, deliveries, 0, false);
+        self.subscribers.reorder().sort_by_key(|subscriber| (Reverse(subscriber.demand), subscriber.served));
+    }
+}
+
+impl<T> Default for DemandDispatcher<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Dispatcher<T> for DemandDispatcher<T> {
+    fn subscribe(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused> {
+        self.subscribers.admit(id, interest)
+    }
+
+    fn ask(&mut self, id: SubscriptionId, demand: Demand, _: &mut Deliveries<T>) {
+        if let Some(at) = self.subscribers.position(id) {
+            self.remark_on(id, demand);
+            self.subscribers.add(at, demand);
+            self.sort_in(at);
+        }
+    }
+
+    fn cancel(&mut self, id: SubscriptionId, _: &mut Deliveries<T>) {
+        self.subscribers.remove(id);
+        self.remarked.retain(|other| *other != id);
+    }
+
+    fn demand(&self) -> Demand {
+        self.subscribers.demand()
+    }
+
+    fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        if events.is_empty() || !self.subscribers.can_give() {
+            return;
+        }
+        if let Some(seed) = self.shuffle.take() {
+            shuffle(self.subscribers.reorder(), seed);
+            self.dispatch_each(events, attempt, deliveries);
+        } else if self.subscribers.has_selectors() {
+            self.dispatch_each(events, attempt, deliveries);
+        } else {
+            self.dispatch_whole(events, attempt, deliveries);
+        }
+    }
+
+    fn give_back(&mut self, _: Lane, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        let blocked = self.subscribers.in_front();
+        self.dispatch(events, attempt, deliveries);
+        self.subscribers.behind(blocked);
+    }
+}
+
+/// Fisher and Yates, with the numbers of SplitMix64.
+fn shuffle<S>(list: &mut [S], mut seed: u64) {
+    for last in (1..list.len()).rev() {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let other = (mixed ^ (mixed >> 31)) % (last as u64 + 1);
+        list.swap(last, usize::try_from(other).expect("it is at most `last`"));
     }
 }
 
@@ -83,7 +201,7 @@ mod tests {
     /// A dispatcher of numbered events, and what it decided.
     #[derive(Default)]
     struct Bench {
-        dispatcher: DemandDispatcher,
+        dispatcher: DemandDispatcher<u32>,
         deliveries: Deliveries<u32>,
     }
 
@@ -114,7 +232,7 @@ mod tests {
         }
 
         fn demands(&self) -> Vec<u64> {
-            self.dispatcher.subscribers.iter().map(|(demand, _)| demand.count()).collect()
+            self.dispatcher.subscribers.list().iter().map(|subscriber| subscriber.demand.count()).collect()
         }
 
         fn total(&self) -> Demand {
@@ -129,7 +247,7 @@ mod tests {
         b.ask(first, 3);
         b.ask(second, 3);
         assert_eq!(b.total(), Demand::new(6));
-        Dispatcher::<u32>::cancel(&mut b.dispatcher, first);
+        b.dispatcher.cancel(first, &mut b.deliveries);
         assert_eq!(b.total(), Demand::new(3));
         assert_eq!(b.dispatch(0..5), [3, 4]);
         assert_eq!(b.given(), [(second, vec![0, 1, 2])]);
@@ -176,8 +294,8 @@ mod tests {
         b.ask(second, u64::MAX);
         assert_eq!(b.total(), Demand::MAX);
         assert!(b.dispatch(0..4).is_empty());
-        Dispatcher::<u32>::cancel(&mut b.dispatcher, first);
-        Dispatcher::<u32>::cancel(&mut b.dispatcher, second);
+        b.dispatcher.cancel(first, &mut b.deliveries);
+        b.dispatcher.cancel(second, &mut b.deliveries);
         assert_eq!(b.total(), Demand::ZERO);
     }
 
@@ -187,9 +305,70 @@ mod tests {
         let first = b.subscriber();
         let again = Dispatcher::<u32>::subscribe(&mut b.dispatcher, first, Interest::ALL);
         assert_eq!(again, Err(Refused::AlreadySubscribed));
-        Dispatcher::<u32>::cancel(&mut b.dispatcher, first);
-        Dispatcher::<u32>::cancel(&mut b.dispatcher, first);
+        b.dispatcher.cancel(first, &mut b.deliveries);
+        b.dispatcher.cancel(first, &mut b.deliveries);
         b.ask(first, 10);
         assert_eq!(b.dispatch(0..1), [0]);
+    }
+
+    #[test]
+    fn selectors_that_accept_everything_change_nothing() {
+        let run = |interest: Interest<u32>, seed: u64| {
+            let mut b = Bench::default();
+            let ids = [(); 4].map(|()| SubscriptionId::new());
+            let mut numbers = seed;
+            let mut random = |below: u64| {
+                numbers = numbers.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                (numbers >> 33) % below
+            };
+            ids.iter().for_each(|id| b.dispatcher.subscribe(*id, interest.clone()).expect("a new one"));
+            let mut all = Vec::new();
+            for round in 0..20 {
+                b.ask(ids[random(4) as usize], random(6));
+                let left = b.dispatch(round * 10..round * 10 + random(6) as u32);
+                let given = b.given().into_iter().map(|(id, events)| (ids.iter().position(|i| *i == id), events));
+                all.push((given.collect::<Vec<_>>(), left, b.demands()));
+            }
+            all
+        };
+        for seed in 0..200 {
+            let everything: crate::Selector<u32> = std::sync::Arc::new(|_| true);
+            assert_eq!(run(Interest::ALL, seed), run(Interest { selector: Some(everything), partition: None }, seed));
+        }
+    }
+
+    #[test]
+    fn what_waits_for_somebody_without_demand_lets_nothing_pass_until_it_asks() {
+        let mut b = Bench::default();
+        let (even, odd) = (SubscriptionId::new(), SubscriptionId::new());
+        for (id, rest) in [(even, 0), (odd, 1)] {
+            let selector: crate::Selector<u32> = std::sync::Arc::new(move |event| event % 2 == rest && *event < 100);
+            b.dispatcher.subscribe(id, Interest { selector: Some(selector), partition: None }).expect("a new one");
+        }
+        b.ask(even, 5);
+        assert_eq!(b.dispatch([100, 0, 2, 3, 4]), [3, 4]);
+        assert_eq!(b.deliveries.take_counts(), (1, 0), "nobody wants 100");
+        assert_eq!(b.given(), [(even, vec![0, 2])]);
+        assert_eq!((b.total(), b.dispatch([6])), (Demand::ZERO, vec![6]), "nothing passes");
+        b.ask(odd, 1);
+        assert_eq!(b.total(), Demand::new(4));
+        assert!(b.dispatch([3, 4]).is_empty());
+        assert_eq!(b.given(), [(even, vec![4]), (odd, vec![3])]);
+    }
+
+    #[test]
+    fn a_panicking_selector_ends_its_subscription_and_takes_its_demand_along() {
+        let mut b = Bench::default();
+        let (first, second) = (SubscriptionId::new(), b.subscriber());
+        let selector: crate::Selector<u32> =
+            std::sync::Arc::new(|event| if *event == 2 { std::panic::resume_unwind(Box::new("two")) } else { true });
+        b.dispatcher.subscribe(first, Interest { selector: Some(selector), partition: None }).expect("a new one");
+        b.ask(first, 9);
+        b.ask(second, 2);
+        assert_eq!(b.dispatch(0..5), [4]);
+        let decisions: Vec<_> = std::iter::from_fn(|| b.deliveries.pop()).map(|d| format!("{d:?}")).collect();
+        assert!(decisions[0].contains("[0, 1]") && decisions[1].contains("[2, 3]"), "{decisions:?}");
+        assert_eq!(decisions[2], format!("Fail({first:?}, \"the selector panicked: two\")"));
+        assert_eq!(b.total(), Demand::ZERO);
     }
 }

@@ -43,14 +43,20 @@ pub trait Dispatcher<T>: Send {
     /// An unknown subscriber is ignored: asking after a cancel does nothing (Reactive Streams 3.6).
     fn ask(&mut self, id: SubscriptionId, demand: Demand, deliveries: &mut Deliveries<T>);
 
-    /// A subscriber leaves, and its demand with it. An unknown one is ignored (Reactive Streams 3.7).
-    fn cancel(&mut self, id: SubscriptionId);
+    /// A subscriber leaves, and its demand with it. What the dispatcher held only on its account goes to `deliveries`.
+    ///
+    /// An unknown one is ignored (Reactive Streams 3.7).
+    fn cancel(&mut self, id: SubscriptionId, deliveries: &mut Deliveries<T>);
 
-    /// How many more events [`dispatch`](Dispatcher::dispatch) would take at this moment.
+    /// How many more events [`dispatch`](Dispatcher::dispatch) would take at this moment, at least. It may take more of
+    /// those that a selector refuses or a function discards, as they cost no demand.
+    ///
+    /// Zero while what stayed in `events` waits for a subscriber that has not asked: the producer could not help.
     fn demand(&self) -> Demand;
 
     /// Assigns `events` from the front to subscribers with demand. What stays in `events` found none, and the stage
-    /// keeps it for later. `attempt` is the same for all of them.
+    /// keeps it for later: it is offered again, before anything newer, when an ask, a cancel or a newcomer has made
+    /// [`demand`](Dispatcher::demand) more than zero. `attempt` is the same for all of them.
     fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>);
 
     /// The lane in which events reach this subscriber, for [`give_back`](Dispatcher::give_back).
@@ -217,7 +223,7 @@ impl Attempt {
 pub struct Delivery<T> {
     /// Who gets it.
     pub to: SubscriptionId,
-    /// The events, oldest first. Empty only if a selector refused all of a batch.
+    /// The events, oldest first; never empty.
     pub events: Events<T>,
     /// Which attempt this is for all of them.
     pub attempt: Attempt,
@@ -268,7 +274,8 @@ impl<T> Deliveries<T> {
         self.decisions.push_back(Decision::Deliver(Delivery { to, events: events.into(), attempt }));
     }
 
-    /// Ends a subscription whose selector failed. The dispatcher has forgotten it already.
+    /// Ends a subscription whose selector failed. The dispatcher gives it nothing more; the stage
+    /// [cancels](Dispatcher::cancel) it as any other.
     pub fn fail(&mut self, id: SubscriptionId, why: impl Into<String>) {
         self.decisions.push_back(Decision::Fail(id, why.into()));
     }

@@ -44,7 +44,8 @@
 //! * `subscription`: [`SubscriptionId`], [`SubscribeOptions`], the [`Cancel`] policies
 //! * `events`: [`Events`], a batch on its way
 //! * `dispatcher`: the [`Dispatcher`] contract and its [`Deliveries`]
-//! * `by_demand`: [`DemandDispatcher`]
+//! * `by_demand`: [`DemandDispatcher`], the default: each batch to whoever wants most
+//! * `round_robin`: [`RoundRobinDispatcher`], one event to each in turn
 //! * `buffer`: [`Buffer`], for events that found no demand
 
 mod buffer;
@@ -52,6 +53,8 @@ mod by_demand;
 mod demand;
 mod dispatcher;
 mod events;
+mod round_robin;
+mod subscribers;
 mod subscription;
 
 pub use buffer::{Buffer, Keep};
@@ -61,4 +64,5 @@ pub use dispatcher::{
     Attempt, Decision, Deliveries, Delivery, Dispatcher, Interest, Lane, Marker, PartitionName, Refused, Selector,
 };
 pub use events::Events;
+pub use round_robin::RoundRobinDispatcher;
 pub use subscription::{Cancel, SubscribeOptions, SubscriptionId};

@@ -102,7 +102,7 @@ impl<D: Dispatcher<u64>> Model<D> {
             Step::Leave(who, unfinished) => {
                 let Some(id) = self.pick(who) else { return };
                 let lane = self.dispatcher.lane(id);
-                self.dispatcher.cancel(id);
+                self.dispatcher.cancel(id, &mut self.deliveries);
                 let seen = self.live.remove(&id).expect("live");
                 self.gone.push(id);
                 self.hand_back(lane, seen, unfinished);
@@ -111,7 +111,7 @@ impl<D: Dispatcher<u64>> Model<D> {
                 let Some(&id) = self.gone.get(who % self.gone.len().max(1)) else { return };
                 let before = self.dispatcher.demand();
                 self.dispatcher.ask(id, Demand::new(5), &mut self.deliveries);
-                self.dispatcher.cancel(id);
+                self.dispatcher.cancel(id, &mut self.deliveries);
                 assert_eq!(self.dispatcher.demand(), before, "who has left can neither ask nor leave");
             }
         }

@@ -46,8 +46,10 @@
 //! * `dispatcher`: the [`Dispatcher`] contract and its [`Deliveries`]
 //! * `by_demand`: [`DemandDispatcher`], the default: each batch to whoever wants most
 //! * `round_robin`: [`RoundRobinDispatcher`], one event to each in turn
+//! * `broadcast`: [`BroadcastDispatcher`], everything to everybody
 //! * `buffer`: [`Buffer`], for events that found no demand
 
+mod broadcast;
 mod buffer;
 mod by_demand;
 mod demand;
@@ -57,6 +59,7 @@ mod round_robin;
 mod subscribers;
 mod subscription;
 
+pub use broadcast::BroadcastDispatcher;
 pub use buffer::{Buffer, Keep};
 pub use by_demand::DemandDispatcher;
 pub use demand::{Demand, Window, WindowError};

@@ -47,6 +47,7 @@
 //! * `by_demand`: [`DemandDispatcher`], the default: each batch to whoever wants most
 //! * `round_robin`: [`RoundRobinDispatcher`], one event to each in turn
 //! * `broadcast`: [`BroadcastDispatcher`], everything to everybody
+//! * `partition`: [`PartitionDispatcher`], each event where its key belongs
 //! * `buffer`: [`Buffer`], for events that found no demand
 
 mod broadcast;
@@ -55,6 +56,7 @@ mod by_demand;
 mod demand;
 mod dispatcher;
 mod events;
+mod partition;
 mod round_robin;
 mod subscribers;
 mod subscription;
@@ -67,5 +69,6 @@ pub use dispatcher::{
     Attempt, Decision, Deliveries, Delivery, Dispatcher, Interest, Lane, Marker, PartitionName, Refused, Selector,
 };
 pub use events::Events;
+pub use partition::{Overflow, PartitionDispatcher, Partitions, PartitionsError, StableKey};
 pub use round_robin::RoundRobinDispatcher;
 pub use subscription::{Cancel, SubscribeOptions, SubscriptionId};

@@ -143,7 +143,7 @@ impl<T> fmt::Debug for Subscriber<T> {
     }
 }
 
-impl<T: Clone> Dispatcher<T> for BroadcastDispatcher<T> {
+impl<T: Clone + Send + Sync + 'static> Dispatcher<T> for BroadcastDispatcher<T> {
     fn subscribe(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused> {
         if let Some(got) = interest.partition {
             return Err(Refused::NotPartitioned { got });
@@ -153,6 +153,10 @@ impl<T: Clone> Dispatcher<T> for BroadcastDispatcher<T> {
         }
         self.subscribers.push(Subscriber { id, demand: Demand::ZERO, selector: interest.selector });
         Ok(())
+    }
+
+    fn takes_a_consumer_once(&self) -> bool {
+        true
     }
 
     fn ask(&mut self, id: SubscriptionId, demand: Demand, _: &mut Deliveries<T>) {

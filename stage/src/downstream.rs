@@ -108,7 +108,7 @@ impl<T> Downstream<T> {
         let edge = self.edge(id)?;
         self.subscribers.remove(&id);
         self.kept.retain(|(other, _)| *other != id);
-        self.dispatcher.cancel(id);
+        self.dispatcher.cancel(id, &mut self.deliveries);
         Some(edge)
     }
 
@@ -200,7 +200,7 @@ impl<T> Downstream<T> {
     pub(crate) fn next_decision(&mut self) -> Option<Decision<T>> {
         let decision = self.deliveries.pop()?;
         if let Decision::Fail(id, _) = &decision {
-            self.subscribers.remove(id);
+            self.cancel(*id);
         }
         Some(decision)
     }

@@ -8,6 +8,7 @@ use aqueduct_dispatcher::{Buffer, DemandDispatcher, Dispatcher, Events, Keep, Su
 
 use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, Role, guarded};
 use crate::counters::Counters;
+use crate::dispatching::{ByDemand, NoOutput, Output};
 use crate::downstream::Downstream;
 use crate::driver::Driver;
 use crate::ending::Ending;
@@ -217,6 +218,7 @@ impl Graph {
             keep: Keep::Last,
             mode: DemandMode::Forward,
             awaited: 1,
+            partitions: 0,
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
         let (launched, make) = (Arc::clone(&place), Arc::new(Mutex::new(make)));
@@ -254,6 +256,8 @@ struct Spec<I, O> {
     keep: Keep,
     mode: DemandMode,
     awaited: usize,
+    /// How many partitions there are, where there are any.
+    partitions: usize,
 }
 
 /// Makes the dispatcher of an instance.
@@ -302,14 +306,6 @@ impl<I, O> Place<I, O> {
     }
 }
 
-/// The dispatcher of a stage is by demand: each batch goes to the consumer with the most.
-#[derive(Debug)]
-pub enum ByDemand {}
-
-/// The dispatcher of a consumer: it has none, and nobody can subscribe to it.
-#[derive(Debug)]
-pub enum NoOutput {}
-
 /// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
 ///
 /// It is what one subscribes with and to. How it dispatches, `D`, is part of its type, so that a subscription that its
@@ -354,17 +350,37 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         keep: Option<fn(Events<I>) -> Events<I>>,
     ) -> Self {
         let (consumer, source) = (self.clone(), source.clone());
-        let edge = (source.name(), Arc::clone(&self.place.name));
-        let make = move || {
+        self.declare_edge(source.name(), move || {
             let count = consumer.mailboxes().len();
             let pairs = (0..count).flat_map(|mine| (0..source.instances()).map(move |theirs| (mine, theirs)));
             pairs.map(|(mine, theirs)| consumer.opening(mine, &source, theirs, options, keep).1).collect()
-        };
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        plan.edges.push(edge);
-        plan.openings.push(Box::new(make));
-        drop(plan);
+        });
         self
+    }
+
+    /// Subscribes instances to sources of their own.
+    pub(crate) fn subscribe_pairs<Src: Source<Item = I> + Clone>(
+        &self,
+        name: String,
+        pairs: impl IntoIterator<Item = (usize, Src)>,
+        options: SubscribeOptions,
+    ) {
+        let (consumer, pairs) = (self.clone(), pairs.into_iter().collect::<Vec<_>>());
+        self.declare_edge(name, move || {
+            let mut openings = Vec::new();
+            for (mine, source) in &pairs {
+                for theirs in 0..source.instances() {
+                    openings.push(consumer.opening(*mine, source, theirs, options, None).1);
+                }
+            }
+            openings
+        });
+    }
+
+    fn declare_edge(&self, from: String, make: impl FnOnce() -> Vec<BoxFuture<'static>> + Send + 'static) {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        plan.edges.push((from, Arc::clone(&self.place.name)));
+        plan.openings.push(Box::new(make));
     }
 
     /// Tells an instance that it is being subscribed, and returns what makes the subscription.
@@ -434,6 +450,14 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
 }
 
 impl<S, I, O, D> Stage<S, I, O, D> {
+    pub(crate) fn set_partitions(&self, count: usize) {
+        self.place.lock().partitions = count;
+    }
+
+    pub(crate) fn partitions(&self) -> usize {
+        self.place.lock().partitions
+    }
+
     pub(crate) fn mailboxes(&self) -> Vec<Arc<Mailbox<I, O>>> {
         self.place.lock().instances.clone()
     }
@@ -472,14 +496,6 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Output> Stage<S, I, O,
     }
 }
 
-impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, ByDemand> {
-    /// Sets the dispatcher: one for each instance. Any type that keeps the contract of [`Dispatcher`].
-    #[must_use = "the returned stage is the one to subscribe to"]
-    pub fn dispatcher<X: Dispatcher<O> + 'static>(self, make: impl Fn() -> X + Send + Sync + 'static) -> Self {
-        self.dispatching(Box::new(move || Box::new(make())))
-    }
-}
-
 impl<S, I, O, D> Stage<S, I, O, D> {
     /// The same place with another dispatcher, and so of another type.
     pub(crate) fn dispatching<E>(self, make: MakeDispatcher<O>) -> Stage<S, I, O, E> {
@@ -488,11 +504,6 @@ impl<S, I, O, D> Stage<S, I, O, D> {
         Stage { place, plan, shared, types: PhantomData }
     }
 }
-
-/// A way of dispatching: every one but [`NoOutput`].
-pub trait Output: 'static {}
-
-impl Output for ByDemand {}
 
 impl<S, I, O, D> Clone for Stage<S, I, O, D> {
     fn clone(&self) -> Self {

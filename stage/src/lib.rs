@@ -89,6 +89,7 @@ pub mod coming_from_genstage;
 mod consumer;
 mod context;
 mod counters;
+mod dispatching;
 mod downstream;
 mod driver;
 mod edge;
@@ -102,26 +103,28 @@ mod outcome;
 mod producer;
 mod producer_consumer;
 mod running;
-mod source;
 mod spawner;
 mod upstream;
 
 pub use aqueduct_dispatcher::{
-    Attempt, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher, Dispatcher, Events, Interest,
-    Keep, Lane, Marker, PartitionName, Refused, Selector, SubscribeOptions, SubscriptionId, Window, WindowError,
+    Attempt, BroadcastDispatcher, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher, Dispatcher,
+    Events, Interest, Keep, Lane, Marker, Overflow, PartitionDispatcher, PartitionName, Partitions, PartitionsError,
+    Refused, RoundRobinDispatcher, Selector, SubscribeOptions, SubscriptionId, Window, WindowError,
 };
 
 pub use batch::Batch;
 pub use consumer::Consumer;
 pub use context::{Cx, Never};
+pub use dispatching::{
+    Broadcast, ByDemand, NoOutput, Output, Part, Partitioned, RoundRobin, Selected, Selects, ServesAnyone,
+};
 pub use edge::{DemandMode, Edge, Mode, Peer};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};
-pub use graph::{ByDemand, Graph, NoOutput, Output, Stage};
+pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
 pub use message::{ConsumerId, EndCause, Publisher, Source, Subscriber, Subscription};
 pub use outcome::{Outcome, Snapshot, StageOutcome, StageSnapshot};
 pub use producer::Producer;
 pub use producer_consumer::ProducerConsumer;
 pub use running::Running;
-pub use source::ServesAnyone;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};

@@ -45,7 +45,8 @@ impl<T> Partition<T> {
         if let Overflow::Keep(keep) = overflow {
             let excess = self.held.saturating_sub(capacity);
             match keep {
-                Keep::First => self.drop_newest(excess.min(newcomers).min(self.held), deliveries),
+                // A queue cannot fail its stage: what does not fit is dropped and counted.
+                Keep::First | Keep::Fail => self.drop_newest(excess.min(newcomers).min(self.held), deliveries),
                 Keep::Last => self.drop_oldest(excess, deliveries),
             }
             if excess > 0 {

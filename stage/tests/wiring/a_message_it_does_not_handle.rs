@@ -1,0 +1,28 @@
+use aqueduct_stage::*;
+
+struct Numbers;
+
+impl Producer for Numbers {
+    type Out = u64;
+    async fn handle_demand(&mut self, _: usize, _: &mut Cx<'_, u64>) -> Result {
+        Ok(())
+    }
+}
+
+struct Print;
+
+impl Consumer for Print {
+    type In = u64;
+    async fn handle_events(&mut self, _: Batch<u64>, _: &mut Cx<'_>) -> Result {
+        Ok(())
+    }
+}
+
+struct Total;
+
+fn main() {
+    let graph = Graph::new("wiring");
+    let numbers = graph.producer("numbers", || Numbers);
+    let print = graph.consumer("print", || Print).subscribe(&numbers, 5..10);
+    let _ = print.stage_ref().cast(Total);
+}

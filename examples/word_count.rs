@@ -66,13 +66,23 @@ struct Args {
     json: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let done = match local::worker() {
-        Ok(Some(worker)) => work(&worker).await,
-        Ok(None) => coordinate(&Args::parse()).await,
-        Err(error) => Err(error.into()),
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("word_count: {error}");
+            return ExitCode::FAILURE;
+        }
     };
+    let done = runtime.block_on(async {
+        match local::worker() {
+            Ok(Some(worker)) => work(&worker).await,
+            Ok(None) => coordinate(&Args::parse()).await,
+            Err(error) => Err(error.into()),
+        }
+    });
+    // A read that blocks, of a pipe say, must not keep the process alive.
+    runtime.shutdown_background();
     match done {
         Ok(code) => code,
         Err(error) => {
@@ -212,6 +222,18 @@ async fn work(worker: &local::Worker) -> anyhow::Result<ExitCode> {
 
 /// What the process does that was started by hand.
 async fn coordinate(args: &Args) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        biased;
+        done = count(args) => done,
+        // What runs here ends as it is dropped, and so do the workers.
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("word_count: interrupted");
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+async fn count(args: &Args) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let vendored = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/devils-dictionary.txt");
     let (files, bytes) = find_files(if args.input.is_empty() { std::slice::from_ref(&vendored) } else { &args.input })?;
@@ -241,17 +263,11 @@ async fn coordinate(args: &Args) -> anyhow::Result<ExitCode> {
         Workers::start(args.workers, &chunks, merge).await?
     };
     let mut running = graph.start();
-    let stopped = tokio::select! {
+    tokio::select! {
         biased;
-        finished = running.join() => finished.map(|_| None)?,
+        finished = running.join() => drop(finished?),
         lost = workers.lost() => bail!(lost),
-        _ = tokio::signal::ctrl_c() => Some(ExitCode::from(130)),
-        () = show_progress(&progress, bytes) => None,
-    };
-    // What is still running here ends with its handles, and so do the workers.
-    if let Some(code) = stopped {
-        eprintln!("word_count: interrupted");
-        return Ok(code);
+        () = show_progress(&progress, bytes) => {}
     }
     let elapsed = started.elapsed();
     workers.shutdown().await?;

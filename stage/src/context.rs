@@ -27,6 +27,7 @@ pub(crate) struct Wishes {
     pub(crate) stop: Option<Exit>,
     pub(crate) asks: Vec<(SubscriptionId, Demand)>,
     pub(crate) cancels: Vec<(SubscriptionId, Exit)>,
+    pub(crate) again: bool,
 }
 
 impl<'a, O> Cx<'a, O> {
@@ -57,6 +58,12 @@ impl<'a, O> Cx<'a, O> {
     /// events twice.
     pub fn demand(&self) -> usize {
         self.demand.saturating_sub(Demand::from(self.out.len())).as_len()
+    }
+
+    /// Has [`handle_demand`](crate::Producer::handle_demand) called once more, with what is still owed, if anything is:
+    /// for producers that read a page or a row at a time.
+    pub fn again(&mut self) {
+        self.wishes.again = true;
     }
 
     /// Asks the producer of a subscription in [manual mode](crate::Mode::Manual) for `events` more. 0 does nothing, and

@@ -10,6 +10,8 @@ pub(crate) struct Counters {
     pub(crate) events_in: Counter,
     pub(crate) events_out: Counter,
     pub(crate) discarded: Counter,
+    /// Those of the discarded that found the buffer full.
+    pub(crate) overflowed: Counter,
     pub(crate) failed: Counter,
     /// Events that wait for demand.
     pub(crate) buffered: Counter,

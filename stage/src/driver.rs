@@ -45,6 +45,9 @@ pub(crate) struct Driver<I, O> {
     /// Infos whose turn has come.
     due: VecDeque<Box<dyn Letter<O>>>,
 
+    /// Why the last subscriber left that failed.
+    lost_subscriber: Option<Failure>,
+
     state: State,
     /// End as soon as there is nothing left to do.
     completing: bool,
@@ -83,7 +86,8 @@ macro_rules! callback {
     ($driver:ident, |$callbacks:ident, $cx:ident| $call:expr) => {{
         let mut $cx = Cx::new(&mut $driver.out, $driver.downstream.owed(), &mut $driver.wishes, &*$driver.stage_ref);
         let $callbacks = &mut $driver.callbacks;
-        match guarded(&$driver.ending.stage, $call).await {
+        // Within the guard, so that a panic before the first `await` is caught too.
+        match guarded(&$driver.ending.stage, async { $call.await }).await {
             Ok(answer) => {
                 $driver.after_callback()?;
                 answer
@@ -119,6 +123,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             out: Vec::new(),
             marked: BTreeMap::new(),
             due: VecDeque::new(),
+            lost_subscriber: None,
             state: State::Running,
             completing: false,
         }
@@ -142,6 +147,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         loop {
             mailbox.take(&mut received);
             if received.is_empty() {
+                if let Some(exit) = mailbox.stopping() {
+                    return exit;
+                }
                 self.show();
                 let start = Instant::now();
                 mailbox.arrived().await;
@@ -149,6 +157,10 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 continue;
             }
             while let Some(message) = received.pop_front() {
+                if let Some(exit) = mailbox.stopping() {
+                    self.give_up(received);
+                    return exit;
+                }
                 let flow = match self.handle(message).await {
                     ControlFlow::Continue(()) => self.settle().await,
                     stop => stop,
@@ -207,7 +219,6 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 self.completing = true;
                 ControlFlow::Continue(())
             }
-            Message::Stop(exit) => ControlFlow::Break(exit),
         }
     }
 
@@ -278,6 +289,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
         let Some(edge) = left else { return ControlFlow::Continue(()) };
         tracing::debug!(id = %edge.id, %reason, "subscription cancelled");
+        if let Exit::Failed(failure) = &reason {
+            self.lost_subscriber = Some(failure.clone());
+        }
         let cause = EndCause::Cancelled(reason);
         if let Some(subscriber) = self.subscribers.remove(&edge.id) {
             subscriber.ended(edge.id, cause.clone());
@@ -302,6 +316,16 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 continue;
             }
             callback!(self, |callbacks, cx| callbacks.handle_demand(demand.as_len(), &mut cx));
+            while self.wishes.again && self.state == State::Running && !self.downstream.owed().is_zero() {
+                self.wishes.again = false;
+                if let Some(exit) = self.ending.mailbox.stopping() {
+                    return ControlFlow::Break(exit);
+                }
+                let owed = self.downstream.owed().as_len();
+                callback!(self, |callbacks, cx| callbacks.handle_demand(owed, &mut cx));
+                tokio::task::consume_budget().await;
+            }
+            self.wishes.again = false;
             // If nobody wanted what was emitted, it is asked for again: after whatever else has arrived.
             tokio::task::consume_budget().await;
         }
@@ -339,6 +363,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             return ControlFlow::Break(Exit::Failed(Failure::new(&*self.ending.stage, FailureKind::Overflow, message)));
         }
         self.ending.counters.discarded.add(discarded as u64);
+        self.ending.counters.overflowed.add(discarded as u64);
         if self.callbacks.handle_discarded(discarded) {
             tracing::warn!(stage = &*self.ending.stage, discarded, "buffer is full: events were dropped");
         }
@@ -476,7 +501,8 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             self.ending.counters.events_in.add(count as u64);
             let span = tracing::debug_span!("stage.handle", events = count);
             let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
-            let handling = self.callbacks.handle_events(batch, &mut cx).instrument(span);
+            let callbacks = &mut self.callbacks;
+            let handling = async { callbacks.handle_events(batch, &mut cx).instrument(span).await };
             if let Err(failure) = guarded(&self.ending.stage, handling).await {
                 return ControlFlow::Break(Exit::Failed(failure));
             }
@@ -489,10 +515,15 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             if self.state != State::Running {
                 break;
             }
+            if let Some(exit) = self.ending.mailbox.stopping() {
+                self.lose(events.len());
+                return ControlFlow::Break(exit);
+            }
             if let Some(up_to) = piece.then_ask {
                 self.ask(id, up_to);
             }
         }
+        self.lose(events.len());
         self.in_hand = None;
         ControlFlow::Continue(())
     }
@@ -513,6 +544,16 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
 
     /// No producer is left, and everything they sent was handled.
     async fn on_exhausted(&mut self) -> Flow {
+        if let Some(exit) = self.upstream.lost() {
+            let failure = match exit {
+                Exit::Failed(failure) => failure,
+                _ => {
+                    let why = "a producer was shut down before it was exhausted";
+                    Failure::new(&*self.ending.stage, FailureKind::Shutdown, why)
+                }
+            };
+            return ControlFlow::Break(Exit::Failed(failure));
+        }
         if self.upstream.saw_everything() {
             callback!(self, |callbacks, cx| callbacks.handle_end(&mut cx));
         }
@@ -529,23 +570,29 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     fn exhaust(&mut self) {
         self.state = State::Exhausted;
         self.leave_producers(&Exit::Normal);
-        self.arrivals.clear();
     }
 
     /// Ends the stage if there is nothing left for it to do.
     async fn settle(&mut self) -> Flow {
         self.open_due().await?;
         if self.completing && self.state == State::Running {
-            let abandoned = self.role != Role::Consumer && self.downstream.is_abandoned();
-            if abandoned {
+            if self.role != Role::Consumer && self.downstream.is_abandoned() {
+                // Whoever failed would have taken more: without them the work is not done.
+                if let Some(failure) = self.lost_subscriber.take() {
+                    return ControlFlow::Break(Exit::Failed(failure));
+                }
                 self.exhaust();
             } else if self.role != Role::Producer && self.upstream.is_empty() && self.arrivals.is_empty() {
                 self.on_exhausted().await?;
             }
         }
-        let done = self.downstream.is_delivered() || (self.completing && self.downstream.is_abandoned());
-        if self.state == State::Exhausted && done {
-            return ControlFlow::Break(Exit::Normal);
+        if self.state == State::Exhausted {
+            if self.downstream.is_delivered() {
+                return ControlFlow::Break(Exit::Normal);
+            }
+            if self.completing && self.downstream.is_abandoned() {
+                return ControlFlow::Break(self.lost_subscriber.take().map_or(Exit::Normal, Exit::Failed));
+            }
         }
         ControlFlow::Continue(())
     }
@@ -637,6 +684,18 @@ impl<I, O> Driver<I, O> {
             }
             unfinished.retain(|(events, _)| !events.is_empty());
             publisher.leave(id, exit.clone(), unfinished);
+        }
+        for arrival in std::mem::take(&mut self.arrivals) {
+            if let Arrival::Events(_, events, _) = arrival {
+                self.lose(events.len());
+            }
+        }
+    }
+
+    /// Counts events that were delivered here and that nobody will handle.
+    fn lose(&self, events: usize) {
+        if events > 0 && self.in_hand.is_none() {
+            self.ending.counters.discarded.add(events as u64);
         }
     }
 }

@@ -186,7 +186,9 @@ pub enum SubscribeError {
 }
 
 /// Why a graph did not complete. Its message is that of the failure in which it began.
-#[derive(Clone, Debug, thiserror::Error)]
+///
+/// `Debug` says the same, so that `fn main() -> Result` prints a sentence.
+#[derive(Clone, thiserror::Error)]
 #[error("{failure}")]
 #[non_exhaustive]
 pub struct GraphError {
@@ -194,6 +196,13 @@ pub struct GraphError {
     pub failure: Failure,
     /// Failures of other origin, in the order in which they came. Stages that only followed are not among them.
     pub others: Vec<Failure>,
+}
+
+impl fmt::Debug for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.others.iter().try_for_each(|other| write!(f, "; and {other}"))
+    }
 }
 
 impl GraphError {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use aqueduct_dispatcher::{Buffer, DemandDispatcher, Dispatcher, Events, Keep, SubscribeOptions, SubscriptionId};
 
@@ -15,8 +15,8 @@ use crate::ending::Ending;
 use crate::mailbox::{Mailbox, Message, Opening};
 use crate::running::{Control, Member, Running, Shared};
 use crate::{
-    BoxFuture, Consumer, DemandMode, Exit, GraphError, Never, Outcome, Producer, ProducerConsumer, Source, Spawner,
-    StageRef, Subscription, TokioSpawner,
+    BoxFuture, Consumer, DemandMode, Exit, Failure, FailureKind, GraphError, Never, Outcome, Producer,
+    ProducerConsumer, Source, Spawner, StageRef, Subscription, TokioSpawner,
 };
 
 /// A graph of stages, described and not yet running.
@@ -56,8 +56,11 @@ pub struct Graph {
 }
 
 /// What was declared.
-#[derive(Default)]
 struct Plan {
+    /// Whether more may be declared.
+    open: bool,
+    /// The stages that take events.
+    takers: Vec<Arc<str>>,
     /// Every name there is.
     names: Vec<Arc<str>>,
     /// Who subscribes to whom, for drawings.
@@ -66,6 +69,20 @@ struct Plan {
     stages: Vec<Launch>,
     /// Subscriptions that were not made yet, in the order in which they were declared.
     openings: Vec<MakeOpenings>,
+}
+
+impl Plan {
+    /// A stage that takes events, and to which none will come.
+    fn idle(&self) -> Option<Arc<str>> {
+        self.takers.iter().find(|name| !self.edges.iter().any(|(_, to)| to == *name)).cloned()
+    }
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let (names, takers, edges, stages, openings) = Default::default();
+        Self { open: true, takers, names, edges, stages, openings }
+    }
 }
 
 /// Enrols and starts a stage.
@@ -82,11 +99,11 @@ impl Graph {
     /// A graph whose tasks are started by `spawner`, for tests that put stages on a machine of their own.
     pub fn with_spawner(name: impl Into<String>, spawner: impl Spawner) -> Self {
         let shared = Arc::new(Shared::new(Arc::new(spawner)));
-        Self { name: name.into().into(), shared, plan: Arc::default() }
+        Self { name: name.into().into(), shared, plan: Arc::new(Mutex::new(Plan::default())) }
     }
 
     /// Declares a producer. Its buffer holds [`Buffer::DEFAULT_CAPACITY`] events that nobody has asked for, and drops
-    /// the oldest beyond that, with a warning and a count in the [`Outcome`]: see [`Stage::buffer`].
+    /// the oldest beyond that, with a warning, a count in the [`Outcome`], and an error at the end: see [`Stage::buffer`].
     ///
     /// # Panics
     ///
@@ -153,6 +170,11 @@ impl Graph {
     ///
     /// Dropping the future kills every stage.
     pub async fn run(self) -> Result<Outcome, GraphError> {
+        let idle = self.lock().idle();
+        if let Some(stage) = idle {
+            let failure = Failure::new(&*stage, FailureKind::Subscribe, "it is not subscribed to anything");
+            return GraphError::unless_empty(vec![failure]).map(|()| Outcome::default());
+        }
         self.start().join().await
     }
 
@@ -188,9 +210,15 @@ impl Graph {
         text + "}\n"
     }
 
+    /// Lets more be declared, until the next launch.
+    pub(crate) fn reopen(&self) {
+        self.lock().open = true;
+    }
+
     /// Starts what was declared since the last time.
     pub(crate) fn launch(&self) {
         let mut plan = self.lock();
+        plan.open = false;
         let (stages, openings) = (std::mem::take(&mut plan.stages), std::mem::take(&mut plan.openings));
         drop(plan);
         for opening in openings.into_iter().flat_map(|make| make()) {
@@ -216,6 +244,7 @@ impl Graph {
             dispatcher: Box::new(|| Box::new(DemandDispatcher::new())),
             capacity,
             keep: Keep::Last,
+            may_drop: false,
             mode: DemandMode::Forward,
             awaited: 1,
             partitions: 0,
@@ -225,10 +254,13 @@ impl Graph {
         let launch = move |shared: &Arc<Shared>| launched.launch::<S>(role, &make, shared);
         let mut plan = self.lock();
         assert!(!plan.names.contains(&name), "graph {:?} has a stage {name:?} already", self.name);
+        if role != Role::Producer {
+            plan.takers.push(Arc::clone(&name));
+        }
         plan.names.push(name);
         plan.stages.push(Box::new(launch));
         drop(plan);
-        Stage { place, plan: Arc::clone(&self.plan), shared: Arc::clone(&self.shared), types: PhantomData }
+        Stage { place, plan: Arc::downgrade(&self.plan), shared: Arc::clone(&self.shared), types: PhantomData }
     }
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
@@ -254,6 +286,8 @@ struct Spec<I, O> {
     dispatcher: MakeDispatcher<O>,
     capacity: usize,
     keep: Keep,
+    /// Whether the user said what to do when the buffer is full.
+    may_drop: bool,
     mode: DemandMode,
     awaited: usize,
     /// How many partitions there are, where there are any.
@@ -274,7 +308,13 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
         for (instance, mailbox) in spec.instances.iter().enumerate() {
             let counters = Arc::<Counters>::default();
             let control = Arc::clone(mailbox) as Arc<dyn Control>;
-            let number = shared.enrol(Member::new(Arc::clone(&self.name), instance, control, Arc::clone(&counters)));
+            let number = shared.enrol(Member::new(
+                Arc::clone(&self.name),
+                instance,
+                control,
+                Arc::clone(&counters),
+                spec.may_drop,
+            ));
             let reporter = Arc::clone(shared);
             let report = Box::new(move |exit| reporter.report(number, exit));
             let mut ending = Ending::new(Arc::clone(&self.name), Arc::clone(mailbox), counters, report);
@@ -312,7 +352,8 @@ impl<I, O> Place<I, O> {
 /// dispatcher cannot serve does not compile. Cloning it names the same place.
 pub struct Stage<S, I, O, D = ByDemand> {
     pub(crate) place: Arc<Place<I, O>>,
-    plan: Arc<Mutex<Plan>>,
+    /// Weak, as what was declared refers to stages.
+    plan: Weak<Mutex<Plan>>,
     shared: Arc<Shared>,
     types: PhantomData<fn() -> (S, D)>,
 }
@@ -378,9 +419,16 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     }
 
     fn declare_edge(&self, from: String, make: impl FnOnce() -> Vec<BoxFuture<'static>> + Send + 'static) {
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        plan.edges.push((from, Arc::clone(&self.place.name)));
-        plan.openings.push(Box::new(make));
+        let late = "subscribe before the graph starts, within `Running::add`, or with `Running::subscribe`";
+        let Some(plan) = self.plan.upgrade() else { panic!("the graph of stage {:?} is gone: {late}", self.name()) };
+        let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = plan.open;
+        if open {
+            plan.edges.push((from, Arc::clone(&self.place.name)));
+            plan.openings.push(Box::new(make));
+        }
+        drop(plan);
+        assert!(open, "the graph of stage {:?} has started: {late}", self.name());
     }
 
     /// Tells an instance that it is being subscribed, and returns what makes the subscription.
@@ -466,11 +514,14 @@ impl<S, I, O, D> Stage<S, I, O, D> {
 /// For stages with an output.
 impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Output> Stage<S, I, O, D> {
     /// Sets how many events the stage keeps that nobody has asked for, and what happens to more of them. 0 keeps none.
+    ///
+    /// Unless this is said, a producer keeps [`Buffer::DEFAULT_CAPACITY`] events and drops the oldest beyond, and a graph
+    /// in which that has happened does not end in success.
     #[must_use = "the returned stage is the one to subscribe to"]
     pub fn buffer(self, capacity: usize, keep: Keep) -> Self {
         {
             let mut spec = self.place.lock();
-            (spec.capacity, spec.keep) = (capacity, keep);
+            (spec.capacity, spec.keep, spec.may_drop) = (capacity, keep, true);
         }
         self
     }
@@ -509,7 +560,7 @@ impl<S, I, O, D> Clone for Stage<S, I, O, D> {
     fn clone(&self) -> Self {
         Self {
             place: Arc::clone(&self.place),
-            plan: Arc::clone(&self.plan),
+            plan: Weak::clone(&self.plan),
             shared: Arc::clone(&self.shared),
             types: PhantomData,
         }
@@ -531,7 +582,7 @@ impl<I: Send, O: Send> Control for Mailbox<I, O> {
         let _ = self.push(Message::Drain);
     }
 
-    fn stop(&self, exit: Exit) {
-        let _ = self.push(Message::Stop(exit));
+    fn stop(&self) {
+        Self::stop(self);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
@@ -34,8 +35,6 @@ pub(crate) enum Message<I, O> {
     Drain,
     /// End when there is nothing left to do, rather than wait for somebody to subscribe.
     Complete,
-    /// End now.
-    Stop(Exit),
 }
 
 /// A subscription to a producer that is being made.
@@ -54,6 +53,8 @@ pub(crate) struct Opening<I> {
 pub(crate) struct Mailbox<I, O> {
     state: Mutex<State<I, O>>,
     arrived: Notify,
+    /// Told to end now: looked at between callbacks, whatever waits in the queue.
+    stopping: AtomicBool,
     /// The stage's name, for those who come too late.
     stage: String,
     consumer: ConsumerId,
@@ -70,7 +71,8 @@ struct State<I, O> {
 impl<I, O> Mailbox<I, O> {
     pub(crate) fn new(stage: &str) -> Self {
         let state = State { messages: VecDeque::new(), posts: 0, closed: false };
-        Self { state: Mutex::new(state), arrived: Notify::new(), stage: stage.to_owned(), consumer: ConsumerId::new() }
+        let (state, arrived, stopping) = (Mutex::new(state), Notify::new(), AtomicBool::new(false));
+        Self { state, arrived, stopping, stage: stage.to_owned(), consumer: ConsumerId::new() }
     }
 
     /// Names the stage as a consumer.
@@ -110,6 +112,17 @@ impl<I, O> Mailbox<I, O> {
     /// Nothing is lost.
     pub(crate) async fn arrived(&self) {
         self.arrived.notified().await;
+    }
+
+    /// Tells the stage to end now.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.arrived.notify_one();
+    }
+
+    /// How the stage is to end, if it was told to end now.
+    pub(crate) fn stopping(&self) -> Option<Exit> {
+        self.stopping.load(Ordering::Relaxed).then_some(Exit::Shutdown)
     }
 
     /// Takes nothing in from now on, and returns what nobody has read.

@@ -39,9 +39,11 @@ pub trait Producer: Send + 'static {
 
     /// Called when consumers have asked for `demand` more events, at least 1.
     ///
-    /// It may emit fewer now and the rest later; the same events are not asked for again, and
-    /// [`Cx::demand`] tells what is still owed. It may also emit more, which the stage keeps in its buffer. It should
-    /// call [`Cx::stop`] with [`Exit::Normal`] when there is nothing more to come.
+    /// It may emit fewer now and the rest later, from a message or a timer: the same events are not asked for twice, and
+    /// [`Cx::demand`] tells what is still owed. **A producer that answers with fewer events and nothing else is not called
+    /// again** until its consumers have handled enough to ask for more, which may be never: it calls [`Cx::again`] to be
+    /// called once more for the rest, or [`Cx::stop`] with [`Exit::Normal`] when there is nothing more to come. It may
+    /// also emit more, which the stage keeps in its buffer.
     ///
     /// # Errors
     ///

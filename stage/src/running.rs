@@ -21,6 +21,7 @@ const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 ///
 /// Dropping it kills every stage: their callbacks are dropped where they wait, and `terminate` is not called. To end a
 /// graph in an orderly way, [`join`](Self::join), [`shutdown`](Self::shutdown) or [`stop`](Self::stop) it.
+#[must_use = "dropping it kills the graph: `join` it, or keep it for as long as it is to run"]
 pub struct Running {
     graph: Graph,
     shared: Arc<Shared>,
@@ -33,7 +34,7 @@ pub(crate) trait Control: Send + Sync {
     /// Emit nothing more; deliver what there is, and end.
     fn drain(&self);
     /// End now.
-    fn stop(&self, exit: Exit);
+    fn stop(&self);
 }
 
 impl Running {
@@ -70,6 +71,7 @@ impl Running {
     /// # }
     /// ```
     pub fn add<T>(&mut self, describe: impl FnOnce(&Graph) -> T) -> T {
+        self.graph.reopen();
         let added = describe(&self.graph);
         self.graph.launch();
         added
@@ -139,7 +141,8 @@ impl Running {
     /// # Errors
     ///
     /// [`GraphError`] with the first failure; the other stages are then shut down, with five seconds of grace. A
-    /// success is never short: if a stage was shut down before its work was done, that is an error too.
+    /// success is never short: if a stage was shut down before its work was done, or dropped events from a full buffer
+    /// without having been [told to](crate::Stage::buffer), that is an error too.
     ///
     /// # Cancel safety
     ///
@@ -149,6 +152,7 @@ impl Running {
         self.shared.until(|state| state.is_over() || state.has_failed()).await;
         self.end(GRACE_AFTER_FAILURE).await;
         let (outcome, mut failures) = self.shared.conclude();
+        failures.extend(self.shared.overflows());
         if failures.is_empty() {
             failures.extend(
                 outcome
@@ -202,7 +206,7 @@ impl Running {
 
     /// Ends all tasks of the graph, and waits until they are gone.
     async fn end(&self, grace: Duration) {
-        self.shared.tell(|stage| stage.stop(Exit::Shutdown));
+        self.shared.tell(|stage| stage.stop());
         let _ = tokio::time::timeout(grace, self.shared.until(State::is_over)).await;
         self.shared.kill();
         self.shared.until(|state| state.tasks == 0).await;
@@ -244,14 +248,29 @@ pub(crate) struct Member {
     pub(crate) instance: usize,
     pub(crate) control: Arc<dyn Control>,
     pub(crate) counters: Arc<Counters>,
+    /// Whether the user said what to do when the buffer is full.
+    may_drop: bool,
     started: Instant,
     /// How and when it ended.
     ended: Option<(Exit, Instant)>,
 }
 
 impl Member {
-    pub(crate) fn new(stage: Arc<str>, instance: usize, control: Arc<dyn Control>, counters: Arc<Counters>) -> Self {
-        Self { stage, instance, control, counters, started: Instant::now(), ended: None }
+    pub(crate) fn new(
+        stage: Arc<str>,
+        instance: usize,
+        control: Arc<dyn Control>,
+        counters: Arc<Counters>,
+        may_drop: bool,
+    ) -> Self {
+        Self { stage, instance, control, counters, may_drop, started: Instant::now(), ended: None }
+    }
+
+    /// Events were dropped that should not have been.
+    fn overflow(&self) -> Option<Failure> {
+        let dropped = self.counters.overflowed.get();
+        let why = || format!("its buffer was full and {dropped} events were dropped; `buffer` says what to do then");
+        (dropped > 0 && !self.may_drop).then(|| Failure::new(&*self.stage, FailureKind::Overflow, why()))
     }
 
     fn outcome(&self) -> Option<StageOutcome> {
@@ -369,6 +388,10 @@ impl Shared {
     fn conclude(&self) -> (Outcome, Vec<Failure>) {
         let state = self.lock();
         (Outcome { stages: state.stages.iter().filter_map(Member::outcome).collect() }, state.failures.clone())
+    }
+
+    fn overflows(&self) -> Vec<Failure> {
+        self.lock().stages.iter().filter_map(Member::overflow).collect()
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -14,6 +14,8 @@ pub(crate) struct Upstream {
     ends_when_empty: bool,
     /// A subscription ended before its producer was exhausted.
     missed_something: bool,
+    /// How the first producer ended that ended before it was exhausted.
+    lost: Option<Exit>,
 }
 
 #[derive(Debug)]
@@ -125,6 +127,11 @@ impl Upstream {
         let Some(subscribed) = self.subscriptions.remove(&id) else { return AfterEnd::Live };
         let reason = cause.reason();
         self.missed_something |= !cause.is_exhausted();
+        if let EndCause::Down(exit) = cause
+            && !cause.is_exhausted()
+        {
+            self.lost.get_or_insert_with(|| exit.clone());
+        }
         if matches!(reason, Exit::Failed(failure) if failure.kind() == FailureKind::AlreadySubscribed) {
             return AfterEnd::Live;
         }
@@ -140,6 +147,11 @@ impl Upstream {
     /// Whether every subscription that has ended did so because its producer was exhausted.
     pub(crate) fn saw_everything(&self) -> bool {
         !self.missed_something
+    }
+
+    /// How a producer ended that was not exhausted: then something is missing, whatever the policy of its subscription.
+    pub(crate) fn lost(&self) -> Option<Exit> {
+        self.lost.clone()
     }
 
     /// Asked for and not yet handled, over all subscriptions.

@@ -143,7 +143,8 @@ async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Stri
     let frame = match timeout(node.config.handshake_timeout, next_frame(&mut stream)).await {
         Ok(Ok(Frame::Subscribe(subscribe))) => subscribe,
         other => {
-            tracing::warn!(peer, ?other, "expected a subscription");
+            let got = other.map(|answer| answer.map(|frame| frame.name()));
+            tracing::warn!(peer, ?got, "expected a subscription");
             stream.reset(CLOSE_PROTOCOL);
             return;
         }

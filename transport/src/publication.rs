@@ -83,6 +83,11 @@ struct Serving<T> {
     stream: FrameStream,
     limits: Limits,
     stage: String,
+    /// What the subscriber allows, and what was asked of the source: in all.
+    wanted: Demand,
+    asked: Demand,
+    /// How many events the source has sent.
+    taken: u64,
     /// The source knows that the edge has ended.
     ended: bool,
     events: PhantomData<fn(T)>,
@@ -133,8 +138,20 @@ impl<T: Wire> Serving<T> {
         let IncomingLink { subscribe, stream, limits, .. } = link;
         let mut outbound = Outbound::new(limits.clone());
         outbound.accept();
-        let (stage, ended) = (subscribe.producer, false);
-        Ok(Some(Self { id, publisher, outlet, outbound, stream, limits, stage, ended, events: PhantomData }))
+        Ok(Some(Self {
+            id,
+            publisher,
+            outlet,
+            outbound,
+            stream,
+            limits,
+            stage: subscribe.producer,
+            wanted: Demand::ZERO,
+            asked: Demand::ZERO,
+            taken: 0,
+            ended: false,
+            events: PhantomData,
+        }))
     }
 
     async fn run(&mut self) -> Result<(), StreamError> {
@@ -156,10 +173,11 @@ impl<T: Wire> Serving<T> {
             }
             while let Some(event) = self.outbound.poll_event() {
                 match event {
-                    OutboundEvent::Demand { up_to } => self.publisher.ask(self.id, up_to),
+                    OutboundEvent::Demand { up_to } => self.wanted = up_to,
                     OutboundEvent::Cancelled { reason } => self.cancel(exit(reason)),
                 }
             }
+            self.ask();
             while let Some(bytes) = self.outbound.poll_transmit() {
                 self.stream.queue(bytes);
             }
@@ -172,13 +190,27 @@ impl<T: Wire> Serving<T> {
         }
     }
 
+    /// Asks the source for what the subscriber wants, as far as it may have open at one time: another node does not
+    /// decide how much is held here.
+    fn ask(&mut self) {
+        let bound = Demand::new(self.taken).saturating_add(MAX_OPEN_DEMAND);
+        let up_to = self.wanted.min(bound);
+        if up_to > self.asked && !self.ended {
+            self.asked = up_to;
+            self.publisher.ask(self.id, up_to);
+        }
+    }
+
     /// Moves what the source sent into the link.
     fn send(&mut self, parcel: Parcel<T>) {
         match parcel {
-            Parcel::Events(events) => match encode(&events, &self.limits) {
-                Ok(encoded) => self.outbound.send(&encoded),
-                Err(error) => self.give_up(&events[..error.index], &error),
-            },
+            Parcel::Events(events) => {
+                self.taken += events.len() as u64;
+                match encode(&events, &self.limits) {
+                    Ok(encoded) => self.outbound.send(&encoded),
+                    Err(error) => self.give_up(&events[..error.index], &error),
+                }
+            }
             Parcel::Ended(cause) => {
                 self.ended = true;
                 match cause.reason() {
@@ -310,5 +342,7 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
 
 /// No more events are encoded while so many bytes wait for the network: enough to keep it busy between two wakes.
 const HIGH_WATER_BYTES: usize = 256 << 10;
+/// What one subscription may have open at the source, in events: several times the far default.
+const MAX_OPEN_DEMAND: Demand = Demand::new(65_536);
 /// What a peer sees when a link is given up.
 const RESET_CODE: u32 = 1;

@@ -241,8 +241,10 @@ impl<T: Wire> Link<T> {
                     subscriber.deliver(*id, events.into(), Attempt::FIRST);
                 }
                 InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
-                InboundEvent::Failed { reason: Reason::Normal, .. } => self.tell(EndCause::Cancelled(Exit::Normal)),
-                InboundEvent::Failed { reason: Reason::Shutdown, .. } => self.tell(EndCause::Down(Exit::Shutdown)),
+                // We did not cancel, so an end that is not the end of the data is an early one, whatever it is called.
+                InboundEvent::Failed { reason: Reason::Normal | Reason::Shutdown, .. } => {
+                    self.tell(EndCause::Down(Exit::Shutdown));
+                }
                 InboundEvent::Failed { reason, origin, message } => {
                     let message = match reason {
                         Reason::Panic => format!("stage {origin:?} panicked: {message}"),

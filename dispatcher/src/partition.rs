@@ -22,7 +22,7 @@ use queue::Partition;
 /// ```
 /// use aqueduct_dispatcher::*;
 ///
-/// let mut dispatcher = PartitionDispatcher::by(Partitions::named(["even", "odd"])?, |event| event % 2);
+/// let mut dispatcher = PartitionDispatcher::by(Partitions::named(["even", "odd"])?, |event: &usize| event % 2);
 /// let mut deliveries = Deliveries::new();
 /// let (even, odd) = (SubscriptionId::new(), SubscriptionId::new());
 /// for (id, name, demand) in [(even, "even", 3), (odd, "odd", 1)] {
@@ -312,5 +312,41 @@ where
 
     fn held(&self) -> usize {
         self.partitions.iter().map(Partition::held).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Decision;
+
+    #[test]
+    fn choosy_consumers_of_one_partition_and_a_queue_that_drops_what_blocks() {
+        use std::sync::Arc;
+
+        let one = Partitions::numbered(1).expect("at least one");
+        let mut dispatcher = PartitionDispatcher::by(one, |_| 0).capacity(2).overflow(Overflow::Keep(Keep::Last));
+        let mut deliveries = Deliveries::new();
+        let [even, odd] = [0, 1].map(|rest| {
+            let id = SubscriptionId::new();
+            let selector: crate::Selector<u32> = Arc::new(move |event| event % 2 == rest);
+            let interest = Interest { selector: Some(selector), partition: Some(0.into()) };
+            dispatcher.subscribe(id, interest).expect("a new one");
+            id
+        });
+        dispatcher.ask(even, Demand::new(3), &mut deliveries);
+        dispatcher.dispatch(&mut [2, 3, 4].into(), Attempt::FIRST, &mut deliveries);
+        assert_eq!((dispatcher.held(), dispatcher.demand()), (2, Demand::ZERO), "3 blocks");
+        dispatcher.give_back(Lane(0), &mut [6].into(), Attempt::FIRST.next(), &mut deliveries);
+        assert_eq!((dispatcher.held(), deliveries.take_counts()), (2, (0, 0)), "6 is older and was given out");
+        dispatcher.ask(odd, Demand::new(1), &mut deliveries);
+        assert_eq!(dispatcher.held(), 0);
+        let given: Vec<_> = std::iter::from_fn(|| deliveries.pop())
+            .map(|decision| match decision {
+                Decision::Deliver(delivery) => (delivery.to, delivery.events.into_vec()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(given, [(even, vec![2]), (even, vec![6]), (even, vec![4]), (odd, vec![3])]);
     }
 }

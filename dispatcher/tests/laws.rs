@@ -458,7 +458,6 @@ impl Model {
                 assert_eq!(self.deliveries.take_counts(), (run.len() as u64, 0), "nobody else lacks them");
                 assert!(events.is_empty());
                 self.finished.extend(run.iter().map(|event| (*event, 1)));
-                return;
             }
             Subject::Partition(Rules { hash, overflow, .. }) => {
                 if matches!(hash, Hash::Changing) {
@@ -614,25 +613,28 @@ impl Model {
             }
             self.pull();
         }
+        let mut idle = 0;
         while self.live.values().any(|seen| !seen.unserved.is_zero()) {
-            // What waits in the buffer fills the room that was made, until it is empty.
-            for _ in 0..100 {
-                if !self.open.is_zero() {
-                    break;
-                }
-                self.make_room();
+            if !self.open.is_zero() {
+                self.apply(Step::Produce);
+                idle = 0;
+                continue;
             }
-            assert!(!self.open.is_zero(), "somebody waits, and the producer was not asked");
-            self.apply(Step::Produce);
+            // What waits in the buffer fills the room that is made, until it is empty.
+            assert!(idle < 100, "somebody waits, and the producer was not asked");
+            self.make_room();
+            idle += 1;
         }
     }
 
-    /// Subscribes to every partition that holds events, and asks for those.
+    /// Takes what every partition holds.
     fn make_room(&mut self) {
         for lane in 0..self.queued.len() {
-            let count = self.queued[lane].len().max(1);
-            let id = self.subscribe(Taste::All, lane);
-            self.ask(id, count as u64);
+            if !self.queued[lane].is_empty() {
+                let id = self.subscribe(Taste::All, lane);
+                self.ask(id, self.queued[lane].len() as u64);
+                self.leave(id, 0);
+            }
         }
         self.pull();
     }

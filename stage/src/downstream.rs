@@ -45,6 +45,7 @@ pub(crate) struct Downstream<T> {
 struct Subscribed {
     consumer: ConsumerId,
     window: Window,
+    cancel: Cancel,
     /// Asked for in all.
     asked: Demand,
 }
@@ -76,6 +77,7 @@ impl<T> Downstream<T> {
         id: SubscriptionId,
         consumer: ConsumerId,
         window: Window,
+        cancel: Cancel,
         interest: Interest<T>,
     ) -> Result<(), Refused> {
         let again = self.subscribers.values().any(|subscribed| subscribed.consumer == consumer);
@@ -83,7 +85,7 @@ impl<T> Downstream<T> {
             return Err(Refused::AlreadySubscribed);
         }
         self.dispatcher.subscribe(id, interest)?;
-        self.subscribers.insert(id, Subscribed { consumer, window, asked: Demand::ZERO });
+        self.subscribers.insert(id, Subscribed { consumer, window, cancel, asked: Demand::ZERO });
         self.seen += 1;
         Ok(())
     }
@@ -129,8 +131,8 @@ impl<T> Downstream<T> {
 
     /// What callbacks are told of a subscription.
     pub(crate) fn edge(&self, id: SubscriptionId) -> Option<Edge> {
-        let Subscribed { window, .. } = *self.subscribers.get(&id)?;
-        Some(Edge { id, peer: Peer::Consumer, window, cancel: Cancel::default() })
+        let Subscribed { window, cancel, .. } = *self.subscribers.get(&id)?;
+        Some(Edge { id, peer: Peer::Consumer, window, cancel })
     }
 
     /// Passes demand on, or keeps it.
@@ -295,7 +297,7 @@ mod tests {
 
     fn subscriber(downstream: &mut Downstream<u32>) -> SubscriptionId {
         let id = SubscriptionId::new();
-        downstream.subscribe(id, ConsumerId::new(), Window::NEAR, Interest::ALL).expect("a new one");
+        downstream.subscribe(id, ConsumerId::new(), Window::NEAR, Cancel::default(), Interest::ALL).expect("a new one");
         id
     }
 

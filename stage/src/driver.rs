@@ -261,7 +261,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     async fn on_subscribe(&mut self, subscription: Subscription<O>) -> Flow {
         let Subscription { id, consumer, options, interest, subscriber } = subscription;
         let window = options.window_or(Window::NEAR);
-        match self.downstream.subscribe(id, consumer, window, interest) {
+        match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
             Ok(()) if self.state != State::Over => {
                 tracing::debug!(%id, "subscribed to");
                 self.subscribers.insert(id, subscriber);

@@ -409,11 +409,17 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         };
         producer.publisher = Some(publisher);
         tracing::debug!(producer = producer.name, %id, "subscribed");
-        let mode: Mode = callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+        let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
+        let subscribing = self.callbacks.handle_subscribe(&edge, &mut cx);
+        let mode: Mode = match guarded(&self.ending.stage, subscribing).await {
+            Ok(mode) => mode,
+            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+        };
+        // Before its wishes, so that a manual consumer may ask at once.
         if let Some(up_to) = self.upstream.opened(id, mode) {
             self.ask(id, up_to);
         }
-        ControlFlow::Continue(())
+        self.after_callback()
     }
 
     fn ask(&self, id: SubscriptionId, up_to: Demand) {

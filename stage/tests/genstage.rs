@@ -1,0 +1,13 @@
+//! GenStage's own scenarios, as far as they have a meaning in Rust: a test carries the number of the scenario it restates.
+//! Between them stand scenarios of ours, for what GenStage's suite leaves open and for where we differ on purpose.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+#[path = "genstage/buffer.rs"]
+mod buffer;
+#[path = "genstage/demand.rs"]
+mod demand;
+#[path = "genstage/subscribing.rs"]
+mod subscribing;

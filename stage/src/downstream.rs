@@ -118,14 +118,16 @@ impl<T> Downstream<T> {
     pub(crate) fn leave(&mut self, id: SubscriptionId, unfinished: Vec<(Events<T>, Attempt)>) -> Option<Edge> {
         let lane = self.dispatcher.lane(id);
         let edge = self.cancel(id)?;
-        // The last first: each comes to stand before the one behind it.
-        for (events, attempt) in unfinished.into_iter().rev() {
+        // The oldest first, because whoever has demand gets them at once.
+        let mut left = Vec::new();
+        for (events, attempt) in unfinished {
             let mut events = VecDeque::from(events.into_vec());
             self.dispatcher.give_back(lane, &mut events, attempt, &mut self.deliveries);
             if !events.is_empty() {
-                self.returned.push_front((attempt, events));
+                left.push((attempt, events));
             }
         }
+        left.into_iter().rev().for_each(|group| self.returned.push_front(group));
         Some(edge)
     }
 
@@ -256,6 +258,7 @@ impl<T> Downstream<T> {
             }
             self.returned.pop_front();
         }
+        self.pass_markers();
         while !self.buffer.is_empty() && !self.dispatcher.demand().is_zero() {
             // A marker keeps its place: what stands behind it is given out after it was passed.
             let place = self.markers.front().map_or(u64::MAX, |(place, _)| place - self.left);
@@ -273,8 +276,11 @@ impl<T> Downstream<T> {
         }
     }
 
-    /// Lets the markers through whose place has been reached.
+    /// Lets the markers through whose place has been reached. What was given back stands before every place.
     fn pass_markers(&mut self) {
+        if !self.returned.is_empty() {
+            return;
+        }
         while let Some((_, marker)) = self.markers.pop_front_if(|(place, _)| *place <= self.left) {
             self.dispatcher.info(marker, &mut self.deliveries);
         }

@@ -33,12 +33,16 @@ pub(crate) struct Driver<I, O> {
     /// A producer-consumer's in-queue: worked off only while there is demand.
     arrivals: VecDeque<Arrival<I, O>>,
     pieces: VecDeque<Piece>,
-    /// What is being handled, if it is to be handed back should the stage fail: the batch, and what is behind it.
-    in_hand: Option<(SubscriptionId, VecDeque<Events<I>>, Attempt)>,
+    /// How many of the arrivals are infos.
+    infos_queued: usize,
+    /// The arrival that is being handled, if it is to be handed back should the stage fail.
+    in_hand: Option<InHand<I>>,
 
     downstream: Downstream<O>,
     keep: Keep,
     subscribers: BTreeMap<SubscriptionId, Arc<dyn Subscriber<O>>>,
+    /// What was sent to subscribers that had ended, until their cancels arrive.
+    refused: BTreeMap<SubscriptionId, Unfinished<O>>,
     out: Vec<O>,
     /// Infos that wait for their place in the buffer.
     marked: BTreeMap<Marker, Box<dyn Letter<O>>>,
@@ -52,6 +56,9 @@ pub(crate) struct Driver<I, O> {
     /// End as soon as there is nothing left to do.
     completing: bool,
 }
+
+/// Batches to be given again, oldest first, and which attempt is to follow.
+type Unfinished<T> = Vec<(Events<T>, Attempt)>;
 
 /// A producer this stage is subscribed to.
 struct Producer<I> {
@@ -67,6 +74,32 @@ enum Arrival<I, O> {
     Events(SubscriptionId, Events<I>, Attempt),
     Ended(SubscriptionId, EndCause),
     Info(Box<dyn Letter<O>>),
+}
+
+/// An arrival of which handles are kept.
+struct InHand<I> {
+    id: SubscriptionId,
+    attempt: Attempt,
+    /// The piece that a callback has been given; empty between two pieces.
+    begun: Events<I>,
+    /// The pieces behind it.
+    behind: Events<I>,
+}
+
+impl<I> InHand<I> {
+    fn begin(&mut self, count: usize) {
+        let behind = self.behind.split_off(count);
+        self.begun = std::mem::replace(&mut self.behind, behind);
+    }
+
+    fn finish(&mut self) {
+        self.begun = Vec::new().into();
+    }
+
+    /// What is to be handed back. Only what was begun was an attempt.
+    fn unfinished(self) -> [(Events<I>, Attempt); 2] {
+        [(self.begun, self.attempt.next()), (self.behind, self.attempt)]
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,10 +149,12 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             publishers: BTreeMap::new(),
             arrivals: VecDeque::new(),
             pieces: VecDeque::new(),
+            infos_queued: 0,
             in_hand: None,
             downstream,
             keep,
             subscribers: BTreeMap::new(),
+            refused: BTreeMap::new(),
             out: Vec::new(),
             marked: BTreeMap::new(),
             due: VecDeque::new(),
@@ -145,7 +180,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         let mailbox = Arc::clone(&self.ending.mailbox);
         let mut received = VecDeque::new();
         loop {
-            mailbox.take(&mut received);
+            mailbox.take(&mut received, self.infos_queued + self.marked.len());
             if received.is_empty() {
                 if let Some(exit) = mailbox.stopping() {
                     return exit;
@@ -184,10 +219,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 self.on_demand().await
             }
             Message::Subscribe(subscription) => self.on_subscribe(subscription).await,
-            Message::Leave(id, reason, unfinished) => {
-                let left = self.downstream.leave(id, unfinished);
-                self.on_left(left, reason).await
-            }
+            Message::Leave(id, reason, unfinished) => self.leave(id, reason, unfinished).await,
             Message::Opening(Opening { id, to, window, cancel, keep }) => {
                 self.upstream.subscribe(id, window, cancel);
                 self.publishers.insert(id, Producer { name: to, publisher: None, keep });
@@ -225,10 +257,17 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     async fn on_post(&mut self, post: Post<O>) -> Flow {
         match post {
             Post::Letter(_) | Post::Info(_) if self.state != State::Running => ControlFlow::Continue(()),
-            Post::Letter(letter) => self.open(letter).await,
+            Post::Letter(letter) => {
+                self.open(letter).await?;
+                // What it emitted may have found nobody who wants it.
+                self.on_demand().await
+            }
             Post::Info(letter) => match self.role {
                 Role::Consumer => self.open(letter).await,
-                _ => self.queue(Arrival::Info(letter)).await,
+                _ => {
+                    self.infos_queued += 1;
+                    self.queue(Arrival::Info(letter)).await
+                }
             },
             Post::Demand(mode) => {
                 self.downstream.set_mode(mode);
@@ -243,9 +282,18 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     }
 
     async fn open(&mut self, letter: Box<dyn Letter<O>>) -> Flow {
-        let reply = callback!(self, |callbacks, cx| letter.open(callbacks.stage(), &mut cx));
-        reply();
-        ControlFlow::Continue(())
+        let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
+        let reply = match guarded(&self.ending.stage, letter.open(self.callbacks.stage(), &mut cx)).await {
+            Ok(reply) => reply,
+            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+        };
+        // A message that ends the stage is answered too; one whose events could not be taken is not.
+        let is_last = self.wishes.stop.is_some();
+        let flow = self.after_callback();
+        if is_last || flow.is_continue() {
+            reply();
+        }
+        flow
     }
 
     /// Handles the infos whose turn has come.
@@ -285,7 +333,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
     }
 
-    async fn on_left(&mut self, left: Option<Edge>, reason: Exit) -> Flow {
+    async fn leave(&mut self, id: SubscriptionId, reason: Exit, mut unfinished: Unfinished<O>) -> Flow {
+        unfinished.extend(self.refused.remove(&id).unwrap_or_default());
+        let left = self.downstream.leave(id, unfinished);
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
         let Some(edge) = left else { return ControlFlow::Continue(()) };
         tracing::debug!(id = %edge.id, %reason, "subscription cancelled");
@@ -375,9 +425,11 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         while let Some(decision) = self.downstream.next_decision() {
             match decision {
                 Decision::Deliver(delivery) => {
-                    self.ending.counters.events_out.add(delivery.events.len() as u64);
-                    if let Some(subscriber) = self.subscribers.get(&delivery.to) {
-                        subscriber.deliver(delivery.to, delivery.events, delivery.attempt);
+                    let Some(subscriber) = self.subscribers.get(&delivery.to) else { continue };
+                    let count = delivery.events.len() as u64;
+                    match subscriber.try_deliver(delivery.to, delivery.events, delivery.attempt) {
+                        Ok(()) => self.ending.counters.events_out.add(count),
+                        Err(events) => self.refused.entry(delivery.to).or_default().push((events, delivery.attempt)),
                     }
                 }
                 Decision::Fail(id, why) => {
@@ -436,10 +488,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 ControlFlow::Continue(())
             }
             Some(_) => self.on_ended(id, EndCause::Cancelled(reason)).await,
-            None => {
-                let left = self.downstream.cancel(id);
-                self.on_left(left, reason).await
-            }
+            None => self.leave(id, reason, Vec::new()).await,
         }
     }
 
@@ -463,6 +512,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 Some(Arrival::Events(id, events, attempt)) => self.handle_events(id, events, attempt).await?,
                 Some(Arrival::Ended(id, cause)) => self.on_ended(id, cause).await?,
                 Some(Arrival::Info(letter)) => {
+                    self.infos_queued -= 1;
                     let marker = self.downstream.mark();
                     self.marked.insert(marker, letter);
                     self.carry_out();
@@ -497,14 +547,16 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     ) -> Flow {
         if let Some(Producer { keep: Some(keep), .. }) = self.publishers.get(&id) {
             events = keep(events);
-            let kept = events.another().into_iter().collect();
-            self.in_hand = Some((id, kept, attempt));
+            self.in_hand = events.another().map(|behind| InHand { id, attempt, begun: Vec::new().into(), behind });
         }
         while let Some(piece) = pieces.pop_front() {
             let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new().into() };
             let batch = Batch::new(std::mem::replace(&mut events, rest), id, attempt);
             let count = batch.len();
             self.ending.counters.events_in.add(count as u64);
+            if let Some(in_hand) = &mut self.in_hand {
+                in_hand.begin(count);
+            }
             let span = tracing::debug_span!("stage.handle", events = count);
             let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
             let callbacks = &mut self.callbacks;
@@ -512,10 +564,8 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             if let Err(failure) = guarded(&self.ending.stage, handling).await {
                 return ControlFlow::Break(Exit::Failed(failure));
             }
-            if let Some((_, kept, _)) = &mut self.in_hand
-                && let Some(mut all) = kept.pop_front()
-            {
-                kept.push_back(all.split_off(count));
+            if let Some(in_hand) = &mut self.in_hand {
+                in_hand.finish();
             }
             self.after_callback()?;
             if self.state != State::Running {
@@ -576,6 +626,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     fn exhaust(&mut self) {
         self.state = State::Exhausted;
         self.leave_producers(&Exit::Normal);
+        self.infos_queued = 0;
     }
 
     /// Ends the stage if there is nothing left for it to do.
@@ -593,7 +644,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             }
         }
         if self.state == State::Exhausted {
-            if self.downstream.is_delivered() {
+            if self.downstream.is_delivered() && self.refused.is_empty() {
                 return ControlFlow::Break(Exit::Normal);
             }
             if self.completing && self.downstream.is_abandoned() {
@@ -661,7 +712,8 @@ impl<I, O> Driver<I, O> {
             subscriber.ended(id, EndCause::Down(exit.clone()));
         }
         let counters = &self.ending.counters;
-        counters.discarded.add(self.downstream.waiting() as u64);
+        let refused: usize = self.refused.values().flatten().map(|(events, _)| events.len()).sum();
+        counters.discarded.add((self.downstream.waiting() + refused) as u64);
         counters.buffered.set(0);
         counters.demand.set(0);
         counters.outstanding.set(0);
@@ -677,8 +729,8 @@ impl<I, O> Driver<I, O> {
                 continue;
             }
             let mut unfinished = Vec::new();
-            if let Some((_, kept, attempt)) = self.in_hand.take_if(|(other, ..)| *other == id) {
-                unfinished.extend(kept.into_iter().map(|events| (events, attempt.next())));
+            if let Some(in_hand) = self.in_hand.take_if(|in_hand| in_hand.id == id) {
+                unfinished.extend(in_hand.unfinished());
             }
             for arrival in &mut self.arrivals {
                 if let Arrival::Events(other, events, attempt) = arrival

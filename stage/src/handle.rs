@@ -63,7 +63,16 @@ pub struct StageRef<S, O = Never> {
 
 /// A mailbox, as those see it who send messages.
 pub(crate) trait Inbox<O>: Send + Sync {
-    fn post(&self, post: Post<O>) -> Result<(), (Post<O>, CallError)>;
+    fn post(&self, post: Post<O>, sender: Sender) -> Result<(), CallError>;
+}
+
+/// Who posts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// Somebody who is refused when too many messages wait.
+    Anybody,
+    /// A task of the stage's own that has one message under way at a time: it waits for its turn.
+    Helper,
 }
 
 /// What can be posted.
@@ -150,10 +159,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
         M: Message<S, O, Reply = <S as Handle<M, O>>::Reply>,
         S: Handle<M, O>,
     {
-        let (reply, answer) = oneshot::channel();
-        let letter = Typed::<S, M, _> { message, reply: Some(reply), stage: PhantomData };
-        let refused = self.inbox.post(Post::Letter(Box::new(letter))).err().map(|(_, error)| error);
-        Call { answer, refused, limit: DEFAULT_TIMEOUT, sleep: None }
+        self.call_as(Sender::Anybody, message)
     }
 
     /// Sends a message and does not wait.
@@ -167,8 +173,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
         M: Message<S, O>,
         S: Handle<M, O>,
     {
-        let letter = Typed::<S, M, _> { message, reply: None, stage: PhantomData };
-        self.inbox.post(Post::Letter(Box::new(letter))).map_err(|(_, error)| error)
+        self.cast_as(Sender::Anybody, message)
     }
 
     /// Sends a message that is handled after the events that are in the stage's buffer now have left it. On a consumer
@@ -183,7 +188,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
         S: Handle<M, O>,
     {
         let letter = Typed::<S, M, _> { message, reply: None, stage: PhantomData };
-        self.inbox.post(Post::Info(Box::new(letter))).map_err(|(_, error)| error)
+        self.inbox.post(Post::Info(Box::new(letter)), Sender::Anybody)
     }
 
     /// Casts `message` after `delay`, unless the graph has ended by then. Must be called on a tokio runtime.
@@ -197,7 +202,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
             "timer",
             Box::pin(async move {
                 sleep(delay).await;
-                if let Err(error) = stage.cast(message) {
+                if let Err(error) = stage.cast_as(Sender::Helper, message) {
                     tracing::debug!(stage = stage.name(), %error, "timer found nobody");
                 }
             }),
@@ -218,7 +223,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
             Box::pin(async move {
                 let mut stream = std::pin::pin!(stream);
                 while let Some(item) = stream.next().await {
-                    if stage.call(item).timeout(Duration::MAX).await.is_err() {
+                    if stage.call_as(Sender::Helper, item).timeout(Duration::MAX).await.is_err() {
                         break;
                     }
                 }
@@ -232,7 +237,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
     ///
     /// As for [`cast`](Self::cast).
     pub fn set_demand(&self, mode: DemandMode) -> Result<(), CallError> {
-        self.inbox.post(Post::Demand(mode)).map_err(|(_, error)| error)
+        self.inbox.post(Post::Demand(mode), Sender::Anybody)
     }
 
     /// Whether demand is passed on or kept.
@@ -255,9 +260,29 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
         Ok(self.status().await?.buffered)
     }
 
+    fn call_as<M>(&self, sender: Sender, message: M) -> Call<<M as Message<S, O>>::Reply>
+    where
+        M: Message<S, O, Reply = <S as Handle<M, O>>::Reply>,
+        S: Handle<M, O>,
+    {
+        let (reply, answer) = oneshot::channel();
+        let letter = Typed::<S, M, _> { message, reply: Some(reply), stage: PhantomData };
+        let refused = self.inbox.post(Post::Letter(Box::new(letter)), sender).err();
+        Call { answer, refused, limit: DEFAULT_TIMEOUT, sleep: None }
+    }
+
+    fn cast_as<M>(&self, sender: Sender, message: M) -> Result<(), CallError>
+    where
+        M: Message<S, O>,
+        S: Handle<M, O>,
+    {
+        let letter = Typed::<S, M, _> { message, reply: None, stage: PhantomData };
+        self.inbox.post(Post::Letter(Box::new(letter)), sender)
+    }
+
     fn status(&self) -> Call<Status> {
         let (reply, answer) = oneshot::channel();
-        let refused = self.inbox.post(Post::Status(reply)).err().map(|(_, error)| error);
+        let refused = self.inbox.post(Post::Status(reply), Sender::Anybody).err();
         Call { answer, refused, limit: DEFAULT_TIMEOUT, sleep: None }
     }
 }

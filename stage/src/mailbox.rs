@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
 use tokio::sync::Notify;
 
-use crate::handle::{CallError, Inbox, Post};
+use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
 
 /// What a stage is told.
@@ -97,11 +97,12 @@ impl<I, O> Mailbox<I, O> {
         Ok(())
     }
 
-    /// Moves everything that has arrived into `to`, which is empty.
-    pub(crate) fn take(&self, to: &mut VecDeque<Message<I, O>>) {
+    /// Moves everything that has arrived into `to`, which is empty. `waiting` letters were taken earlier and wait inside the
+    /// stage: they count as if they were here still.
+    pub(crate) fn take(&self, to: &mut VecDeque<Message<I, O>>, waiting: usize) {
         debug_assert!(to.is_empty());
         let mut state = self.lock();
-        state.posts = 0;
+        state.posts = waiting;
         std::mem::swap(&mut state.messages, to);
     }
 
@@ -144,13 +145,13 @@ impl<I, O> Mailbox<I, O> {
 }
 
 impl<I: Send, O: Send> Inbox<O> for Mailbox<I, O> {
-    fn post(&self, post: Post<O>) -> Result<(), (Post<O>, CallError)> {
+    fn post(&self, post: Post<O>, sender: Sender) -> Result<(), CallError> {
         let mut state = self.lock();
         if state.closed {
-            return Err((post, CallError::Stopped));
+            return Err(CallError::Stopped);
         }
-        if state.posts >= POSTS {
-            return Err((post, CallError::Overloaded { bound: POSTS }));
+        if sender == Sender::Anybody && state.posts >= POSTS {
+            return Err(CallError::Overloaded { bound: POSTS });
         }
         state.posts += 1;
         state.messages.push_back(Message::Post(post));
@@ -178,7 +179,14 @@ impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
 impl<I: Send, O: Send> Subscriber<I> for Mailbox<I, O> {
     fn deliver(&self, id: SubscriptionId, events: Events<I>, attempt: Attempt) {
         // A stage that has ended has cancelled its subscriptions.
-        let _ = self.push(Message::Deliver(id, events, attempt));
+        let _ = self.try_deliver(id, events, attempt);
+    }
+
+    fn try_deliver(&self, id: SubscriptionId, events: Events<I>, attempt: Attempt) -> Result<(), Events<I>> {
+        match self.push(Message::Deliver(id, events, attempt)) {
+            Err(Message::Deliver(_, events, _)) => Err(events),
+            _ => Ok(()),
+        }
     }
 
     fn ended(&self, id: SubscriptionId, cause: EndCause) {

@@ -49,6 +49,17 @@ pub trait Subscriber<T>: Send + Sync {
     /// A batch of events that were asked for. It is empty only if a selector refused all of them.
     fn deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt);
 
+    /// As [`deliver`](Self::deliver), and gives the batch back if the subscriber has ended: its cancel is on its way, and
+    /// the publisher gives the events to others when it arrives. A subscriber that cannot tell takes every batch.
+    ///
+    /// # Errors
+    ///
+    /// The batch, untouched.
+    fn try_deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt) -> Result<(), Events<T>> {
+        self.deliver(id, events, attempt);
+        Ok(())
+    }
+
     /// The edge has ended, and nothing follows.
     fn ended(&self, id: SubscriptionId, cause: EndCause);
 }

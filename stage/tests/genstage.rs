@@ -7,7 +7,15 @@ mod support;
 
 #[path = "genstage/buffer.rs"]
 mod buffer;
+#[path = "genstage/consumer.rs"]
+mod consumer;
 #[path = "genstage/demand.rs"]
 mod demand;
+#[path = "genstage/infos.rs"]
+mod infos;
+#[path = "genstage/messages.rs"]
+mod messages;
+#[path = "genstage/redelivery.rs"]
+mod redelivery;
 #[path = "genstage/subscribing.rs"]
 mod subscribing;

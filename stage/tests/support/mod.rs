@@ -171,7 +171,7 @@ impl Gate {
         self.0.add_permits(count);
     }
 
-    async fn pass(&self) {
+    pub async fn pass(&self) {
         self.0.acquire().await.unwrap().forget();
     }
 }

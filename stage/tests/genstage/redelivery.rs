@@ -1,0 +1,147 @@
+//! `subscribe_acknowledged`: what a failing consumer had in hand is handled by another.
+
+use std::time::Duration;
+
+use aqueduct_stage::Graph;
+
+use crate::support::{Far, Gate, Heard, Log, Note, emit, idle, settled, sink, sink_with};
+
+const PANICKED: &str = r#"stage "sick" panicked: poisoned"#;
+
+/// What a consumer with the window `5..10` hands back that is given 0..10 and 10..12 and panics at `poison`.
+async fn handed_back(poison: u64) -> Vec<(Vec<u64>, u32)> {
+    let (graph, log, far) = (Graph::new("test"), Log::new(), Far::new());
+    graph.consumer("sick", sink_with(&log, |sink| sink.poison = Some(poison))).subscribe_acknowledged(&far, 5..10);
+    let _running = graph.start();
+    settled().await;
+    far.deliver(0..10);
+    far.deliver(10..12);
+    settled().await;
+    match far.heard().all().pop() {
+        Some(Heard::Leave(reason, unfinished)) => {
+            assert_eq!(reason, PANICKED);
+            unfinished
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_was_being_handled_counts_as_an_attempt() {
+    let [first, second, third] = [0..5, 5..10, 10..12].map(Iterator::collect::<Vec<u64>>);
+    assert_eq!(handed_back(2).await, [(first, 2), (second.clone(), 1), (third.clone(), 1)]);
+    assert_eq!(handed_back(7).await, [(second, 2), (third.clone(), 1)]);
+    assert_eq!(handed_back(11).await, [(third, 2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_ends_in_good_order_hands_back_what_it_has_not_begun() {
+    let (graph, log, far, gate) = (Graph::new("test"), Log::new(), Far::new(), Gate::closed());
+    graph.consumer("sink", sink_with(&log, |sink| sink.gate = Some(gate.clone()))).subscribe_acknowledged(&far, 5..10);
+    let mut running = graph.start();
+    settled().await;
+    far.deliver(0..10);
+    settled().await;
+    // It is killed in the middle of a batch: that was an attempt.
+    let _ = running.stop(Duration::from_secs(1)).await;
+    let expected = vec![((0..5).collect(), 2), ((5..10).collect(), 1)];
+    match far.heard().all().pop() {
+        Some(Heard::Leave(_, unfinished)) => assert_eq!(unfinished, expected),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_consumer_gets_it_in_order_and_nothing_is_lost_or_twice() {
+    for poison in [0, 3, 5, 9, 17, 40] {
+        let (graph, logs) = (Graph::new("test"), [Log::new(), Log::new()]);
+        let numbers = graph.producer("numbers", idle(&Log::new()));
+        let options = |poison| {
+            move |sink: &mut crate::support::Sink| {
+                sink.takes = Duration::from_millis(5);
+                sink.poison = poison;
+            }
+        };
+        graph.consumer("sick", sink_with(&logs[0], options(Some(poison)))).subscribe_acknowledged(&numbers, 5..10);
+        graph.consumer("well", sink_with(&logs[1], options(None))).subscribe_acknowledged(&numbers, 5..10);
+        let _running = graph.start();
+        settled().await;
+        numbers.stage_ref().call(emit(0..100)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut all = [logs[0].events(), logs[1].events()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>(), "poison {poison}");
+        let attempts: Vec<_> = logs[1]
+            .all()
+            .into_iter()
+            .filter_map(|note| if let Note::Events(events, attempt) = note { Some((events, attempt)) } else { None })
+            .collect();
+        if let Some(second) = attempts.iter().position(|(_, attempt)| *attempt == 2) {
+            assert!(attempts[second].0.contains(&poison), "poison {poison}: {attempts:?}");
+            let rest: Vec<_> = attempts[second..].iter().flat_map(|(events, _)| events).collect();
+            assert!(rest.is_sorted(), "poison {poison}: {attempts:?}");
+            assert_eq!(attempts.iter().filter(|(_, attempt)| *attempt > 1).count(), 1, "poison {poison}");
+        } else {
+            assert!(!logs[0].all().contains(&Note::Terminated(PANICKED.into())), "poison {poison} was not handled");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_with_open_demand_gets_the_groups_in_their_order() {
+    let (logs, gate) = ([Log::new(), Log::new()], Gate::closed());
+    // The sick one asks for more, so it is given everything.
+    let graph = Graph::new("test");
+    let numbers = graph.producer("numbers", idle(&Log::new()));
+    let make = sink_with(&logs[0], |sink| {
+        sink.poison = Some(3);
+        sink.gate = Some(gate.clone());
+    });
+    graph.consumer("sick", make).subscribe_acknowledged(&numbers, 97..100);
+    graph.consumer("well", sink(&logs[1])).subscribe(&numbers, 0..50);
+    let _running = graph.start();
+    settled().await;
+    numbers.stage_ref().call(emit(0..9)).await.unwrap();
+    settled().await;
+    assert_eq!(logs[0].batches(), [[0, 1, 2]]);
+    gate.open(1);
+    settled().await;
+    let notes = logs[1].all();
+    let events: Vec<_> = notes.iter().filter(|note| matches!(note, Note::Events(..))).collect();
+    assert_eq!(events, [&Note::Events(vec![3, 4, 5], 2), &Note::Events(vec![6, 7, 8], 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_consumer_gets_it_before_anything_newer_and_attempts_add_up() {
+    let (graph, log) = (Graph::new("test"), Log::new());
+    let numbers = graph.producer("numbers", idle(&Log::new()));
+    let sick = graph.consumer("sick", sink_with(&log, |sink| sink.poison = Some(1)));
+    let sick = sick.subscribe_acknowledged(&numbers, 0..3);
+    let mut running = graph.start();
+    settled().await;
+    numbers.stage_ref().call(emit(0..3)).await.unwrap();
+    numbers.stage_ref().call(emit(3..5)).await.unwrap();
+    settled().await;
+    assert_eq!(numbers.stage_ref().estimate_buffered().await, Ok(5));
+    assert_eq!(sick.stage_ref().cast(crate::support::Say("dead")), Err(aqueduct_stage::CallError::Stopped));
+    running.add(|graph| graph.consumer("well", sink(&log)).subscribe(&numbers, 0..3));
+    settled().await;
+    let events: Vec<_> = log.all().into_iter().filter(|note| matches!(note, Note::Events(..))).collect();
+    assert_eq!(events, [Note::Events(vec![0, 1, 2], 2), Note::Events(vec![3, 4], 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_it_what_a_failing_consumer_had_in_hand_is_lost() {
+    let (graph, logs) = (Graph::new("test"), [Log::new(), Log::new()]);
+    let numbers = graph.producer("numbers", idle(&Log::new()));
+    graph.consumer("sick", sink_with(&logs[0], |sink| sink.poison = Some(0))).subscribe(&numbers, 0..3);
+    let mut running = graph.start();
+    settled().await;
+    numbers.stage_ref().call(emit(0..3)).await.unwrap();
+    settled().await;
+    running.add(|graph| graph.consumer("well", sink(&logs[1])).subscribe(&numbers, 0..3));
+    numbers.stage_ref().call(emit(3..5)).await.unwrap();
+    settled().await;
+    assert_eq!(logs[1].events(), [3, 4]);
+    assert!(matches!(running.stop(Duration::from_secs(1)).await, Err(error) if error.to_string() == PANICKED));
+}

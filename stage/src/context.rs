@@ -11,6 +11,24 @@ use crate::{Exit, StageRef};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Never {}
 
+/// An event that a stage with output `O` can emit: an `O`. It is there for the sake of the compiler's message.
+#[diagnostic::on_unimplemented(
+    message = "cannot emit `{Self}`: the output of this stage is `{O}`",
+    label = "not an event of this stage",
+    note = "the output of a consumer is `Never`: it cannot emit; what emits is a `Producer` or a `ProducerConsumer`"
+)]
+pub trait EventOf<O> {
+    /// The event itself.
+    #[doc(hidden)]
+    fn into_event(self) -> O;
+}
+
+impl<O> EventOf<O> for O {
+    fn into_event(self) -> O {
+        self
+    }
+}
+
 /// Handed to every callback: emits events, tells the open demand, asks, cancels, ends the stage.
 ///
 /// What is emitted leaves when the callback returns. If the callback fails, what it emitted before is dropped with it.
@@ -43,8 +61,8 @@ impl<'a, O> Cx<'a, O> {
     /// Emits one event.
     ///
     /// Events beyond the open [`demand`](Self::demand) go into the stage's buffer.
-    pub fn emit(&mut self, event: O) {
-        self.out.push(event);
+    pub fn emit<E: EventOf<O>>(&mut self, event: E) {
+        self.out.push(event.into_event());
     }
 
     /// Emits events in order.

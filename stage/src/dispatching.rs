@@ -40,15 +40,8 @@ impl Output for RoundRobin {}
 impl Output for Broadcast {}
 impl Output for Partitioned {}
 
-/// A way of dispatching that serves a consumer which only says how much it wants: every one but [`Partitioned`].
-pub trait ServesAnyone: Output {}
-
-impl ServesAnyone for ByDemand {}
-impl ServesAnyone for RoundRobin {}
-impl ServesAnyone for Broadcast {}
-
 /// A way of dispatching in which a consumer may choose its events.
-pub trait Selects: ServesAnyone {}
+pub trait Selects: Output {}
 
 impl Selects for ByDemand {}
 impl Selects for Broadcast {}
@@ -131,18 +124,14 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, Partitione
 
 impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O, D> {
     /// Runs one instance of this stage for each partition of `source`, and subscribes the i-th to the i-th.
-    pub fn subscribe_each<P: 'static, J: Send + 'static>(
+    pub fn subscribe_each<Src: Partitionable<Item = I>>(
         self,
-        source: &Stage<P, J, I, Partitioned>,
+        source: &Src,
         options: impl Into<SubscribeOptions>,
     ) -> Self {
-        let count = source.partitions();
-        let this = self.concurrency(count);
-        this.subscribe_pairs(
-            source.name().to_owned(),
-            (0..count).map(|number| (number, source.part(number))),
-            options.into(),
-        );
+        let this = self.concurrency(source.partitions());
+        let parts = (0..source.partitions()).map(|number| (number, source.partition(number)));
+        this.subscribe_pairs(source.name(), parts, options.into());
         this
     }
 
@@ -160,23 +149,68 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     }
 }
 
-impl<S: 'static, I: Send + 'static, O: Send + 'static, D: ServesAnyone> Source for Stage<S, I, O, D> {
+/// One impl for each dispatching that serves a consumer which only says how much it wants, rather than one for all of
+/// them: so the compiler says of every other stage that it is no source.
+macro_rules! whole_stages_are_sources {
+    ($($dispatching:ty),*) => {$(
+        impl<S: 'static, I: Send + 'static, O: Send + 'static> Source for Stage<S, I, O, $dispatching> {
+            type Item = O;
+
+            fn name(&self) -> String {
+                self.place.name.to_string()
+            }
+
+            fn instances(&self) -> usize {
+                self.mailboxes().len()
+            }
+
+            fn open(
+                &self,
+                instance: usize,
+                subscription: Subscription<O>,
+            ) -> impl Future<Output = Result<Arc<dyn Publisher<O>>, SubscribeError>> + Send {
+                ready(self.open_with(instance, subscription, Interest::ALL))
+            }
+        }
+    )*};
+}
+
+whole_stages_are_sources!(ByDemand, RoundRobin, Broadcast);
+
+/// A stage whose partitions can be had one by one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not partitioned",
+    label = "it has no partitions to subscribe to",
+    note = "a stage is given partitions with `.partition(count, place)`; `subscribe` takes events of any stage"
+)]
+pub trait Partitionable {
+    /// The events that come out of it.
+    type Item: Send + 'static;
+    /// One partition.
+    type Partition: Source<Item = Self::Item> + Clone;
+
+    /// What it is called.
+    fn name(&self) -> String;
+    /// How many partitions it has.
+    fn partitions(&self) -> usize;
+    /// One of them, from 0.
+    fn partition(&self, number: usize) -> Self::Partition;
+}
+
+impl<S: 'static, I: Send + 'static, O: Send + 'static> Partitionable for Stage<S, I, O, Partitioned> {
     type Item = O;
+    type Partition = Part<S, I, O>;
 
     fn name(&self) -> String {
         self.place.name.to_string()
     }
 
-    fn instances(&self) -> usize {
-        self.mailboxes().len()
+    fn partitions(&self) -> usize {
+        self.partition_count()
     }
 
-    fn open(
-        &self,
-        instance: usize,
-        subscription: Subscription<O>,
-    ) -> impl Future<Output = Result<Arc<dyn Publisher<O>>, SubscribeError>> + Send {
-        ready(self.open_with(instance, subscription, Interest::ALL))
+    fn partition(&self, number: usize) -> Part<S, I, O> {
+        self.part(number)
     }
 }
 

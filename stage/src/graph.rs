@@ -502,7 +502,7 @@ impl<S, I, O, D> Stage<S, I, O, D> {
         self.place.lock().partitions = count;
     }
 
-    pub(crate) fn partitions(&self) -> usize {
+    pub(crate) fn partition_count(&self) -> usize {
         self.place.lock().partitions
     }
 

@@ -47,10 +47,18 @@ pub trait Handle<M, O = Never>: Send + 'static {
 pub trait Message<S, O>: Send + 'static {
     /// What a call is answered with.
     type Reply: Send + 'static;
+
+    /// Puts the message into an envelope. There is no need to call or implement it.
+    #[doc(hidden)]
+    fn enclose(self, reply: Option<oneshot::Sender<Self::Reply>>) -> Box<dyn Letter<O>>;
 }
 
-impl<M: Send + 'static, O, S: Handle<M, O>> Message<S, O> for M {
+impl<M: Send + 'static, O: Send + 'static, S: Handle<M, O>> Message<S, O> for M {
     type Reply = S::Reply;
+
+    fn enclose(self, reply: Option<oneshot::Sender<S::Reply>>) -> Box<dyn Letter<O>> {
+        Box::new(Typed::<S, M, _> { message: self, reply, stage: PhantomData })
+    }
 }
 
 /// Sends messages to one instance of a stage. Cheap to clone; dropping it does nothing.
@@ -93,7 +101,7 @@ pub(crate) struct Status {
 }
 
 /// A message with its type erased.
-pub(crate) trait Letter<O>: Send {
+pub trait Letter<O>: Send {
     /// Hands the message to the stage. What it returns sends the reply, after the events.
     fn open<'a>(
         self: Box<Self>,
@@ -156,8 +164,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
     /// The message has been sent as soon as this returns; dropping the future gives up the reply only.
     pub fn call<M>(&self, message: M) -> Call<<M as Message<S, O>>::Reply>
     where
-        M: Message<S, O, Reply = <S as Handle<M, O>>::Reply>,
-        S: Handle<M, O>,
+        M: Message<S, O>,
     {
         self.call_as(Sender::Anybody, message)
     }
@@ -171,7 +178,6 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
     pub fn cast<M>(&self, message: M) -> Result<(), CallError>
     where
         M: Message<S, O>,
-        S: Handle<M, O>,
     {
         self.cast_as(Sender::Anybody, message)
     }
@@ -185,17 +191,15 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
     pub fn info<M>(&self, message: M) -> Result<(), CallError>
     where
         M: Message<S, O>,
-        S: Handle<M, O>,
     {
-        let letter = Typed::<S, M, _> { message, reply: None, stage: PhantomData };
-        self.inbox.post(Post::Info(Box::new(letter)), Sender::Anybody)
+        let letter = message.enclose(None);
+        self.inbox.post(Post::Info(letter), Sender::Anybody)
     }
 
     /// Casts `message` after `delay`, unless the graph has ended by then. Must be called on a tokio runtime.
     pub fn send_after<M>(&self, delay: Duration, message: M)
     where
         M: Message<S, O>,
-        S: Handle<M, O>,
     {
         let stage = self.clone();
         self.graph.spawn_helper(
@@ -214,8 +218,7 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
     pub fn attach<St>(&self, stream: St)
     where
         St: Stream + Send + 'static,
-        St::Item: Message<S, O, Reply = <S as Handle<St::Item, O>>::Reply>,
-        S: Handle<St::Item, O>,
+        St::Item: Message<S, O>,
     {
         let stage = self.clone();
         self.graph.spawn_helper(
@@ -262,22 +265,20 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
 
     fn call_as<M>(&self, sender: Sender, message: M) -> Call<<M as Message<S, O>>::Reply>
     where
-        M: Message<S, O, Reply = <S as Handle<M, O>>::Reply>,
-        S: Handle<M, O>,
+        M: Message<S, O>,
     {
         let (reply, answer) = oneshot::channel();
-        let letter = Typed::<S, M, _> { message, reply: Some(reply), stage: PhantomData };
-        let refused = self.inbox.post(Post::Letter(Box::new(letter)), sender).err();
+        let letter = message.enclose(Some(reply));
+        let refused = self.inbox.post(Post::Letter(letter), sender).err();
         Call { answer, refused, limit: DEFAULT_TIMEOUT, sleep: None }
     }
 
     fn cast_as<M>(&self, sender: Sender, message: M) -> Result<(), CallError>
     where
         M: Message<S, O>,
-        S: Handle<M, O>,
     {
-        let letter = Typed::<S, M, _> { message, reply: None, stage: PhantomData };
-        self.inbox.post(Post::Letter(Box::new(letter)), sender)
+        let letter = message.enclose(None);
+        self.inbox.post(Post::Letter(letter), sender)
     }
 
     fn status(&self) -> Call<Status> {

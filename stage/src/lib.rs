@@ -114,9 +114,9 @@ pub use aqueduct_dispatcher::{
 
 pub use batch::Batch;
 pub use consumer::Consumer;
-pub use context::{Cx, Never};
+pub use context::{Cx, EventOf, Never};
 pub use dispatching::{
-    Broadcast, ByDemand, NoOutput, Output, Part, Partitioned, RoundRobin, Selected, Selects, ServesAnyone,
+    Broadcast, ByDemand, NoOutput, Output, Part, Partitionable, Partitioned, RoundRobin, Selected, Selects,
 };
 pub use edge::{DemandMode, Edge, Mode, Peer};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};

@@ -100,7 +100,7 @@ impl ConsumerId {
 /// Anything a consumer can subscribe to: a stage of this graph, or a producer on another node.
 #[diagnostic::on_unimplemented(
     message = "cannot subscribe to `{Self}`",
-    label = "not a source of events",
+    label = "not a source of events as a whole",
     note = "a consumer has no output; a partitioned stage is subscribed to with `.part(..)` or `subscribe_each`"
 )]
 pub trait Source: Send + Sync + 'static {

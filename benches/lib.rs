@@ -4,8 +4,13 @@
 //! out of everybody else's build. Each file beside this one is a bench and answers one question; its header says which,
 //! and how to run it.
 //!
+//! * [`measure`] lets ours and the reference take turns, and prints medians and `RATIO` lines
+//! * [`stages`] are the stages that the benches of edges run, and [`edges`] the same without stages
 //! * [`text`] makes text of any size from a seed; the program `gen_text` writes it to a file
 //! * [`by_hand`] counts words without any library, in one thread and in two
 
 pub mod by_hand;
+pub mod edges;
+pub mod measure;
+pub mod stages;
 pub mod text;

@@ -3,6 +3,7 @@
 //! All of them move batches of `max - min` numbers against explicit demand, over channels that never fill up.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::{JoinError, JoinSet};
@@ -76,6 +77,94 @@ pub async fn shared(events: u64, consumers: usize, window: Range<usize>) -> Resu
             let end = events.min(next + demand);
             let _ = batches[n].send((next..end).collect()).await;
             next = end;
+        }
+    });
+    producer.await?;
+    let mut sum = 0_u64;
+    while let Some(part) = tasks.join_next().await {
+        sum = sum.wrapping_add(part?);
+    }
+    Ok(sum)
+}
+
+/// One task gives every batch, shared, to each of `consumers`, when the last of them has asked. Returns the sum of sums.
+///
+/// # Errors
+///
+/// If a task panics.
+pub async fn broadcast(events: u64, consumers: usize, window: Range<usize>) -> Result<u64, JoinError> {
+    let (mut tasks, mut ends) = (JoinSet::new(), Vec::with_capacity(consumers));
+    for _ in 0..consumers {
+        let (batches, mut arriving) = mpsc::channel::<Arc<Vec<u64>>>(pieces(&window));
+        let (asks, asked) = mpsc::channel::<u64>(pieces(&window));
+        ends.push((batches, asked));
+        let window = window.clone();
+        tasks.spawn(async move {
+            for _ in 0..pieces(&window) {
+                let _ = asks.send(window.len() as u64).await;
+            }
+            let mut sum = 0_u64;
+            while let Some(batch) = arriving.recv().await {
+                sum = sum.wrapping_add(batch.iter().sum());
+                drop(batch);
+                let _ = asks.send(window.len() as u64).await;
+            }
+            sum
+        });
+    }
+    let producer = tokio::spawn(async move {
+        let mut next = 0;
+        while next < events {
+            let mut demand = u64::MAX;
+            for (_, asked) in &mut ends {
+                demand = demand.min(asked.recv().await.unwrap_or(0));
+            }
+            let end = events.min(next + demand);
+            let batch = Arc::new((next..end).collect::<Vec<u64>>());
+            for (batches, _) in &ends {
+                let _ = batches.send(Arc::clone(&batch)).await;
+            }
+            next = end;
+        }
+    });
+    producer.await?;
+    let mut sum = 0_u64;
+    while let Some(part) = tasks.join_next().await {
+        sum = sum.wrapping_add(part?);
+    }
+    Ok(sum)
+}
+
+/// One task puts each event into the vector of its partition, and sends a vector when its consumer has room for it.
+/// Returns the sum.
+///
+/// # Errors
+///
+/// If a task panics.
+pub async fn partition(events: u64, partitions: usize, window: Range<usize>) -> Result<u64, JoinError> {
+    let (mut tasks, mut ends) = (JoinSet::new(), Vec::with_capacity(partitions));
+    for _ in 0..partitions {
+        let (batches, mut arriving) = mpsc::channel::<Vec<u64>>(pieces(&window));
+        ends.push((Vec::with_capacity(window.len()), batches));
+        tasks.spawn(async move {
+            let mut sum = 0_u64;
+            while let Some(batch) = arriving.recv().await {
+                sum = sum.wrapping_add(batch.iter().sum());
+            }
+            sum
+        });
+    }
+    let full = window.len();
+    let producer = tokio::spawn(async move {
+        for event in 0..events {
+            let (batch, batches) = &mut ends[event as usize % partitions];
+            batch.push(event);
+            if batch.len() == full {
+                let _ = batches.send(std::mem::replace(batch, Vec::with_capacity(full))).await;
+            }
+        }
+        for (batch, batches) in ends {
+            let _ = batches.send(batch).await;
         }
     });
     producer.await?;

@@ -96,6 +96,41 @@ pub async fn shared(events: u64, consumers: usize, window: Range<usize>) -> Resu
     Ok(total.load(Ordering::Relaxed))
 }
 
+/// One producer of which each of `consumers` is given everything. Returns the sum of sums.
+///
+/// # Errors
+///
+/// The graph's.
+pub async fn broadcast(events: u64, consumers: usize, window: Range<usize>) -> Result<u64> {
+    let total = Arc::default();
+    let graph = Graph::new("broadcast");
+    let numbers = graph.producer("numbers", move || Numbers::below(events)).broadcast().wait_for_subscribers(consumers);
+    for n in 0..consumers {
+        let total = Arc::clone(&total);
+        graph.consumer(&format!("sum {n}"), move || Sum::into(&total)).subscribe(&numbers, window.clone());
+    }
+    graph.run().await?;
+    Ok(total.load(Ordering::Relaxed))
+}
+
+/// One producer whose events go to one of `partitions` consumers, by their number. Returns the sum.
+///
+/// # Errors
+///
+/// The graph's.
+pub async fn partition(events: u64, partitions: usize, window: Range<usize>) -> Result<u64> {
+    let total = Arc::default();
+    let graph = Graph::new("partition");
+    let numbers = graph
+        .producer("numbers", move || Numbers::below(events))
+        .partition(partitions, move |n| *n as usize % partitions)
+        .wait_for_subscribers(partitions);
+    let sum = Arc::clone(&total);
+    graph.consumer("sum", move || Sum::into(&sum)).subscribe_each(&numbers, window);
+    graph.run().await?;
+    Ok(total.load(Ordering::Relaxed))
+}
+
 /// A producer, a producer-consumer and a consumer in a row. Returns the sum.
 ///
 /// # Errors

@@ -345,7 +345,7 @@ async fn a_consumer_that_is_dropped_ends_its_subscription() {
         let consuming = graph.start();
         seen.until(1000).await;
         drop(consuming);
-        producing.join().await.unwrap();
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Remote);
         assert!(there.shutdown(GUARD).await && here.shutdown(GUARD).await);
     })
     .await;
@@ -376,7 +376,7 @@ async fn a_node_that_is_shut_down_is_an_error_and_no_shorter_success() {
         assert!(!there.shutdown(Duration::ZERO).await, "a subscription was open");
         let failure = consuming.join().await.unwrap_err().failure;
         assert_eq!(failure.kind(), FailureKind::Disconnected);
-        producing.join().await.unwrap();
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
     })
     .await;
 }
@@ -390,7 +390,8 @@ async fn a_consumers_node_that_is_shut_down_is_an_error_too() {
         seen.until(1000).await;
         assert!(!here.shutdown(Duration::ZERO).await, "a subscription was open");
         assert_eq!(consuming.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
-        producing.join().await.unwrap();
+        // Its last consumer is lost, and with it what was on its way: that is no success either.
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
     })
     .await;
 }
@@ -405,7 +406,7 @@ async fn a_node_whose_last_handle_is_gone_is_lost_to_its_subscribers() {
         drop(there);
         let failure = consuming.join().await.unwrap_err().failure;
         assert_eq!(failure.kind(), FailureKind::Disconnected, "{failure}");
-        producing.join().await.unwrap();
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
     })
     .await;
 }
@@ -542,7 +543,7 @@ async fn no_task_is_left_of_nodes_that_were_shut_down() {
         // The endpoint's own, which ends with the last handle.
         assert_eq!((tasks.alive("link"), tasks.alive("connection")), (0, 0));
         producing.join().await.unwrap();
-        endless.join().await.unwrap();
+        endless.join().await.unwrap_err();
         drop((here, there));
         tasks.none().await;
     })

@@ -180,6 +180,8 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         let mailbox = Arc::clone(&self.ending.mailbox);
         let mut received = VecDeque::new();
         loop {
+            // A stage whose mailbox is never empty makes way for others all the same.
+            tokio::task::consume_budget().await;
             mailbox.take(&mut received, self.infos_queued + self.marked.len());
             if received.is_empty() {
                 if let Some(exit) = mailbox.stopping() {

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
-use tokio::sync::Notify;
 
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
@@ -49,10 +50,9 @@ pub(crate) struct Opening<I> {
 }
 
 /// A queue with one reader, the stage's driver. Never waits: what it can hold is bounded by the demand that the stage
-/// granted, by its number of edges, by at most one ask in a row for each of them, and by [`POSTS`].
+/// granted, by its number of edges, by one ask in a row of an edge for every [`MERGED_DEMAND`] events, and by [`POSTS`].
 pub(crate) struct Mailbox<I, O> {
     state: Mutex<State<I, O>>,
-    arrived: Notify,
     /// Told to end now: looked at between callbacks, whatever waits in the queue.
     stopping: AtomicBool,
     /// The stage's name, for those who come too late.
@@ -64,15 +64,17 @@ struct State<I, O> {
     messages: VecDeque<Message<I, O>>,
     /// How many of them are letters.
     posts: usize,
+    /// The driver, while it waits. Under the same lock as the messages, so that a push costs no second synchronization.
+    waiting: Option<Waker>,
     /// Set when the stage has ended: nothing is taken in any more.
     closed: bool,
 }
 
 impl<I, O> Mailbox<I, O> {
     pub(crate) fn new(stage: &str) -> Self {
-        let state = State { messages: VecDeque::new(), posts: 0, closed: false };
-        let (state, arrived, stopping) = (Mutex::new(state), Notify::new(), AtomicBool::new(false));
-        Self { state, arrived, stopping, stage: stage.to_owned(), consumer: ConsumerId::new() }
+        let state = State { messages: VecDeque::new(), posts: 0, waiting: None, closed: false };
+        let (state, stopping) = (Mutex::new(state), AtomicBool::new(false));
+        Self { state, stopping, stage: stage.to_owned(), consumer: ConsumerId::new() }
     }
 
     /// Names the stage as a consumer.
@@ -87,13 +89,14 @@ impl<I, O> Mailbox<I, O> {
             return Err(message);
         }
         match (&message, state.messages.back_mut()) {
-            (Message::Ask(id, up_to), Some(Message::Ask(last, last_up_to))) if id == last => {
+            (Message::Ask(id, up_to), Some(Message::Ask(last, last_up_to)))
+                if id == last && up_to.saturating_sub(*last_up_to) <= MERGED_DEMAND =>
+            {
                 *last_up_to = (*up_to).max(*last_up_to);
             }
             _ => state.messages.push_back(message),
         }
-        drop(state);
-        self.arrived.notify_one();
+        wake(state);
         Ok(())
     }
 
@@ -112,13 +115,21 @@ impl<I, O> Mailbox<I, O> {
     ///
     /// Nothing is lost.
     pub(crate) async fn arrived(&self) {
-        self.arrived.notified().await;
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            if !state.messages.is_empty() || self.stopping.load(Ordering::Relaxed) {
+                return Poll::Ready(());
+            }
+            state.waiting = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Tells the stage to end now.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
-        self.arrived.notify_one();
+        wake(self.lock());
     }
 
     /// How the stage is to end, if it was told to end now.
@@ -130,6 +141,8 @@ impl<I, O> Mailbox<I, O> {
     pub(crate) fn close(&self) -> VecDeque<Message<I, O>> {
         let mut state = self.lock();
         state.closed = true;
+        // The waker keeps the task alive, and the task this mailbox.
+        state.waiting = None;
         std::mem::take(&mut state.messages)
     }
 
@@ -155,8 +168,7 @@ impl<I: Send, O: Send> Inbox<O> for Mailbox<I, O> {
         }
         state.posts += 1;
         state.messages.push_back(Message::Post(post));
-        drop(state);
-        self.arrived.notify_one();
+        wake(state);
         Ok(())
     }
 }
@@ -199,6 +211,20 @@ impl<I, O> fmt::Debug for Mailbox<I, O> {
         f.debug_struct("Mailbox").field("stage", &self.stage).finish_non_exhaustive()
     }
 }
+
+/// Wakes the driver if it waits, without the lock.
+fn wake<I, O>(mut state: MutexGuard<'_, State<I, O>>) {
+    let waiting = state.waiting.take();
+    drop(state);
+    if let Some(driver) = waiting {
+        driver.wake();
+    }
+}
+
+/// An ask for so many more is answered together with the one before it. What answers two asks at once has to be copied
+/// apart for the consumer: of a few events that costs less than another call of the producer and another message, of
+/// many it costs more.
+const MERGED_DEMAND: Demand = Demand::new(1000);
 
 /// How many calls, casts and infos may wait for a stage: enough for a burst, and little enough that the last of them is
 /// still answered within a call's default timeout by a stage that takes 5 ms for each.

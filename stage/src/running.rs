@@ -1,11 +1,16 @@
 //! [`Running`]: a graph that is alive.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use aqueduct_dispatcher::{SubscribeOptions, SubscriptionId};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::counters::Counters;
@@ -183,7 +188,7 @@ impl Running {
         let drained = self.shared.until(|state| state.is_over() || state.has_failed());
         let _ = tokio::time::timeout(grace, drained).await;
         self.shared.kill();
-        self.shared.until(|state| state.tasks == 0).await;
+        self.shared.until(|state| state.tasks.is_empty()).await;
         let (outcome, failures) = self.shared.conclude();
         GraphError::unless_empty(failures).map(|()| outcome)
     }
@@ -209,7 +214,7 @@ impl Running {
         self.shared.tell(|stage| stage.stop());
         let _ = tokio::time::timeout(grace, self.shared.until(State::is_over)).await;
         self.shared.kill();
-        self.shared.until(|state| state.tasks == 0).await;
+        self.shared.until(|state| state.tasks.is_empty()).await;
     }
 }
 
@@ -231,15 +236,17 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Notified when the state has changed; only the handle waits.
     changed: Notify,
-    killed: watch::Sender<bool>,
+    /// Read by every task whenever it is polled.
+    killed: AtomicBool,
 }
 
 struct State {
     stages: Vec<Member>,
     /// Distinct failures, in the order in which they were reported.
     failures: Vec<Failure>,
-    /// How many tasks are alive.
-    tasks: usize,
+    /// The tasks that are alive, with what wakes those that have been polled.
+    tasks: BTreeMap<usize, Option<Waker>>,
+    next_task: usize,
 }
 
 /// One instance of a stage.
@@ -321,8 +328,8 @@ impl State {
 
 impl Shared {
     pub(crate) fn new(spawner: Arc<dyn Spawner>) -> Self {
-        let state = State { stages: Vec::new(), failures: Vec::new(), tasks: 0 };
-        Self { spawner, state: Mutex::new(state), changed: Notify::new(), killed: watch::Sender::new(false) }
+        let state = State { stages: Vec::new(), failures: Vec::new(), tasks: BTreeMap::new(), next_task: 0 };
+        Self { spawner, state: Mutex::new(state), changed: Notify::new(), killed: AtomicBool::new(false) }
     }
 
     /// Takes a stage in; returns its number, for [`report`](Self::report).
@@ -333,26 +340,18 @@ impl Shared {
     }
 
     /// Starts a task that ends when the graph is killed.
-    pub(crate) fn spawn(self: &Arc<Self>, name: &str, task: BoxFuture<'static>) {
-        self.change(|state| state.tasks += 1);
-        let alive = Alive(Arc::clone(self));
-        let mut killed = self.killed.subscribe();
-        self.spawner.spawn(
-            name,
-            Box::pin(async move {
-                let _alive = alive;
-                tokio::select! {
-                    biased;
-                    _ = killed.wait_for(|killed| *killed) => {}
-                    () = task => {}
-                }
-            }),
-        );
+    pub(crate) fn spawn(self: &Arc<Self>, name: &str, work: BoxFuture<'static>) {
+        let mut state = self.lock();
+        let id = state.next_task;
+        state.next_task += 1;
+        state.tasks.insert(id, None);
+        drop(state);
+        self.spawner.spawn(name, Box::pin(Task { work: Some(work), woken_by: None, id, shared: Arc::clone(self) }));
     }
 
     /// Runs a task now as far as it goes without waiting, and spawns what is left of it.
     pub(crate) fn spawn_polled(self: &Arc<Self>, name: &str, mut task: BoxFuture<'static>) {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut cx = Context::from_waker(Waker::noop());
         if task.as_mut().poll(&mut cx).is_pending() {
             self.spawn(name, task);
         }
@@ -360,7 +359,7 @@ impl Shared {
 
     /// Starts a task on behalf of a stage. Does nothing once the graph has ended.
     pub(crate) fn spawn_helper(self: &Arc<Self>, name: &str, task: BoxFuture<'static>) {
-        if !*self.killed.borrow() {
+        if !self.killed.load(Ordering::Acquire) {
             self.spawn(name, task);
         }
     }
@@ -382,7 +381,10 @@ impl Shared {
     }
 
     fn kill(&self) {
-        self.killed.send_replace(true);
+        self.killed.store(true, Ordering::Release);
+        // Woken outside the lock, which the tasks take.
+        let wakers: Vec<Waker> = self.lock().tasks.values_mut().filter_map(Option::take).collect();
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn conclude(&self) -> (Outcome, Vec<Failure>) {
@@ -405,9 +407,10 @@ impl Shared {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let answer = change(&mut self.lock());
         self.changed.notify_one();
+        answer
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -415,11 +418,37 @@ impl Shared {
     }
 }
 
-/// Counts a task for as long as it lives, also when it is dropped unfinished.
-struct Alive(Arc<Shared>);
+/// A task of the graph. It counts for as long as it lives, also when it is dropped unfinished.
+struct Task {
+    /// There until the task is dropped.
+    work: Option<BoxFuture<'static>>,
+    /// What the graph would wake it by; the same at every poll as long as the runtime does not move it.
+    woken_by: Option<Waker>,
+    id: usize,
+    shared: Arc<Shared>,
+}
 
-impl Drop for Alive {
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.woken_by = Some(cx.waker().clone());
+            let _former = self.shared.lock().tasks.insert(self.id, Some(cx.waker().clone()));
+        }
+        // Read after the waker was left there, so that a kill is either seen here or wakes the task.
+        if self.shared.killed.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        self.work.as_mut().map_or(Poll::Ready(()), |work| work.as_mut().poll(cx))
+    }
+}
+
+impl Drop for Task {
     fn drop(&mut self) {
-        self.0.change(|state| state.tasks -= 1);
+        // Whatever it does as it is dropped is done before it counts as gone.
+        drop(self.work.take());
+        // The waker is dropped outside the lock.
+        let _waker = self.shared.change(|state| state.tasks.remove(&self.id));
     }
 }

@@ -104,6 +104,7 @@ impl Running {
 
     /// Ends a subscription of a running stage, from either side. What that means for the consumer depends on its
     /// [`Cancel`](crate::Cancel) policy. An unknown subscription is ignored.
+    #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     pub fn cancel<S, I, O, D>(&self, stage: &Stage<S, I, O, D>, id: SubscriptionId, reason: Exit) {
         for mailbox in stage.mailboxes() {
             let _ = mailbox.push(Message::Unsubscribe(id, reason.clone(), false));
@@ -112,6 +113,7 @@ impl Running {
 
     /// Ends the subscription `old`, which does not end the consumer whatever its policy, and subscribes anew. An unknown
     /// `old` does not matter.
+    #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     pub fn resubscribe<S, I, O, D, Src>(
         &self,
         consumer: &Stage<S, I, O, D>,

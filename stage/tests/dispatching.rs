@@ -126,7 +126,7 @@ async fn each_partition_has_its_own_consumer() {
 async fn what_a_partition_discards_does_not_stall_the_graph() {
     // In GenStage this stops for good after five events.
     let (graph, seen) = (Graph::new("test"), Seen::default());
-    let place = |n: u64| (n % 2 == 0).then_some((n + 1, 0));
+    let place = |n: u64| n.is_multiple_of(2).then_some((n + 1, 0));
     let numbers = graph.producer("numbers", count(1_000)).partition_by(Partitions::numbered(1).unwrap(), place);
     graph.consumer("odd", seen.collect()).subscribe(&numbers.part(0), 0..10);
     let outcome = graph.run().await.unwrap();

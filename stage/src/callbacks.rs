@@ -63,7 +63,7 @@ pub(crate) struct ProducerCallbacks<P>(pub(crate) P);
 
 impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
     fn handle_demand<'a>(&'a mut self, demand: usize, cx: &'a mut Cx<'_, P::Out>) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_demand(demand, cx))
+        Box::pin(async move { self.0.handle_demand(demand, cx).await })
     }
 
     fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, P::Out>) -> BoxFuture<'a, Result<Mode>> {
@@ -76,7 +76,7 @@ impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
         cause: &'a EndCause,
         cx: &'a mut Cx<'_, P::Out>,
     ) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_cancel(edge, cause, cx))
+        Box::pin(async move { self.0.handle_cancel(edge, cause, cx).await })
     }
 
     fn handle_discarded(&mut self, events: usize) -> bool {
@@ -84,7 +84,7 @@ impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
     }
 
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
-        Box::pin(self.0.terminate(exit))
+        Box::pin(async move { self.0.terminate(exit).await })
     }
 
     fn stage(&mut self) -> &mut (dyn Any + Send) {
@@ -97,15 +97,15 @@ pub(crate) struct ProducerConsumerCallbacks<S>(pub(crate) S);
 
 impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks<S> {
     fn handle_events<'a>(&'a mut self, events: Batch<S::In>, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_events(events, cx))
+        Box::pin(async move { self.0.handle_events(events, cx).await })
     }
 
     fn handle_end<'a>(&'a mut self, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_end(cx))
+        Box::pin(async move { self.0.handle_end(cx).await })
     }
 
     fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result<Mode>> {
-        Box::pin(self.0.handle_subscribe(edge, cx))
+        Box::pin(async move { self.0.handle_subscribe(edge, cx).await })
     }
 
     fn handle_cancel<'a>(
@@ -114,7 +114,7 @@ impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks
         cause: &'a EndCause,
         cx: &'a mut Cx<'_, S::Out>,
     ) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_cancel(edge, cause, cx))
+        Box::pin(async move { self.0.handle_cancel(edge, cause, cx).await })
     }
 
     fn handle_discarded(&mut self, events: usize) -> bool {
@@ -122,7 +122,7 @@ impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks
     }
 
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
-        Box::pin(self.0.terminate(exit))
+        Box::pin(async move { self.0.terminate(exit).await })
     }
 
     fn stage(&mut self) -> &mut (dyn Any + Send) {
@@ -135,15 +135,15 @@ pub(crate) struct ConsumerCallbacks<C>(pub(crate) C);
 
 impl<C: Consumer> Callbacks<C::In, Never> for ConsumerCallbacks<C> {
     fn handle_events<'a>(&'a mut self, events: Batch<C::In>, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_events(events, cx))
+        Box::pin(async move { self.0.handle_events(events, cx).await })
     }
 
     fn handle_end<'a>(&'a mut self, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_end(cx))
+        Box::pin(async move { self.0.handle_end(cx).await })
     }
 
     fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result<Mode>> {
-        Box::pin(self.0.handle_subscribe(edge, cx))
+        Box::pin(async move { self.0.handle_subscribe(edge, cx).await })
     }
 
     fn handle_cancel<'a>(
@@ -152,16 +152,22 @@ impl<C: Consumer> Callbacks<C::In, Never> for ConsumerCallbacks<C> {
         cause: &'a EndCause,
         cx: &'a mut Cx<'_>,
     ) -> BoxFuture<'a, Result> {
-        Box::pin(self.0.handle_cancel(edge, cause, cx))
+        Box::pin(async move { self.0.handle_cancel(edge, cause, cx).await })
     }
 
     fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
-        Box::pin(self.0.terminate(exit))
+        Box::pin(async move { self.0.terminate(exit).await })
     }
 
     fn stage(&mut self) -> &mut (dyn Any + Send) {
         &mut self.0
     }
+}
+
+/// As [`guarded`], for a callback that answers at once.
+pub(crate) fn guarded_now<T>(stage: &str, callback: impl FnOnce() -> T) -> Result<T, Failure> {
+    std::panic::catch_unwind(AssertUnwindSafe(callback))
+        .map_err(|panic| Failure::new(stage, FailureKind::Panic, panic_message(&*panic)))
 }
 
 /// Runs a callback; its error or panic becomes the stage's failure.

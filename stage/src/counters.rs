@@ -1,12 +1,14 @@
 //! [`Counters`]: what a stage has done so far, for whoever looks.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// Written by the stage's driver alone, a few relaxed stores for each batch; read by anybody.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counters {
+    pub(crate) started: Instant,
     pub(crate) events_in: Counter,
     pub(crate) events_out: Counter,
     pub(crate) discarded: Counter,
@@ -19,8 +21,10 @@ pub(crate) struct Counters {
     pub(crate) demand: Counter,
     /// Asked of producers and not handled yet.
     pub(crate) outstanding: Counter,
-    pub(crate) idle_nanos: Counter,
-    pub(crate) blocked_nanos: Counter,
+    idle_nanos: Counter,
+    blocked_nanos: Counter,
+    /// Since when it waits: 1 + nanoseconds from the start, all twice, and 1 more if it waits for demand; 0 if it does not.
+    waiting: Counter,
 }
 
 /// One number with one writer.
@@ -43,9 +47,57 @@ impl Counter {
 }
 
 impl Counters {
-    /// The stage waited since `start`, for demand or for events.
-    pub(crate) fn waited(&self, start: Instant, is_blocked: bool) {
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    /// Of a stage that starts now.
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            events_in: Counter::default(),
+            events_out: Counter::default(),
+            discarded: Counter::default(),
+            overflowed: Counter::default(),
+            failed: Counter::default(),
+            buffered: Counter::default(),
+            demand: Counter::default(),
+            outstanding: Counter::default(),
+            idle_nanos: Counter::default(),
+            blocked_nanos: Counter::default(),
+            waiting: Counter::default(),
+        }
+    }
+
+    /// The stage begins to wait: for demand, or for events.
+    pub(crate) fn wait(&self, is_blocked: bool) -> Waiting {
+        let since = Instant::now();
+        self.waiting.set((self.nanos(since) + 1) * 2 + u64::from(is_blocked));
+        Waiting { since, is_blocked }
+    }
+
+    /// It waits no longer.
+    pub(crate) fn waited(&self, Waiting { since, is_blocked }: Waiting) {
+        self.waiting.set(0);
+        let nanos = self.nanos(Instant::now()) - self.nanos(since);
         if is_blocked { self.blocked_nanos.add(nanos) } else { self.idle_nanos.add(nanos) }
     }
+
+    /// How long it has waited for events and for demand, up to `until`.
+    pub(crate) fn idle_and_blocked(&self, until: Instant) -> (Duration, Duration) {
+        let (mut idle, mut blocked) = (self.idle_nanos.get(), self.blocked_nanos.get());
+        let waiting = self.waiting.get();
+        if waiting > 0 {
+            let nanos = self.nanos(until).saturating_sub(waiting / 2 - 1);
+            if waiting % 2 == 1 { blocked += nanos } else { idle += nanos }
+        }
+        (Duration::from_nanos(idle), Duration::from_nanos(blocked))
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        // Enough for 292 years, as it is doubled.
+        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / 4)
+    }
+}
+
+/// A wait that has begun.
+pub(crate) struct Waiting {
+    since: Instant,
+    is_blocked: bool,
 }

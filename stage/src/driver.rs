@@ -5,10 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
-use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::callbacks::{Callbacks, Role, guarded};
+use crate::callbacks::{Callbacks, Role, guarded, guarded_now};
 use crate::context::Wishes;
 use crate::downstream::Downstream;
 use crate::ending::Ending;
@@ -53,8 +52,13 @@ pub(crate) struct Driver<I, O> {
     lost_subscriber: Option<Failure>,
 
     state: State,
+    /// There may be more to ask of the callback: nobody wanted what it emitted, or several asks were kept. It is asked
+    /// after whatever else has arrived.
+    demand_left: bool,
     /// End as soon as there is nothing left to do.
     completing: bool,
+    /// End as soon as nothing that was emitted waits, whether anybody has subscribed or not.
+    draining: bool,
 }
 
 /// Batches to be given again, oldest first, and which attempt is to follow.
@@ -160,7 +164,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             due: VecDeque::new(),
             lost_subscriber: None,
             state: State::Running,
+            demand_left: false,
             completing: false,
+            draining: false,
         }
     }
 
@@ -183,31 +189,34 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             // A stage whose mailbox is never empty makes way for others all the same.
             tokio::task::consume_budget().await;
             mailbox.take(&mut received, self.infos_queued + self.marked.len());
-            if received.is_empty() {
-                if let Some(exit) = mailbox.stopping() {
-                    return exit;
-                }
+            if received.is_empty() && !self.demand_left && mailbox.stopping().is_none() {
                 self.show();
-                let start = Instant::now();
+                let waiting = self.ending.counters.wait(self.is_blocked());
                 mailbox.arrived().await;
-                self.ending.counters.waited(start, self.is_blocked());
-                continue;
-            }
-            while let Some(message) = received.pop_front() {
-                if let Some(exit) = mailbox.stopping() {
-                    self.give_up(received);
-                    return exit;
-                }
-                let flow = match self.handle(message).await {
-                    ControlFlow::Continue(()) => self.settle().await,
-                    stop => stop,
-                };
-                if let ControlFlow::Break(exit) = flow {
-                    self.give_up(received);
-                    return exit;
-                }
+                self.ending.counters.waited(waiting);
+            } else if let ControlFlow::Break(exit) = self.work(&mut received).await {
+                self.give_up(received, &exit);
+                return exit;
             }
         }
+    }
+
+    /// Handles what was received, and then asks the callback for what is still wanted.
+    async fn work(&mut self, received: &mut VecDeque<Message<I, O>>) -> Flow {
+        loop {
+            if let Some(exit) = self.ending.mailbox.stopping() {
+                return ControlFlow::Break(exit);
+            }
+            let Some(message) = received.pop_front() else { break };
+            self.handle(message).await?;
+            self.settle().await?;
+        }
+        if std::mem::take(&mut self.demand_left) {
+            tokio::task::consume_budget().await;
+            self.on_demand().await?;
+            self.settle().await?;
+        }
+        ControlFlow::Continue(())
     }
 
     async fn handle(&mut self, message: Message<I, O>) -> Flow {
@@ -244,6 +253,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             }
             Message::Post(post) => self.on_post(post).await,
             Message::Drain => {
+                self.draining = true;
                 if self.role == Role::Producer {
                     self.exhaust();
                 }
@@ -378,8 +388,8 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 tokio::task::consume_budget().await;
             }
             self.wishes.again = false;
-            // If nobody wanted what was emitted, it is asked for again: after whatever else has arrived.
-            tokio::task::consume_budget().await;
+            self.demand_left = true;
+            return ControlFlow::Continue(());
         }
     }
 
@@ -416,7 +426,11 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
         self.ending.counters.discarded.add(discarded as u64);
         self.ending.counters.overflowed.add(discarded as u64);
-        if self.callbacks.handle_discarded(discarded) {
+        let reported = match guarded_now(&self.ending.stage, || self.callbacks.handle_discarded(discarded)) {
+            Ok(reported) => reported,
+            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+        };
+        if reported {
             tracing::warn!(stage = &*self.ending.stage, discarded, "buffer is full: events were dropped");
         }
         ControlFlow::Continue(())
@@ -646,7 +660,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             }
         }
         if self.state == State::Exhausted {
-            if self.downstream.is_delivered() && self.refused.is_empty() {
+            let nothing_waits = self.downstream.waiting() == 0 && self.refused.is_empty();
+            let delivered = self.downstream.is_delivered() && self.refused.is_empty();
+            if delivered || (self.draining && nothing_waits) {
                 return ControlFlow::Break(Exit::Normal);
             }
             if self.completing && self.downstream.is_abandoned() {
@@ -686,11 +702,11 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     }
 
     /// Keeps what was delivered and not handled, for [`leave_producers`](Self::leave_producers), and declines the rest.
-    fn give_up(&mut self, received: VecDeque<Message<I, O>>) {
+    fn give_up(&mut self, received: VecDeque<Message<I, O>>, exit: &Exit) {
         for message in received {
             match message {
                 Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
-                message => self.ending.decline(message),
+                message => self.ending.decline(message, exit),
             }
         }
     }
@@ -706,7 +722,7 @@ impl<I, O> Driver<I, O> {
         for message in self.ending.mailbox.close() {
             match message {
                 Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
-                message => self.ending.decline(message),
+                message => self.ending.decline(message, &exit),
             }
         }
         self.leave_producers(&exit);

@@ -28,17 +28,23 @@ impl<I, O> Ending<I, O> {
         let Some(report) = self.report.take() else { return };
         tracing::debug!(stage = &*self.stage, %exit, "stage ended");
         for message in self.mailbox.close() {
-            self.decline(message);
+            self.decline(message, &exit);
         }
         report(exit);
     }
 
     /// Answers a message that came too late. Whoever waits for a reply learns of it as the message is dropped.
-    pub(crate) fn decline(&self, message: Message<I, O>) {
+    ///
+    /// Somebody who was about to subscribe shares the stage's fate; but to one that ended normally there is nothing to
+    /// subscribe, and it is not the end of the data for who has seen none of it.
+    pub(crate) fn decline(&self, message: Message<I, O>, exit: &Exit) {
         match message {
             Message::Subscribe(Subscription { id, subscriber, .. }) => {
-                let failure = Failure::new(&*self.stage, FailureKind::Subscribe, "it has ended");
-                subscriber.ended(id, EndCause::Down(Exit::Failed(failure)));
+                let exit = match exit {
+                    Exit::Normal => Exit::Failed(Failure::new(&*self.stage, FailureKind::Subscribe, "it has ended")),
+                    exit => exit.clone(),
+                };
+                subscriber.ended(id, EndCause::Down(exit));
             }
             Message::Opened(id, Ok(publisher)) => publisher.cancel(id, Exit::Normal),
             _ => {}

@@ -185,13 +185,19 @@ impl Graph {
         for (number, name) in plan.names.iter().enumerate() {
             text += &format!("    s{number}[\"{}\"]\n", name.replace('"', "#quot;"));
         }
+        let mut far: Vec<&str> = Vec::new();
         for (from, to) in &plan.edges {
             let number = |name: &str| plan.names.iter().position(|other| **other == *name);
             let to = number(to).map_or_else(String::new, |number| format!("s{number}"));
-            match number(from) {
-                Some(from) => text += &format!("    s{from} --> {to}\n"),
-                None => text += &format!("    far_{to}([\"{}\"]) -.-> {to}\n", from.replace('"', "#quot;")),
+            if let Some(from) = number(from) {
+                text += &format!("    s{from} --> {to}\n");
+                continue;
             }
+            let from = far.iter().position(|other| other == from).unwrap_or_else(|| {
+                far.push(from);
+                far.len() - 1
+            });
+            text += &format!("    f{from}([\"{}\"]) -.-> {to}\n", far[from].replace('"', "#quot;"));
         }
         text
     }
@@ -306,7 +312,7 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
     ) {
         let spec = self.lock();
         for (instance, mailbox) in spec.instances.iter().enumerate() {
-            let counters = Arc::<Counters>::default();
+            let counters = Arc::new(Counters::new());
             let control = Arc::clone(mailbox) as Arc<dyn Control>;
             let number = shared.enrol(Member::new(
                 Arc::clone(&self.name),

@@ -187,7 +187,7 @@ impl Running {
             stage.complete();
             stage.drain();
         });
-        let drained = self.shared.until(|state| state.is_over() || state.has_failed());
+        let drained = self.shared.until(State::is_over);
         let _ = tokio::time::timeout(grace, drained).await;
         self.shared.kill();
         self.shared.until(|state| state.tasks.is_empty()).await;
@@ -259,7 +259,6 @@ pub(crate) struct Member {
     pub(crate) counters: Arc<Counters>,
     /// Whether the user said what to do when the buffer is full.
     may_drop: bool,
-    started: Instant,
     /// How and when it ended.
     ended: Option<(Exit, Instant)>,
 }
@@ -272,7 +271,7 @@ impl Member {
         counters: Arc<Counters>,
         may_drop: bool,
     ) -> Self {
-        Self { stage, instance, control, counters, may_drop, started: Instant::now(), ended: None }
+        Self { stage, instance, control, counters, may_drop, ended: None }
     }
 
     /// Events were dropped that should not have been.
@@ -298,8 +297,9 @@ impl Member {
 
     fn snapshot(&self, now: Instant) -> StageSnapshot {
         let counters = &*self.counters;
-        let alive = self.ended.as_ref().map_or(now, |(_, at)| *at).duration_since(self.started);
-        let [idle, blocked] = [&counters.idle_nanos, &counters.blocked_nanos].map(|n| Duration::from_nanos(n.get()));
+        let until = self.ended.as_ref().map_or(now, |(_, at)| *at);
+        let alive = until.duration_since(counters.started);
+        let (idle, blocked) = counters.idle_and_blocked(until);
         StageSnapshot {
             stage: self.stage.to_string(),
             instance: self.instance,

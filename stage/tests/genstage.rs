@@ -11,10 +11,14 @@ mod buffer;
 mod consumer;
 #[path = "genstage/demand.rs"]
 mod demand;
+#[path = "genstage/ending.rs"]
+mod ending;
 #[path = "genstage/infos.rs"]
 mod infos;
 #[path = "genstage/messages.rs"]
 mod messages;
+#[path = "genstage/observing.rs"]
+mod observing;
 #[path = "genstage/redelivery.rs"]
 mod redelivery;
 #[path = "genstage/subscribing.rs"]

@@ -48,9 +48,10 @@ async fn genstage_044_a_consumer_that_has_ended_is_not_subscribed() {
 /// A bad option is an error where options are made, not where they are used.
 #[test]
 fn genstage_045_bad_options_are_refused_with_the_bound() {
+    let max = 1000;
     let refused = |range| SubscribeOptions::try_demand(range).unwrap_err().to_string();
     assert_eq!(refused(0..0), "expected max_demand to be at least 1, got 0");
-    assert_eq!(refused(2000..1000), "expected min_demand to be at most 999, got 2000");
+    assert_eq!(refused(2000..max), "expected min_demand to be at most 999, got 2000");
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +136,8 @@ async fn genstage_052_resubscribing_with_an_unknown_id_subscribes() {
 #[test]
 #[should_panic(expected = "expected min_demand to be at most 999, got 2000")]
 fn genstage_053_bad_options_written_in_the_program_panic() {
-    let _ = SubscribeOptions::from(2000..1000);
+    let max = 1000;
+    let _ = SubscribeOptions::from(2000..max);
 }
 
 /// There is one form of subscribing: it never waits. This is the asynchronous half of 51.

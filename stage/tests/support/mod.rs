@@ -142,7 +142,9 @@ pub fn oops() -> Exit {
 }
 
 /// Does something within a stage.
-pub struct With<O>(Box<dyn FnOnce(&mut Cx<'_, O>) + Send>);
+pub struct With<O>(What<O>);
+
+type What<O> = Box<dyn FnOnce(&mut Cx<'_, O>) + Send>;
 
 pub fn with<O>(what: impl FnOnce(&mut Cx<'_, O>) + Send + 'static) -> With<O> {
     With(Box::new(what))
@@ -169,6 +171,11 @@ impl Gate {
     /// Lets `count` through.
     pub fn open(&self, count: usize) {
         self.0.add_permits(count);
+    }
+
+    /// Goes through, if nobody else has.
+    pub fn try_pass(&self) {
+        self.0.try_acquire().expect("somebody is inside").forget();
     }
 
     pub async fn pass(&self) {
@@ -367,7 +374,7 @@ takes_messages!(Sink, Never);
 
 /// A producer that the test plays: it sends what it is told to, whether it was asked for or not.
 #[derive(Clone)]
-pub struct Far(Arc<FarState>);
+pub struct Far(Arc<FarState>, &'static str);
 
 struct FarState {
     /// Why it cannot be subscribed to.
@@ -401,7 +408,11 @@ impl Far {
     }
 
     fn with(refuses: Option<SubscribeError>) -> Self {
-        Self(Arc::new(FarState { refuses, edges: Mutex::default(), heard: Log::new() }))
+        Self(Arc::new(FarState { refuses, edges: Mutex::default(), heard: Log::new() }), "far")
+    }
+
+    pub fn called(self, name: &'static str) -> Self {
+        Self(self.0, name)
     }
 
     pub fn heard(&self) -> Log<Heard> {
@@ -438,7 +449,7 @@ impl Source for Far {
     type Item = u64;
 
     fn name(&self) -> String {
-        "far".to_owned()
+        self.1.to_owned()
     }
 
     async fn open(&self, _: usize, subscription: Subscription<u64>) -> Result<Arc<dyn Publisher<u64>>, SubscribeError> {

@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "genstage/broadcast.rs"]
+mod broadcast;
 #[path = "genstage/buffer.rs"]
 mod buffer;
 #[path = "genstage/consumer.rs"]

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::{Stream, StreamExt};
 
-use crate::running::Shared;
+use crate::members::Shared;
 use crate::{BoxFuture, Cx, DemandMode, Never, Result};
 
 /// A stage that takes messages of type `M`: calls, casts, infos, timers and the items of attached streams.

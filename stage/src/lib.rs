@@ -75,13 +75,15 @@
 //!
 //! # Modules, in reading order
 //!
-//! * `producer`, `producer_consumer`, `consumer`: the traits that users implement; `context` and `batch`: what their
-//!   callbacks are given
-//! * `graph`, `running`, `outcome`: describing a graph, running it, and what came of it
-//! * `message`: what stages say to each other, and [`Source`], what one can subscribe to
+//! * `producer`, `producer_consumer`, `consumer`: the traits that users implement; `context`, `batch` and `edge`: what
+//!   their callbacks are given; `handle`: sending messages to a stage
+//! * `graph`, `dispatching`, `running`, `outcome`: describing a graph, how its events find their consumers, running it,
+//!   and what came of it
+//! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to
 //! * `upstream`, `downstream`: the two pure halves of a stage
-//! * `mailbox`, `driver`, `callbacks`, `ending`: the task around them
+//! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
 //! * `spawner`, `error`
+//! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
 
 mod batch;
 mod callbacks;
@@ -98,6 +100,7 @@ mod error;
 mod graph;
 mod handle;
 mod mailbox;
+mod members;
 mod message;
 mod outcome;
 mod producer;

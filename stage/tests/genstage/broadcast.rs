@@ -54,7 +54,7 @@ async fn genstage_019_a_broadcast_that_accumulates_serves_those_who_come_meanwhi
     let (graph, logs) = (Graph::new("test"), [Log::new(), Log::new()]);
     let numbers = graph.producer("numbers", idle(&Log::new())).broadcast();
     let early = graph.consumer("early", sink(&Log::new()));
-    let consumers = logs.each_ref().map(|log| log.clone());
+    let consumers = logs.each_ref().map(Clone::clone);
     let [first, second] = [("first", 0), ("second", 1)].map(|(name, n)| graph.consumer(name, sink(&consumers[n])));
     let running = graph.start();
     let id = running.subscribe(&early, &numbers, SubscribeOptions::demand(5..10).cancel(Cancel::Temporary));

@@ -1,0 +1,206 @@
+//! The consuming half of the driver: producers, and the events that arrive from them.
+
+use super::*;
+
+/// An arrival of which handles are kept.
+pub(super) struct InHand<I> {
+    pub(super) id: SubscriptionId,
+    attempt: Attempt,
+    /// The piece that a callback has been given; empty between two pieces.
+    begun: Events<I>,
+    /// The pieces behind it.
+    behind: Events<I>,
+}
+
+impl<I> InHand<I> {
+    pub(super) fn begin(&mut self, count: usize) {
+        let behind = self.behind.split_off(count);
+        self.begun = std::mem::replace(&mut self.behind, behind);
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.begun = Vec::new().into();
+    }
+
+    /// What is to be handed back. Only what was begun was an attempt.
+    pub(super) fn unfinished(self) -> [(Events<I>, Attempt); 2] {
+        [(self.begun, self.attempt.next()), (self.behind, self.attempt)]
+    }
+}
+
+impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
+    pub(super) async fn on_opened(&mut self, id: SubscriptionId, publisher: Arc<dyn Publisher<I>>) -> Flow {
+        let (Some(producer), Some(edge)) = (self.publishers.get_mut(&id), self.upstream.edge(id)) else {
+            publisher.cancel(id, Exit::Normal);
+            return ControlFlow::Continue(());
+        };
+        producer.publisher = Some(publisher);
+        tracing::debug!(producer = producer.name, %id, "subscribed");
+        let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
+        let subscribing = self.callbacks.handle_subscribe(&edge, &mut cx);
+        let mode: Mode = match guarded(&self.ending.stage, subscribing).await {
+            Ok(mode) => mode,
+            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+        };
+        // Before its wishes, so that a manual consumer may ask at once.
+        if let Some(up_to) = self.upstream.opened(id, mode) {
+            self.ask(id, up_to);
+        }
+        self.after_callback()
+    }
+
+    pub(super) fn ask(&self, id: SubscriptionId, up_to: Demand) {
+        if let Some(Producer { publisher: Some(publisher), .. }) = self.publishers.get(&id) {
+            publisher.ask(id, up_to);
+        }
+    }
+
+    /// Ends a subscription of this stage, on whichever side it is.
+    pub(super) async fn cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
+        match self.publishers.get(&id) {
+            Some(Producer { publisher: Some(publisher), .. }) => {
+                publisher.cancel(id, reason);
+                ControlFlow::Continue(())
+            }
+            Some(_) => self.on_ended(id, EndCause::Cancelled(reason)).await,
+            None => self.leave(id, reason, Vec::new()).await,
+        }
+    }
+
+    /// A producer-consumer's arrivals keep their order, and wait for demand. A producer has infos only.
+    pub(super) async fn queue(&mut self, arrival: Arrival<I, O>) -> Flow {
+        self.arrivals.push_back(arrival);
+        self.work_off().await
+    }
+
+    pub(super) async fn work_off(&mut self) -> Flow {
+        while self.state == State::Running {
+            if matches!(self.arrivals.front(), Some(Arrival::Events(..))) && self.downstream.owed().is_zero() {
+                // What was emitted may have found nobody who wants it.
+                if self.downstream.pull().is_zero() {
+                    self.carry_out();
+                    break;
+                }
+                self.carry_out();
+            }
+            match self.arrivals.pop_front() {
+                Some(Arrival::Events(id, events, attempt)) => self.handle_events(id, events, attempt).await?,
+                Some(Arrival::Ended(id, cause)) => self.on_ended(id, cause).await?,
+                Some(Arrival::Info(letter)) => {
+                    self.infos_queued -= 1;
+                    let marker = self.downstream.mark();
+                    self.marked.insert(marker, letter);
+                    self.carry_out();
+                }
+                None => break,
+            }
+            self.open_due().await?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub(super) async fn handle_events(&mut self, id: SubscriptionId, events: Events<I>, attempt: Attempt) -> Flow {
+        let mut pieces = std::mem::take(&mut self.pieces);
+        match self.upstream.receive(id, events.len(), &mut pieces) {
+            Some(0) => {}
+            Some(excess) => tracing::warn!(%id, excess, "more events than were asked for"),
+            // The subscription has ended here, and the events were on their way.
+            None => pieces.push_back(Piece { events: events.len(), then_ask: None }),
+        }
+        let flow = self.handle_pieces(id, events, attempt, &mut pieces).await;
+        pieces.clear();
+        self.pieces = pieces;
+        flow
+    }
+
+    pub(super) async fn handle_pieces(
+        &mut self,
+        id: SubscriptionId,
+        mut events: Events<I>,
+        attempt: Attempt,
+        pieces: &mut VecDeque<Piece>,
+    ) -> Flow {
+        if let Some(Producer { keep: Some(keep), .. }) = self.publishers.get(&id) {
+            events = keep(events);
+            self.in_hand = events.another().map(|behind| InHand { id, attempt, begun: Vec::new().into(), behind });
+        }
+        while let Some(piece) = pieces.pop_front() {
+            let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new().into() };
+            let batch = Batch::new(std::mem::replace(&mut events, rest), id, attempt);
+            let count = batch.len();
+            self.ending.counters.events_in.add(count as u64);
+            if let Some(in_hand) = &mut self.in_hand {
+                in_hand.begin(count);
+            }
+            let span = tracing::debug_span!("stage.handle", events = count);
+            let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
+            let callbacks = &mut self.callbacks;
+            let handling = async { callbacks.handle_events(batch, &mut cx).instrument(span).await };
+            if let Err(failure) = guarded(&self.ending.stage, handling).await {
+                return ControlFlow::Break(Exit::Failed(failure));
+            }
+            if let Some(in_hand) = &mut self.in_hand {
+                in_hand.finish();
+            }
+            self.after_callback()?;
+            if self.state != State::Running {
+                break;
+            }
+            if let Some(exit) = self.ending.mailbox.stopping() {
+                self.lose(events.len());
+                return ControlFlow::Break(exit);
+            }
+            if let Some(up_to) = piece.then_ask {
+                self.ask(id, up_to);
+            }
+        }
+        self.lose(events.len());
+        self.in_hand = None;
+        ControlFlow::Continue(())
+    }
+
+    pub(super) async fn on_ended(&mut self, id: SubscriptionId, cause: EndCause) -> Flow {
+        if let Some(producer) = self.publishers.remove(&id) {
+            tracing::debug!(producer = producer.name, %id, %cause, "subscription ended");
+        }
+        if let Some(edge) = self.upstream.edge(id) {
+            callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
+        }
+        match self.upstream.ended(id, &cause) {
+            AfterEnd::Live => ControlFlow::Continue(()),
+            AfterEnd::Exhausted => self.on_exhausted().await,
+            AfterEnd::Exit(exit) => ControlFlow::Break(exit),
+        }
+    }
+
+    /// No producer is left, and everything they sent was handled.
+    pub(super) async fn on_exhausted(&mut self) -> Flow {
+        if let Some(exit) = self.upstream.lost() {
+            let failure = match exit {
+                Exit::Failed(failure) => failure,
+                _ => {
+                    let why = "a producer was shut down before it was exhausted";
+                    Failure::new(&*self.ending.stage, FailureKind::Shutdown, why)
+                }
+            };
+            return ControlFlow::Break(Exit::Failed(failure));
+        }
+        if self.upstream.saw_everything() {
+            callback!(self, |callbacks, cx| callbacks.handle_end(&mut cx));
+        }
+        match self.role {
+            Role::Consumer => ControlFlow::Break(Exit::Normal),
+            _ => {
+                self.exhaust();
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Nothing more is emitted or handled.
+    pub(super) fn exhaust(&mut self) {
+        self.state = State::Exhausted;
+        self.leave_producers(&Exit::Normal);
+        self.infos_queued = 0;
+    }
+}

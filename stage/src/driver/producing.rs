@@ -1,0 +1,155 @@
+//! The producing half of the driver: subscribers, demand, and what callbacks emit.
+
+use super::*;
+
+impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
+    pub(super) async fn on_subscribe(&mut self, subscription: Subscription<O>) -> Flow {
+        let Subscription { id, consumer, options, interest, subscriber } = subscription;
+        let window = options.window_or(Window::NEAR);
+        match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
+            Ok(()) if self.state != State::Over => {
+                tracing::debug!(%id, "subscribed to");
+                self.subscribers.insert(id, subscriber);
+                if self.state == State::Running {
+                    let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
+                    callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+                }
+                self.on_demand().await
+            }
+            Ok(()) => ControlFlow::Continue(()),
+            Err(refused) => {
+                let kind = match refused {
+                    aqueduct_dispatcher::Refused::AlreadySubscribed => FailureKind::AlreadySubscribed,
+                    _ => FailureKind::Subscribe,
+                };
+                let failure = Failure::new(&*self.ending.stage, kind, refused.to_string());
+                tracing::warn!(%failure, "subscription refused");
+                subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    pub(super) async fn leave(&mut self, id: SubscriptionId, reason: Exit, mut unfinished: Unfinished<O>) -> Flow {
+        unfinished.extend(self.refused.remove(&id).unwrap_or_default());
+        let left = self.downstream.leave(id, unfinished);
+        // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
+        let Some(edge) = left else { return ControlFlow::Continue(()) };
+        tracing::debug!(id = %edge.id, %reason, "subscription cancelled");
+        if let Exit::Failed(failure) = &reason {
+            self.lost_subscriber = Some(failure.clone());
+        }
+        let cause = EndCause::Cancelled(reason);
+        if let Some(subscriber) = self.subscribers.remove(&edge.id) {
+            subscriber.ended(edge.id, cause.clone());
+        }
+        if self.state == State::Running {
+            callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
+        }
+        self.on_demand().await
+    }
+
+    /// Demand may have changed: serves what waits, and asks the callback for the rest.
+    pub(super) async fn on_demand(&mut self) -> Flow {
+        loop {
+            let demand = self.downstream.pull();
+            self.carry_out();
+            self.open_due().await?;
+            if self.state != State::Running || demand.is_zero() {
+                return ControlFlow::Continue(());
+            }
+            if self.role != Role::Producer {
+                self.work_off().await?;
+                continue;
+            }
+            callback!(self, |callbacks, cx| callbacks.handle_demand(demand.as_len(), &mut cx));
+            while self.wishes.again && self.state == State::Running && !self.downstream.owed().is_zero() {
+                self.wishes.again = false;
+                if let Some(exit) = self.ending.mailbox.stopping() {
+                    return ControlFlow::Break(exit);
+                }
+                let owed = self.downstream.owed().as_len();
+                callback!(self, |callbacks, cx| callbacks.handle_demand(owed, &mut cx));
+                tokio::task::consume_budget().await;
+            }
+            self.wishes.again = false;
+            self.demand_left = true;
+            return ControlFlow::Continue(());
+        }
+    }
+
+    /// Sends what a callback emitted, and does what it asked for.
+    pub(super) fn after_callback(&mut self) -> Flow {
+        if !self.out.is_empty() {
+            let discarded = self.downstream.emit(&mut self.out);
+            if discarded > 0 {
+                self.on_overflow(discarded)?;
+            }
+            self.carry_out();
+        }
+        for (id, more) in std::mem::take(&mut self.wishes.asks) {
+            if let Some(up_to) = self.upstream.ask(id, more) {
+                self.ask(id, up_to);
+            }
+        }
+        for (id, reason) in std::mem::take(&mut self.wishes.cancels) {
+            // Handled when its turn comes, like any cancel: a callback is not called within another.
+            let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, false));
+        }
+        match self.wishes.stop.take() {
+            None => {}
+            Some(Exit::Normal) if self.role != Role::Consumer => self.exhaust(),
+            Some(exit) => return ControlFlow::Break(exit),
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub(super) fn on_overflow(&mut self, discarded: usize) -> Flow {
+        if self.keep == Keep::Fail {
+            let message = format!("{discarded} events more than the buffer holds");
+            return ControlFlow::Break(Exit::Failed(Failure::new(&*self.ending.stage, FailureKind::Overflow, message)));
+        }
+        self.ending.counters.discarded.add(discarded as u64);
+        self.ending.counters.overflowed.add(discarded as u64);
+        let reported = match guarded_now(&self.ending.stage, || self.callbacks.handle_discarded(discarded)) {
+            Ok(reported) => reported,
+            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+        };
+        if reported {
+            tracing::warn!(stage = &*self.ending.stage, discarded, "buffer is full: events were dropped");
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Does what the dispatcher has decided.
+    pub(super) fn carry_out(&mut self) {
+        while let Some(decision) = self.downstream.next_decision() {
+            match decision {
+                Decision::Deliver(delivery) => {
+                    let Some(subscriber) = self.subscribers.get(&delivery.to) else { continue };
+                    let count = delivery.events.len() as u64;
+                    match subscriber.try_deliver(delivery.to, delivery.events, delivery.attempt) {
+                        Ok(()) => self.ending.counters.events_out.add(count),
+                        Err(events) => self.refused.entry(delivery.to).or_default().push((events, delivery.attempt)),
+                    }
+                }
+                Decision::Fail(id, why) => {
+                    let failure = Failure::new(&*self.ending.stage, FailureKind::Selector, why);
+                    tracing::warn!(%id, %failure, "subscription failed");
+                    if let Some(subscriber) = self.subscribers.remove(&id) {
+                        subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
+                    }
+                }
+                Decision::Pass(marker) => self.due.extend(self.marked.remove(&marker)),
+            }
+        }
+        let (discarded, failed) = self.downstream.take_counts();
+        if discarded > 0 {
+            self.ending.counters.discarded.add(discarded);
+        }
+        if failed > 0 {
+            self.ending.counters.failed.add(failed);
+            tracing::warn!(stage = &*self.ending.stage, failed, "events could not be dispatched");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! [`Stage`]: a place in a graph, as one subscribes with it and to it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use aqueduct_dispatcher::{Events, Keep, SubscribeOptions, SubscriptionId};
+
+use super::Plan;
+use super::place::{MakeDispatcher, Place};
+use crate::dispatching::{ByDemand, Output};
+use crate::mailbox::{Mailbox, Message, Opening};
+use crate::members::Shared;
+use crate::{BoxFuture, DemandMode, Exit, Source, StageRef, Subscription};
+
+/// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
+///
+/// It is what one subscribes with and to. How it dispatches, `D`, is part of its type, so that a subscription that its
+/// dispatcher cannot serve does not compile. Cloning it names the same place.
+pub struct Stage<S, I, O, D = ByDemand> {
+    pub(crate) place: Arc<Place<I, O>>,
+    /// Weak, as what was declared refers to stages.
+    pub(super) plan: Weak<Mutex<Plan>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) types: PhantomData<fn() -> (S, D)>,
+}
+
+impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O, D> {
+    /// Subscribes this stage to a source when the graph starts. It may be called several times; each producer then has
+    /// its own window of events on their way. With several instances on either side, each subscribes to each.
+    ///
+    /// Takes a range of demand (`500..1000`), a [`Window`](crate::Window) or [`SubscribeOptions`].
+    pub fn subscribe<Src: Source<Item = I> + Clone>(self, source: &Src, options: impl Into<SubscribeOptions>) -> Self {
+        self.subscribe_keeping(source, options.into(), None)
+    }
+
+    /// As [`subscribe`](Self::subscribe), and hands back what it was given and did not finish when it fails: the batch
+    /// that it was handling, with the next attempt's number, and what was waiting behind it. The producer gives these
+    /// events to its other consumers, or to the next one, before anything newer.
+    ///
+    /// Without it, what a failing consumer had in hand is lost with it. It costs a clone of each event that is taken by
+    /// value. From a producer on another node nothing can be handed back yet.
+    pub fn subscribe_acknowledged<Src: Source<Item = I> + Clone>(
+        self,
+        source: &Src,
+        options: impl Into<SubscribeOptions>,
+    ) -> Self
+    where
+        I: Clone + Sync,
+    {
+        self.subscribe_keeping(source, options.into(), Some(|events| Events::share(events.into_vec())))
+    }
+
+    fn subscribe_keeping<Src: Source<Item = I> + Clone>(
+        self,
+        source: &Src,
+        options: SubscribeOptions,
+        keep: Option<fn(Events<I>) -> Events<I>>,
+    ) -> Self {
+        let (consumer, source) = (self.clone(), source.clone());
+        self.declare_edge(source.name(), move || {
+            let count = consumer.mailboxes().len();
+            let pairs = (0..count).flat_map(|mine| (0..source.instances()).map(move |theirs| (mine, theirs)));
+            pairs.map(|(mine, theirs)| consumer.opening(mine, &source, theirs, options, keep).1).collect()
+        });
+        self
+    }
+
+    /// Subscribes instances to sources of their own.
+    pub(crate) fn subscribe_pairs<Src: Source<Item = I> + Clone>(
+        &self,
+        name: String,
+        pairs: impl IntoIterator<Item = (usize, Src)>,
+        options: SubscribeOptions,
+    ) {
+        let (consumer, pairs) = (self.clone(), pairs.into_iter().collect::<Vec<_>>());
+        self.declare_edge(name, move || {
+            let mut openings = Vec::new();
+            for (mine, source) in &pairs {
+                for theirs in 0..source.instances() {
+                    openings.push(consumer.opening(*mine, source, theirs, options, None).1);
+                }
+            }
+            openings
+        });
+    }
+
+    fn declare_edge(&self, from: String, make: impl FnOnce() -> Vec<BoxFuture<'static>> + Send + 'static) {
+        let late = "subscribe before the graph starts, within `Running::add`, or with `Running::subscribe`";
+        let Some(plan) = self.plan.upgrade() else { panic!("the graph of stage {:?} is gone: {late}", self.name()) };
+        let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = plan.open;
+        if open {
+            plan.edges.push((from, Arc::clone(&self.place.name)));
+            plan.openings.push(Box::new(make));
+        }
+        drop(plan);
+        assert!(open, "the graph of stage {:?} has started: {late}", self.name());
+    }
+
+    /// Tells an instance that it is being subscribed, and returns what makes the subscription.
+    pub(crate) fn opening<Src: Source<Item = I> + Clone>(
+        &self,
+        mine: usize,
+        source: &Src,
+        theirs: usize,
+        options: SubscribeOptions,
+        keep: Option<fn(Events<I>) -> Events<I>>,
+    ) -> (SubscriptionId, BoxFuture<'static>) {
+        let mailbox = Arc::clone(&self.mailboxes()[mine]);
+        let id = SubscriptionId::new();
+        let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        // A stage that has ended is not subscribed; what is opened then is cancelled below.
+        let _ = mailbox.push(Message::Opening(Opening { id, to: source.name(), window, cancel, keep }));
+        let source = source.clone();
+        let opening = Box::pin(async move {
+            let subscription = Subscription {
+                id,
+                consumer: mailbox.consumer(),
+                options: SubscribeOptions::from(window).cancel(cancel),
+                interest: Default::default(),
+                subscriber: Arc::clone(&mailbox) as _,
+            };
+            let opened = source.open(theirs, subscription).await;
+            if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened)) {
+                publisher.cancel(id, Exit::Normal);
+            }
+        });
+        (id, opening)
+    }
+
+    /// Runs `count` instances of the stage, at least 1, each a task of its own. As consumers they share the events of
+    /// their producers as other consumers do; whoever subscribes to the stage subscribes to each of them.
+    ///
+    /// # Panics
+    ///
+    /// If `count` is 0.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    #[track_caller]
+    pub fn concurrency(self, count: usize) -> Self {
+        assert!(count > 0, "expected a concurrency of at least 1, got 0");
+        let name = Arc::clone(&self.place.name);
+        self.place.lock().instances.resize_with(count, || Arc::new(Mailbox::new(&name)));
+        self
+    }
+
+    /// The reference through which messages are sent to the first instance.
+    pub fn stage_ref(&self) -> StageRef<S, O> {
+        self.reference(&self.mailboxes()[0])
+    }
+
+    /// The references to all instances.
+    pub fn instances(&self) -> Vec<StageRef<S, O>> {
+        self.mailboxes().iter().map(|mailbox| self.reference(mailbox)).collect()
+    }
+
+    /// The name it was declared with.
+    pub fn name(&self) -> &str {
+        &self.place.name
+    }
+
+    fn reference(&self, mailbox: &Arc<Mailbox<I, O>>) -> StageRef<S, O> {
+        StageRef::new(Arc::clone(&self.place.name), Arc::clone(mailbox) as _, Arc::clone(&self.shared))
+    }
+}
+
+impl<S, I, O, D> Stage<S, I, O, D> {
+    pub(crate) fn set_partitions(&self, count: usize) {
+        self.place.lock().partitions = count;
+    }
+
+    pub(crate) fn partition_count(&self) -> usize {
+        self.place.lock().partitions
+    }
+
+    pub(crate) fn mailboxes(&self) -> Vec<Arc<Mailbox<I, O>>> {
+        self.place.lock().instances.clone()
+    }
+}
+
+/// For stages with an output.
+impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Output> Stage<S, I, O, D> {
+    /// Sets how many events the stage keeps that nobody has asked for, and what happens to more of them. 0 keeps none.
+    ///
+    /// Unless this is said, a producer keeps [`DEFAULT_CAPACITY`](crate::Buffer::DEFAULT_CAPACITY) events, drops the oldest beyond, and a graph
+    /// in which that has happened does not end in success.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn buffer(self, capacity: usize, keep: Keep) -> Self {
+        {
+            let mut spec = self.place.lock();
+            (spec.capacity, spec.keep, spec.may_drop) = (capacity, keep, true);
+        }
+        self
+    }
+
+    /// Lets demand and events accumulate until [`StageRef::set_demand`] says to forward them, so that all consumers can
+    /// subscribe before the first event goes out.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn accumulate(self) -> Self {
+        self.place.lock().mode = DemandMode::Accumulate;
+        self
+    }
+
+    /// Holds this stage back until it has had `count` subscribers: demand accumulates, and no event is given out before.
+    /// Default 1.
+    ///
+    /// For finite sources with consumers on other nodes: without it the first to come might take everything, and the
+    /// source have ended before the last one subscribes. (In GenStage one sets the demand mode to `accumulate`, and
+    /// back to `forward` when all are there.)
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn wait_for_subscribers(self, count: usize) -> Self {
+        self.place.lock().awaited = count;
+        self
+    }
+}
+
+impl<S, I, O, D> Stage<S, I, O, D> {
+    /// The same place with another dispatcher, and so of another type.
+    pub(crate) fn dispatching<E>(self, make: MakeDispatcher<O>) -> Stage<S, I, O, E> {
+        self.place.lock().dispatcher = make;
+        let Self { place, plan, shared, .. } = self;
+        Stage { place, plan, shared, types: PhantomData }
+    }
+}
+
+impl<S, I, O, D> Clone for Stage<S, I, O, D> {
+    fn clone(&self) -> Self {
+        Self {
+            place: Arc::clone(&self.place),
+            plan: Weak::clone(&self.plan),
+            shared: Arc::clone(&self.shared),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<S, I, O, D> fmt::Debug for Stage<S, I, O, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stage").field(&self.place.name).finish()
+    }
+}

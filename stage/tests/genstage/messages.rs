@@ -1,26 +1,39 @@
 //! Calls, casts, timers, attached streams, and the instances of a stage.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake};
 use std::time::Duration;
 
 use aqueduct_stage::{Batch, CallError, Cancel, Consumer, Cx, Exit, Graph, Handle, Mode, Result, SubscribeOptions};
 use tokio::time::Instant;
 
 use crate::support::{
-    Counted, Far, Gate, Log, Near, Note, Say, count, emit, endless, idle, settled, sink, sink_with, with,
+    Counted, Far, Gate, Log, Near, Note, Say, Signal, count, emit, endless, idle, settled, sink, sink_with, with,
 };
 
 #[tokio::test(start_paused = true)]
 async fn what_a_call_emits_is_sent_before_its_reply() {
+    /// Woken at the moment at which the reply is sent.
+    struct Replied(Log<Signal>);
+    impl Wake for Replied {
+        fn wake(self: Arc<Self>) {
+            self.0.push(Signal::Ended("replied".into()));
+        }
+    }
     let graph = Graph::new("test");
     let numbers = graph.producer("numbers", idle(&Log::new()));
     let _running = graph.start();
     let near = Near::subscribe(&numbers).await;
     near.ask(3);
     settled().await;
-    numbers.stage_ref().call(emit(0..5)).await.unwrap();
-    assert_eq!(near.events(), [0, 1, 2]);
+    let mut call = pin!(numbers.stage_ref().call(emit(0..5)));
+    let waker = Arc::new(Replied(near.signals.clone())).into();
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    settled().await;
+    assert_eq!(near.signals.all(), [Signal::Events(vec![0, 1, 2]), Signal::Ended("replied".into())]);
+    call.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -91,8 +91,9 @@ impl Counters {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        // Enough for 292 years, as it is doubled.
-        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX).min(u64::MAX / 4)
+        // Enough for 292 years, as it is doubled; and without arithmetic in 128 bits.
+        let since = at.saturating_duration_since(self.started);
+        since.as_secs().min(u64::MAX / 4 / NANOS) * NANOS + u64::from(since.subsec_nanos())
     }
 }
 
@@ -101,3 +102,5 @@ pub(crate) struct Waiting {
     since: Instant,
     is_blocked: bool,
 }
+
+const NANOS: u64 = 1_000_000_000;

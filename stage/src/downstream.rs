@@ -164,6 +164,11 @@ impl<T> Downstream<T> {
         }
     }
 
+    /// Whether [`pull`](Self::pull) would find more to ask: nobody wanted what was emitted, or several asks were kept.
+    pub(crate) fn wants_more(&self) -> bool {
+        !self.is_holding_back() && (!self.kept.is_empty() || self.dispatcher.demand() > self.owed)
+    }
+
     /// What was asked of the callback and is still to come.
     pub(crate) fn owed(&self) -> Demand {
         self.owed

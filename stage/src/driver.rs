@@ -188,7 +188,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             }
             let Some(message) = received.pop_front() else { break };
             self.handle(message).await?;
-            self.settle().await?;
+            if self.may_settle() {
+                self.settle().await?;
+            }
         }
         if std::mem::take(&mut self.demand_left) {
             tokio::task::consume_budget().await;
@@ -293,6 +295,16 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             self.open(letter).await?;
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether [`settle`](Self::settle) has anything to do: with most messages it has not.
+    fn may_settle(&self) -> bool {
+        let may_be_done = match self.role {
+            Role::Producer => self.downstream.is_abandoned(),
+            Role::ProducerConsumer => self.upstream.is_empty() || self.downstream.is_abandoned(),
+            Role::Consumer => self.upstream.is_empty(),
+        };
+        !self.due.is_empty() || self.state != State::Running || (self.completing && may_be_done)
     }
 
     /// Ends the stage if there is nothing left for it to do.

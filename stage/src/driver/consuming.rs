@@ -94,7 +94,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 }
                 None => break,
             }
-            self.open_due().await?;
+            if !self.due.is_empty() {
+                self.open_due().await?;
+            }
         }
         ControlFlow::Continue(())
     }

@@ -54,7 +54,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         loop {
             let demand = self.downstream.pull();
             self.carry_out();
-            self.open_due().await?;
+            if !self.due.is_empty() {
+                self.open_due().await?;
+            }
             if self.state != State::Running || demand.is_zero() {
                 return ControlFlow::Continue(());
             }
@@ -73,7 +75,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 tokio::task::consume_budget().await;
             }
             self.wishes.again = false;
-            self.demand_left = true;
+            self.demand_left = self.downstream.wants_more();
             return ControlFlow::Continue(());
         }
     }

@@ -100,9 +100,14 @@ impl<T> DemandDispatcher<T> {
     fn sort_in(&mut self, at: usize) {
         let list = self.subscribers.reorder();
         let demand = list[at].demand;
-        let subscriber = list.remove(at);
-        let to = list.partition_point(|other| other.demand >= demand);
-        list.insert(to, subscriber);
+        // Only what stands between its old place and its new one is moved.
+        let before = list[..at].partition_point(|other| other.demand >= demand);
+        if before < at {
+            list[before..=at].rotate_right(1);
+        } else {
+            let behind = at + 1 + list[at + 1..].partition_point(|other| other.demand >= demand);
+            list[at..behind].rotate_left(1);
+        }
     }
 
     fn remark_on(&mut self, id: SubscriptionId, demand: Demand) {

@@ -362,16 +362,6 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         counters.demand.set(self.downstream.demand().count());
         counters.outstanding.set(self.upstream.outstanding().count());
     }
-
-    /// Keeps what was delivered and not handled, for [`leave_producers`](Self::leave_producers), and declines the rest.
-    fn give_up(&mut self, received: VecDeque<Message<I, O>>, exit: &Exit) {
-        for message in received {
-            match message {
-                Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
-                message => self.ending.decline(message, exit),
-            }
-        }
-    }
 }
 
 /// The end, whoever brings it about.
@@ -381,12 +371,8 @@ impl<I, O> Driver<I, O> {
         if std::mem::replace(&mut self.state, State::Over) == State::Over {
             return;
         }
-        for message in self.ending.mailbox.close() {
-            match message {
-                Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
-                message => self.ending.decline(message, &exit),
-            }
-        }
+        let unread = self.ending.mailbox.close();
+        self.give_up(unread, &exit);
         self.leave_producers(&exit);
         for (id, subscriber) in std::mem::take(&mut self.subscribers) {
             subscriber.ended(id, EndCause::Down(exit.clone()));
@@ -398,6 +384,16 @@ impl<I, O> Driver<I, O> {
         counters.demand.set(0);
         counters.outstanding.set(0);
         self.ending.announce(exit);
+    }
+
+    /// Keeps what was delivered and not handled, for [`leave_producers`](Self::leave_producers), and declines the rest.
+    fn give_up(&mut self, received: VecDeque<Message<I, O>>, exit: &Exit) {
+        for message in received {
+            match message {
+                Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
+                message => self.ending.decline(message, exit),
+            }
+        }
     }
 
     /// Cancels every subscription to a producer, and hands back what was not finished where that was asked for.

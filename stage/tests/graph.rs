@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod support;
+
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +11,10 @@ use std::time::Duration;
 
 use aqueduct_stage::{
     Batch, BoxFuture, Cancel, Consumer, Cx, Exit, FailureKind, Graph, Keep, Producer, ProducerConsumer, Result,
-    Running, Spawner, SubscribeOptions, TokioSpawner,
+    Running, SubscribeOptions,
 };
+
+use support::Counted;
 
 /// Emits the numbers up to `end`, exactly as many as it is asked for.
 struct Count {
@@ -108,36 +112,6 @@ impl<F: FnMut(&mut Cx<'_>) -> BoxFuture<'static, Result> + Send + 'static> Consu
             return Ok(());
         }
         (self.1)(cx).await
-    }
-}
-
-/// Counts the tasks that are alive.
-#[derive(Clone, Default)]
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn alive(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-impl Spawner for Counted {
-    fn spawn(&self, name: &str, task: BoxFuture<'static>) {
-        struct Alive(Arc<AtomicUsize>);
-        impl Drop for Alive {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-        self.0.fetch_add(1, Ordering::SeqCst);
-        let alive = Alive(Arc::clone(&self.0));
-        TokioSpawner.spawn(
-            name,
-            Box::pin(async move {
-                task.await;
-                drop(alive);
-            }),
-        );
     }
 }
 

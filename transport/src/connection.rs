@@ -8,9 +8,10 @@ use aqueduct_stage::SubscribeError;
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
+use crate::error::error_chain;
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse};
 use crate::node::Inner;
-use crate::publication::{IncomingLink, error_chain, refuse};
+use crate::publication::{IncomingLink, refuse};
 use crate::stream::{FrameStream, StreamError};
 use crate::{IdentityError, NodeName};
 

@@ -28,12 +28,13 @@
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
-//! * `connection`, `stream`, `runtime`: the driver, which moves bytes between links and quinn
+//! * `connection`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * [`local`]: further processes of the running program
 
 mod codec;
 mod config;
 mod connection;
+mod error;
 mod frame;
 mod gather;
 mod identity;

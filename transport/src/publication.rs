@@ -11,9 +11,10 @@ use aqueduct_stage::{
 use tokio::sync::Notify;
 
 use crate::codec::encode;
+use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
-use crate::stream::{FrameStream, StreamError};
+use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{EncodeError, Limits, Wire};
 
 /// A source that other nodes may subscribe to, with its type erased.
@@ -239,7 +240,7 @@ impl<T: Wire> Serving<T> {
     /// Tells the source that the subscriber is gone, however the link ended.
     fn close(&mut self, served: &Result<(), StreamError>) {
         if let Err(error) = served {
-            self.stream.reset(RESET_CODE);
+            self.stream.reset(CLOSE_GIVEN_UP);
             self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Disconnected, error.to_string())));
         }
     }
@@ -329,20 +330,7 @@ fn exit(reason: Reason) -> Exit {
     }
 }
 
-/// An error and its causes, on one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// No more events are encoded while so many bytes wait for the network: enough to keep it busy between two wakes.
 const HIGH_WATER_BYTES: usize = 256 << 10;
 /// What one subscription may have open at the source, in events: several times the far default.
 const MAX_OPEN_DEMAND: Demand = Demand::new(65_536);
-/// What a peer sees when a link is given up.
-const RESET_CODE: u32 = 1;

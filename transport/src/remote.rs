@@ -14,11 +14,11 @@ use tokio::sync::Notify;
 
 use crate::codec::decode;
 use crate::connection::Established;
+use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
 use crate::node::Node;
-use crate::publication::error_chain;
-use crate::stream::{FrameStream, StreamError};
+use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{Limits, Wire};
 
 /// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.
@@ -199,7 +199,7 @@ impl<T: Wire> Link<T> {
                 Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, error_chain(&error)),
                 Broken::Peer(message) => Failure::new(&self.name, FailureKind::Protocol, message),
             };
-            self.stream.reset(RESET_CODE);
+            self.stream.reset(CLOSE_GIVEN_UP);
             self.tell(EndCause::Down(Exit::Failed(failure)));
         }
     }
@@ -315,6 +315,3 @@ fn cancel_reason(exit: &Exit) -> Reason {
         Exit::Failed(_) => Reason::Error,
     }
 }
-
-/// What a peer sees when a link is given up.
-const RESET_CODE: u32 = 1;

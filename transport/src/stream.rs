@@ -121,3 +121,5 @@ impl FrameStream {
 
 /// How many pieces of a stream are taken at a time; a piece is what fits into a packet.
 const PIECES: usize = 64;
+/// What a peer sees when a link is given up.
+pub(crate) const CLOSE_GIVEN_UP: u32 = 1;

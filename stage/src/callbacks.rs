@@ -1,4 +1,4 @@
-//! The user's stage with its type erased: the driver is generic in the event types only.
+//! The user's stage as its driver sees it, whichever of the three kinds it is.
 
 use std::any::Any;
 use std::future::Future;
@@ -9,42 +9,53 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use crate::{
-    Batch, BoxFuture, Consumer, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Never, Producer,
-    ProducerConsumer, Result,
+    Batch, Consumer, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Never, Producer, ProducerConsumer, Result,
 };
 
 /// What the driver calls. A stage answers those that belong to its role.
-pub(crate) trait Callbacks<I, O>: Send {
-    fn handle_demand<'a>(&'a mut self, demand: usize, cx: &'a mut Cx<'_, O>) -> BoxFuture<'a, Result> {
+pub(crate) trait Callbacks: Send + 'static {
+    type In: Send + 'static;
+    type Out: Send + 'static;
+    const ROLE: Role;
+
+    fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
         let _ = (demand, cx);
-        Box::pin(async { Ok(()) })
+        async { Ok(()) }
     }
 
-    fn handle_events<'a>(&'a mut self, events: Batch<I>, cx: &'a mut Cx<'_, O>) -> BoxFuture<'a, Result> {
+    fn handle_events(
+        &mut self,
+        events: Batch<Self::In>,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result> + Send {
         let _ = (events, cx);
-        Box::pin(async { Ok(()) })
+        async { Ok(()) }
     }
 
-    fn handle_end<'a>(&'a mut self, cx: &'a mut Cx<'_, O>) -> BoxFuture<'a, Result> {
+    fn handle_end(&mut self, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
         let _ = cx;
-        Box::pin(async { Ok(()) })
+        async { Ok(()) }
     }
 
-    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, O>) -> BoxFuture<'a, Result<Mode>>;
+    fn handle_subscribe(
+        &mut self,
+        edge: &Edge,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result<Mode>> + Send;
 
-    fn handle_cancel<'a>(
-        &'a mut self,
-        edge: &'a Edge,
-        cause: &'a EndCause,
-        cx: &'a mut Cx<'_, O>,
-    ) -> BoxFuture<'a, Result>;
+    fn handle_cancel(
+        &mut self,
+        edge: &Edge,
+        cause: &EndCause,
+        cx: &mut Cx<'_, Self::Out>,
+    ) -> impl Future<Output = Result> + Send;
 
     fn handle_discarded(&mut self, events: usize) -> bool {
         let _ = events;
         true
     }
 
-    fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a>;
+    fn terminate(&mut self, exit: &Exit) -> impl Future<Output = ()> + Send;
 
     /// The user's stage itself, for messages.
     fn stage(&mut self) -> &mut (dyn Any + Send);
@@ -61,30 +72,29 @@ pub(crate) enum Role {
 /// Turns a [`Producer`] into [`Callbacks`].
 pub(crate) struct ProducerCallbacks<P>(pub(crate) P);
 
-impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
-    fn handle_demand<'a>(&'a mut self, demand: usize, cx: &'a mut Cx<'_, P::Out>) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_demand(demand, cx).await })
+impl<P: Producer> Callbacks for ProducerCallbacks<P> {
+    type In = Never;
+    type Out = P::Out;
+    const ROLE: Role = Role::Producer;
+
+    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, P::Out>) -> Result {
+        self.0.handle_demand(demand, cx).await
     }
 
-    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, P::Out>) -> BoxFuture<'a, Result<Mode>> {
-        Box::pin(async move { self.0.handle_subscribe(edge, cx).await.map(|()| Mode::Automatic) })
+    async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, P::Out>) -> Result<Mode> {
+        self.0.handle_subscribe(edge, cx).await.map(|()| Mode::Automatic)
     }
 
-    fn handle_cancel<'a>(
-        &'a mut self,
-        edge: &'a Edge,
-        cause: &'a EndCause,
-        cx: &'a mut Cx<'_, P::Out>,
-    ) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_cancel(edge, cause, cx).await })
+    async fn handle_cancel(&mut self, edge: &Edge, cause: &EndCause, cx: &mut Cx<'_, P::Out>) -> Result {
+        self.0.handle_cancel(edge, cause, cx).await
     }
 
     fn handle_discarded(&mut self, events: usize) -> bool {
         self.0.handle_discarded(events)
     }
 
-    fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
-        Box::pin(async move { self.0.terminate(exit).await })
+    async fn terminate(&mut self, exit: &Exit) {
+        self.0.terminate(exit).await;
     }
 
     fn stage(&mut self) -> &mut (dyn Any + Send) {
@@ -95,34 +105,33 @@ impl<P: Producer> Callbacks<Never, P::Out> for ProducerCallbacks<P> {
 /// Turns a [`ProducerConsumer`] into [`Callbacks`].
 pub(crate) struct ProducerConsumerCallbacks<S>(pub(crate) S);
 
-impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks<S> {
-    fn handle_events<'a>(&'a mut self, events: Batch<S::In>, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_events(events, cx).await })
+impl<S: ProducerConsumer> Callbacks for ProducerConsumerCallbacks<S> {
+    type In = S::In;
+    type Out = S::Out;
+    const ROLE: Role = Role::ProducerConsumer;
+
+    async fn handle_events(&mut self, events: Batch<S::In>, cx: &mut Cx<'_, S::Out>) -> Result {
+        self.0.handle_events(events, cx).await
     }
 
-    fn handle_end<'a>(&'a mut self, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_end(cx).await })
+    async fn handle_end(&mut self, cx: &mut Cx<'_, S::Out>) -> Result {
+        self.0.handle_end(cx).await
     }
 
-    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_, S::Out>) -> BoxFuture<'a, Result<Mode>> {
-        Box::pin(async move { self.0.handle_subscribe(edge, cx).await })
+    async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, S::Out>) -> Result<Mode> {
+        self.0.handle_subscribe(edge, cx).await
     }
 
-    fn handle_cancel<'a>(
-        &'a mut self,
-        edge: &'a Edge,
-        cause: &'a EndCause,
-        cx: &'a mut Cx<'_, S::Out>,
-    ) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_cancel(edge, cause, cx).await })
+    async fn handle_cancel(&mut self, edge: &Edge, cause: &EndCause, cx: &mut Cx<'_, S::Out>) -> Result {
+        self.0.handle_cancel(edge, cause, cx).await
     }
 
     fn handle_discarded(&mut self, events: usize) -> bool {
         self.0.handle_discarded(events)
     }
 
-    fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
-        Box::pin(async move { self.0.terminate(exit).await })
+    async fn terminate(&mut self, exit: &Exit) {
+        self.0.terminate(exit).await;
     }
 
     fn stage(&mut self) -> &mut (dyn Any + Send) {
@@ -133,30 +142,29 @@ impl<S: ProducerConsumer> Callbacks<S::In, S::Out> for ProducerConsumerCallbacks
 /// Turns a [`Consumer`] into [`Callbacks`].
 pub(crate) struct ConsumerCallbacks<C>(pub(crate) C);
 
-impl<C: Consumer> Callbacks<C::In, Never> for ConsumerCallbacks<C> {
-    fn handle_events<'a>(&'a mut self, events: Batch<C::In>, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_events(events, cx).await })
+impl<C: Consumer> Callbacks for ConsumerCallbacks<C> {
+    type In = C::In;
+    type Out = Never;
+    const ROLE: Role = Role::Consumer;
+
+    async fn handle_events(&mut self, events: Batch<C::In>, cx: &mut Cx<'_>) -> Result {
+        self.0.handle_events(events, cx).await
     }
 
-    fn handle_end<'a>(&'a mut self, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_end(cx).await })
+    async fn handle_end(&mut self, cx: &mut Cx<'_>) -> Result {
+        self.0.handle_end(cx).await
     }
 
-    fn handle_subscribe<'a>(&'a mut self, edge: &'a Edge, cx: &'a mut Cx<'_>) -> BoxFuture<'a, Result<Mode>> {
-        Box::pin(async move { self.0.handle_subscribe(edge, cx).await })
+    async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_>) -> Result<Mode> {
+        self.0.handle_subscribe(edge, cx).await
     }
 
-    fn handle_cancel<'a>(
-        &'a mut self,
-        edge: &'a Edge,
-        cause: &'a EndCause,
-        cx: &'a mut Cx<'_>,
-    ) -> BoxFuture<'a, Result> {
-        Box::pin(async move { self.0.handle_cancel(edge, cause, cx).await })
+    async fn handle_cancel(&mut self, edge: &Edge, cause: &EndCause, cx: &mut Cx<'_>) -> Result {
+        self.0.handle_cancel(edge, cause, cx).await
     }
 
-    fn terminate<'a>(&'a mut self, exit: &'a Exit) -> BoxFuture<'a> {
-        Box::pin(async move { self.0.terminate(exit).await })
+    async fn terminate(&mut self, exit: &Exit) {
+        self.0.terminate(exit).await;
     }
 
     fn stage(&mut self) -> &mut (dyn Any + Send) {

@@ -67,15 +67,15 @@ impl Counters {
 
     /// The stage begins to wait: for demand, or for events.
     pub(crate) fn wait(&self, is_blocked: bool) -> Waiting {
-        let since = Instant::now();
-        self.waiting.set((self.nanos(since) + 1) * 2 + u64::from(is_blocked));
+        let since = self.nanos(Instant::now());
+        self.waiting.set((since + 1) * 2 + u64::from(is_blocked));
         Waiting { since, is_blocked }
     }
 
     /// It waits no longer.
     pub(crate) fn waited(&self, Waiting { since, is_blocked }: Waiting) {
         self.waiting.set(0);
-        let nanos = self.nanos(Instant::now()) - self.nanos(since);
+        let nanos = self.nanos(Instant::now()) - since;
         if is_blocked { self.blocked_nanos.add(nanos) } else { self.idle_nanos.add(nanos) }
     }
 
@@ -99,7 +99,8 @@ impl Counters {
 
 /// A wait that has begun.
 pub(crate) struct Waiting {
-    since: Instant,
+    /// In nanoseconds from the start.
+    since: u64,
     is_blocked: bool,
 }
 

@@ -1,8 +1,10 @@
 //! [`Driver`]: the one task of a stage. It receives, hands on to the pure halves, and carries out what they answer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::task::Poll;
 
 use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
 use tracing::Instrument;
@@ -13,47 +15,48 @@ use crate::downstream::Downstream;
 use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
 use crate::mailbox::{Message, Opening};
-use crate::upstream::{AfterEnd, Piece, Upstream};
+use crate::upstream::{AfterEnd, Upstream};
 use crate::{Batch, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Peer, Publisher, Subscriber, Subscription};
 
 /// Everything a running stage owns.
 ///
 /// It ends in one of three ways: by its own decision, by the graph's, or by being dropped, which counts as killed.
 /// Whichever it is, every neighbour is told and the outcome is reported, once.
-pub(crate) struct Driver<I, O> {
-    ending: Ending<I, O>,
-    role: Role,
-    callbacks: Box<dyn Callbacks<I, O>>,
+///
+/// It is generic in the user's stage, so that the futures of callbacks need no boxes. What happens with every batch is
+/// in line; what is rare is boxed, which keeps a stage that waits small.
+pub(crate) struct Driver<C: Callbacks> {
+    ending: Ending<C::In, C::Out>,
+    callbacks: C,
     stage_ref: Arc<dyn std::any::Any + Send + Sync>,
     wishes: Wishes,
 
     upstream: Upstream,
-    publishers: BTreeMap<SubscriptionId, Producer<I>>,
+    producers: BTreeMap<SubscriptionId, Producer<C::In>>,
     /// A producer-consumer's in-queue: worked off only while there is demand.
-    arrivals: VecDeque<Arrival<I, O>>,
-    pieces: VecDeque<Piece>,
+    arrivals: VecDeque<Arrival<C::In, C::Out>>,
     /// How many of the arrivals are infos.
     infos_queued: usize,
     /// The arrival that is being handled, if it is to be handed back should the stage fail.
-    in_hand: Option<InHand<I>>,
+    in_hand: Option<InHand<C::In>>,
 
-    downstream: Downstream<O>,
+    downstream: Downstream<C::Out>,
     keep: Keep,
-    subscribers: BTreeMap<SubscriptionId, Arc<dyn Subscriber<O>>>,
+    subscribers: BTreeMap<SubscriptionId, Arc<dyn Subscriber<C::Out>>>,
     /// What was sent to subscribers that had ended, until their cancels arrive.
-    refused: BTreeMap<SubscriptionId, Unfinished<O>>,
-    out: Vec<O>,
+    refused: BTreeMap<SubscriptionId, Unfinished<C::Out>>,
+    out: Vec<C::Out>,
     /// Infos that wait for their place in the buffer.
-    marked: BTreeMap<Marker, Box<dyn Letter<O>>>,
+    marked: BTreeMap<Marker, Box<dyn Letter<C::Out>>>,
     /// Infos whose turn has come.
-    due: VecDeque<Box<dyn Letter<O>>>,
+    due: VecDeque<Box<dyn Letter<C::Out>>>,
 
     /// Why the last subscriber left that failed.
     lost_subscriber: Option<Failure>,
 
     state: State,
-    /// There may be more to ask of the callback: nobody wanted what it emitted, or several asks were kept. It is asked
-    /// after whatever else has arrived.
+    /// There may be more to ask of the callback: nobody wanted what it emitted, several asks were kept, or it wants to be
+    /// asked again. It is asked after whatever else has arrived.
     demand_left: bool,
     /// End as soon as there is nothing left to do.
     completing: bool,
@@ -97,12 +100,8 @@ macro_rules! callback {
     ($driver:ident, |$callbacks:ident, $cx:ident| $call:expr) => {{
         let mut $cx = Cx::new(&mut $driver.out, $driver.downstream.owed(), &mut $driver.wishes, &*$driver.stage_ref);
         let $callbacks = &mut $driver.callbacks;
-        // Within the guard, so that a panic before the first `await` is caught too.
-        match guarded(&$driver.ending.stage, async { $call.await }).await {
-            Ok(answer) => {
-                $driver.after_callback()?;
-                answer
-            }
+        match guarded(&$driver.ending.stage, $call).await {
+            Ok(answer) => answer,
             Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
         }
     }};
@@ -113,25 +112,22 @@ mod producing;
 
 use consuming::InHand;
 
-impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
+impl<C: Callbacks> Driver<C> {
     pub(crate) fn new(
-        ending: Ending<I, O>,
-        role: Role,
-        callbacks: Box<dyn Callbacks<I, O>>,
+        ending: Ending<C::In, C::Out>,
+        callbacks: C,
         stage_ref: Arc<dyn std::any::Any + Send + Sync>,
-        downstream: Downstream<O>,
+        downstream: Downstream<C::Out>,
         keep: Keep,
     ) -> Self {
         Self {
             ending,
-            role,
             callbacks,
             stage_ref,
             wishes: Wishes::default(),
             upstream: Upstream::default(),
-            publishers: BTreeMap::new(),
+            producers: BTreeMap::new(),
             arrivals: VecDeque::new(),
-            pieces: VecDeque::new(),
             infos_queued: 0,
             in_hand: None,
             downstream,
@@ -151,10 +147,10 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
 
     /// Runs the stage to its end.
     pub(crate) async fn run(mut self) {
-        let span = tracing::info_span!("stage.run", stage = &*self.ending.stage, role = ?self.role);
+        let span = tracing::info_span!("stage.run", stage = &*self.ending.stage, role = ?C::ROLE);
         async {
             let exit = self.serve().await;
-            let exit = self.terminate(exit).await;
+            let exit = Box::pin(self.terminate(exit)).await;
             self.end(exit);
         }
         .instrument(span)
@@ -162,59 +158,80 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     }
 
     async fn serve(&mut self) -> Exit {
-        let mailbox = Arc::clone(&self.ending.mailbox);
         let mut received = VecDeque::new();
         loop {
-            // A stage whose mailbox is never empty makes way for others all the same.
-            tokio::task::consume_budget().await;
-            mailbox.take(&mut received, self.infos_queued + self.marked.len());
-            if received.is_empty() && !self.demand_left && mailbox.stopping().is_none() {
-                self.show();
-                let waiting = self.ending.counters.wait(self.is_blocked());
-                mailbox.arrived().await;
-                self.ending.counters.waited(waiting);
-            } else if let ControlFlow::Break(exit) = self.work(&mut received).await {
+            self.receive(&mut received).await;
+            if let ControlFlow::Break(exit) = self.work(&mut received).await {
                 self.give_up(received, &exit);
                 return exit;
             }
         }
     }
 
+    /// Waits until there is something to do.
+    async fn receive(&mut self, received: &mut VecDeque<Message<C::In, C::Out>>) {
+        let letters = self.infos_queued + self.marked.len();
+        let (driver, mut waiting) = (&mut *self, None);
+        let waited = poll_fn(move |cx| match driver.ending.mailbox.poll_take(cx, received, letters) {
+            Poll::Pending if !driver.demand_left => {
+                if waiting.is_none() {
+                    driver.show();
+                    waiting = Some(driver.ending.counters.wait(driver.is_blocked()));
+                }
+                Poll::Pending
+            }
+            _ => Poll::Ready(waiting.take()),
+        });
+        match waited.await {
+            Some(waiting) => self.ending.counters.waited(waiting),
+            // A stage whose mailbox is never empty makes way for others all the same.
+            None => tokio::task::consume_budget().await,
+        }
+    }
+
     /// Handles what was received, and then asks the callback for what is still wanted.
-    async fn work(&mut self, received: &mut VecDeque<Message<I, O>>) -> Flow {
+    async fn work(&mut self, received: &mut VecDeque<Message<C::In, C::Out>>) -> Flow {
         loop {
             if let Some(exit) = self.ending.mailbox.stopping() {
                 return ControlFlow::Break(exit);
             }
-            let Some(message) = received.pop_front() else { break };
-            self.handle(message).await?;
+            match received.pop_front() {
+                Some(Message::Deliver(id, events, attempt)) if C::ROLE == Role::Consumer => {
+                    self.handle_events(id, events, attempt).await?;
+                }
+                Some(Message::Deliver(id, events, attempt)) => {
+                    self.queue(Arrival::Events(id, events, attempt)).await?;
+                }
+                Some(Message::Ask(id, up_to)) => {
+                    self.downstream.ask(id, up_to);
+                    self.on_demand().await?;
+                }
+                Some(message) => Box::pin(self.handle(message)).await?,
+                None => break,
+            }
             if self.may_settle() {
-                self.settle().await?;
+                Box::pin(self.settle()).await?;
             }
         }
         if std::mem::take(&mut self.demand_left) {
-            tokio::task::consume_budget().await;
             self.on_demand().await?;
-            self.settle().await?;
+            if self.may_settle() {
+                Box::pin(self.settle()).await?;
+            }
         }
         ControlFlow::Continue(())
     }
 
-    async fn handle(&mut self, message: Message<I, O>) -> Flow {
+    /// Handles what is not sent with every batch.
+    async fn handle(&mut self, message: Message<C::In, C::Out>) -> Flow {
         match message {
-            Message::Deliver(id, events, attempt) => match self.role {
-                Role::Consumer => self.handle_events(id, events, attempt).await,
-                _ => self.queue(Arrival::Events(id, events, attempt)).await,
-            },
-            Message::Ask(id, up_to) => {
-                self.downstream.ask(id, up_to);
-                self.on_demand().await
-            }
-            Message::Subscribe(subscription) => self.on_subscribe(subscription).await,
+            Message::Deliver(..) | Message::Ask(..) => unreachable!("they are handled where they are received"),
+            Message::Subscribe(subscription) => self.on_subscribe(*subscription).await,
             Message::Leave(id, reason, unfinished) => self.leave(id, reason, unfinished).await,
-            Message::Opening(Opening { id, to, window, cancel, keep }) => {
+            Message::Opening(opening) => {
+                let Opening { id, to, window, cancel, keep } = *opening;
                 self.upstream.subscribe(id, window, cancel);
-                self.publishers.insert(id, Producer { name: to, publisher: None, keep });
+                self.producers.insert(id, Producer { name: to, publisher: None, keep });
                 ControlFlow::Continue(())
             }
             Message::Opened(id, Ok(publisher)) => self.on_opened(id, publisher).await,
@@ -222,7 +239,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 let failure = Failure::new(&*self.ending.stage, FailureKind::Subscribe, error.to_string());
                 self.on_ended(id, EndCause::Down(Exit::Failed(failure))).await
             }
-            Message::Ended(id, cause) => match self.role {
+            Message::Ended(id, cause) => match C::ROLE {
                 Role::Consumer => self.on_ended(id, cause).await,
                 _ => self.queue(Arrival::Ended(id, cause)).await,
             },
@@ -235,7 +252,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             Message::Post(post) => self.on_post(post).await,
             Message::Drain => {
                 self.draining = true;
-                if self.role == Role::Producer {
+                if C::ROLE == Role::Producer {
                     self.exhaust();
                 }
                 ControlFlow::Continue(())
@@ -247,7 +264,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
     }
 
-    async fn on_post(&mut self, post: Post<O>) -> Flow {
+    async fn on_post(&mut self, post: Post<C::Out>) -> Flow {
         match post {
             Post::Letter(_) | Post::Info(_) if self.state != State::Running => ControlFlow::Continue(()),
             Post::Letter(letter) => {
@@ -255,7 +272,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 // What it emitted may have found nobody who wants it.
                 self.on_demand().await
             }
-            Post::Info(letter) => match self.role {
+            Post::Info(letter) => match C::ROLE {
                 Role::Consumer => self.open(letter).await,
                 _ => {
                     self.infos_queued += 1;
@@ -274,7 +291,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
     }
 
-    async fn open(&mut self, letter: Box<dyn Letter<O>>) -> Flow {
+    async fn open(&mut self, letter: Box<dyn Letter<C::Out>>) -> Flow {
         let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
         let reply = match guarded(&self.ending.stage, letter.open(self.callbacks.stage(), &mut cx)).await {
             Ok(reply) => reply,
@@ -297,9 +314,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         ControlFlow::Continue(())
     }
 
-    /// Whether [`settle`](Self::settle) has anything to do: with most messages it has not.
+    /// Whether [`settle`](Self::settle) has anything to do: after most messages it has not.
     fn may_settle(&self) -> bool {
-        let may_be_done = match self.role {
+        let may_be_done = match C::ROLE {
             Role::Producer => self.downstream.is_abandoned(),
             Role::ProducerConsumer => self.upstream.is_empty() || self.downstream.is_abandoned(),
             Role::Consumer => self.upstream.is_empty(),
@@ -311,13 +328,13 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     async fn settle(&mut self) -> Flow {
         self.open_due().await?;
         if self.completing && self.state == State::Running {
-            if self.role != Role::Consumer && self.downstream.is_abandoned() {
+            if C::ROLE != Role::Consumer && self.downstream.is_abandoned() {
                 // Whoever failed would have taken more: without them the work is not done.
                 if let Some(failure) = self.lost_subscriber.take() {
                     return ControlFlow::Break(Exit::Failed(failure));
                 }
                 self.exhaust();
-            } else if self.role != Role::Producer && self.upstream.is_empty() && self.arrivals.is_empty() {
+            } else if C::ROLE != Role::Producer && self.upstream.is_empty() && self.arrivals.is_empty() {
                 self.on_exhausted().await?;
             }
         }
@@ -348,7 +365,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
 
     /// Whether it waits for demand, rather than for events.
     fn is_blocked(&self) -> bool {
-        match self.role {
+        match C::ROLE {
             Role::Consumer => false,
             Role::Producer => self.downstream.owed().is_zero(),
             Role::ProducerConsumer => self.downstream.owed().is_zero() && !self.arrivals.is_empty(),
@@ -365,7 +382,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
 }
 
 /// The end, whoever brings it about.
-impl<I, O> Driver<I, O> {
+impl<C: Callbacks> Driver<C> {
     /// Tells the neighbours and the graph. Does nothing the second time.
     fn end(&mut self, exit: Exit) {
         if std::mem::replace(&mut self.state, State::Over) == State::Over {
@@ -387,7 +404,7 @@ impl<I, O> Driver<I, O> {
     }
 
     /// Keeps what was delivered and not handled, for [`leave_producers`](Self::leave_producers), and declines the rest.
-    fn give_up(&mut self, received: VecDeque<Message<I, O>>, exit: &Exit) {
+    fn give_up(&mut self, received: VecDeque<Message<C::In, C::Out>>, exit: &Exit) {
         for message in received {
             match message {
                 Message::Deliver(id, events, attempt) => self.arrivals.push_back(Arrival::Events(id, events, attempt)),
@@ -398,7 +415,7 @@ impl<I, O> Driver<I, O> {
 
     /// Cancels every subscription to a producer, and hands back what was not finished where that was asked for.
     fn leave_producers(&mut self, exit: &Exit) {
-        for (id, producer) in std::mem::take(&mut self.publishers) {
+        for (id, producer) in std::mem::take(&mut self.producers) {
             let Some(publisher) = producer.publisher else { continue };
             if producer.keep.is_none() {
                 publisher.cancel(id, exit.clone());
@@ -434,7 +451,7 @@ impl<I, O> Driver<I, O> {
     }
 }
 
-impl<I, O> Drop for Driver<I, O> {
+impl<C: Callbacks> Drop for Driver<C> {
     fn drop(&mut self) {
         self.end(self.ending.killed());
     }

@@ -39,7 +39,8 @@ impl<I, O> Ending<I, O> {
     /// subscribe, and it is not the end of the data for who has seen none of it.
     pub(crate) fn decline(&self, message: Message<I, O>, exit: &Exit) {
         match message {
-            Message::Subscribe(Subscription { id, subscriber, .. }) => {
+            Message::Subscribe(subscription) => {
+                let Subscription { id, subscriber, .. } = *subscription;
                 let exit = match exit {
                     Exit::Normal => Exit::Failed(Failure::new(&*self.stage, FailureKind::Subscribe, "it has ended")),
                     exit => exit.clone(),

@@ -118,7 +118,7 @@ impl Graph {
         mut make: impl FnMut() -> P + Send + 'static,
     ) -> Stage<P, Never, P::Out> {
         let capacity = Buffer::<P::Out>::DEFAULT_CAPACITY;
-        self.declare(name, Role::Producer, capacity, move || Box::new(ProducerCallbacks(make())))
+        self.declare(name, capacity, move || ProducerCallbacks(make()))
     }
 
     /// Declares a producer-consumer. Its buffer has no bound of its own: what is in it was emitted for one window of
@@ -133,7 +133,7 @@ impl Graph {
         name: &str,
         mut make: impl FnMut() -> S + Send + 'static,
     ) -> Stage<S, S::In, S::Out> {
-        self.declare(name, Role::ProducerConsumer, usize::MAX, move || Box::new(ProducerConsumerCallbacks(make())))
+        self.declare(name, usize::MAX, move || ProducerConsumerCallbacks(make()))
     }
 
     /// Declares a consumer.
@@ -147,7 +147,7 @@ impl Graph {
         name: &str,
         mut make: impl FnMut() -> C + Send + 'static,
     ) -> Stage<C, C::In, Never, NoOutput> {
-        self.declare(name, Role::Consumer, 0, move || Box::new(ConsumerCallbacks(make())))
+        self.declare(name, 0, move || ConsumerCallbacks(make()))
     }
 
     /// Starts every stage and returns the handle to the running graph. Must be called on a tokio runtime.
@@ -240,13 +240,12 @@ impl Graph {
     }
 
     #[track_caller]
-    fn declare<S: 'static, I: Send + 'static, O: Send + 'static, D>(
+    fn declare<S: 'static, C: Callbacks, D>(
         &self,
         name: &str,
-        role: Role,
         capacity: usize,
-        make: impl FnMut() -> Box<dyn Callbacks<I, O>> + Send + 'static,
-    ) -> Stage<S, I, O, D> {
+        make: impl FnMut() -> C + Send + 'static,
+    ) -> Stage<S, C::In, C::Out, D> {
         let name: Arc<str> = name.into();
         let spec = Spec {
             instances: vec![Arc::new(Mailbox::new(&name))],
@@ -260,10 +259,10 @@ impl Graph {
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
         let (launched, make) = (Arc::clone(&place), Arc::new(Mutex::new(make)));
-        let launch = move |shared: &Arc<Shared>| launched.launch::<S>(role, &make, shared);
+        let launch = move |shared: &Arc<Shared>| launched.launch::<S, C>(&make, shared);
         let mut plan = self.lock();
         assert!(!plan.names.contains(&name), "graph {:?} has a stage {name:?} already", self.name);
-        if role != Role::Producer {
+        if C::ROLE != Role::Producer {
             plan.takers.push(Arc::clone(&name));
         }
         plan.names.push(name);

@@ -2,26 +2,25 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
 
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
 
-/// What a stage is told.
+/// What a stage is told. Each batch moves one or two of them, so what is rare and large is boxed.
 pub(crate) enum Message<I, O> {
     /// A subscriber wants to become an edge.
-    Subscribe(Subscription<O>),
+    Subscribe(Box<Subscription<O>>),
     /// A subscriber allows `up_to` events in all.
     Ask(SubscriptionId, Demand),
     /// A subscriber leaves, with what it did not finish.
     Leave(SubscriptionId, Exit, Vec<(Events<O>, Attempt)>),
     /// This stage is being subscribed to a producer.
-    Opening(Opening<I>),
+    Opening(Box<Opening<I>>),
     /// The subscription was made, or not.
     Opened(SubscriptionId, Result<Arc<dyn Publisher<I>>, SubscribeError>),
     /// A producer sent events.
@@ -100,30 +99,19 @@ impl<I, O> Mailbox<I, O> {
         Ok(())
     }
 
-    /// Moves everything that has arrived into `to`, which is empty. `waiting` letters were taken earlier and wait inside the
-    /// stage: they count as if they were here still.
-    pub(crate) fn take(&self, to: &mut VecDeque<Message<I, O>>, waiting: usize) {
+    /// Moves everything that has arrived into `to`, which is empty; is ready also if the stage was told to end now. Wakes
+    /// the task otherwise, when that is so. `waiting` letters were taken earlier and wait inside the stage: they count as
+    /// if they were here still.
+    pub(crate) fn poll_take(&self, cx: &mut Context<'_>, to: &mut VecDeque<Message<I, O>>, waiting: usize) -> Poll<()> {
         debug_assert!(to.is_empty());
         let mut state = self.lock();
         state.posts = waiting;
-        std::mem::swap(&mut state.messages, to);
-    }
-
-    /// Waits until something may have arrived.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost.
-    pub(crate) async fn arrived(&self) {
-        poll_fn(|cx| {
-            let mut state = self.lock();
-            if !state.messages.is_empty() || self.stopping.load(Ordering::Relaxed) {
-                return Poll::Ready(());
-            }
+        if state.messages.is_empty() && !self.stopping.load(Ordering::Relaxed) {
             state.waiting = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+            return Poll::Pending;
+        }
+        std::mem::swap(&mut state.messages, to);
+        Poll::Ready(())
     }
 
     /// Tells the stage to end now.
@@ -148,7 +136,7 @@ impl<I, O> Mailbox<I, O> {
 
     /// Asks to subscribe to this stage.
     pub(crate) fn subscribe(&self, subscription: Subscription<O>) -> Result<(), SubscribeError> {
-        self.push(Message::Subscribe(subscription)).map_err(|_| SubscribeError::Ended(self.stage.clone()))
+        self.push(Message::Subscribe(Box::new(subscription))).map_err(|_| SubscribeError::Ended(self.stage.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<I, O>> {

@@ -1,6 +1,6 @@
 //! The subscriptions a stage holds: when to ask its producers again, and for how much. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
 
@@ -36,6 +36,17 @@ pub(crate) struct Piece {
     pub(crate) events: usize,
     /// What to ask afterwards: cumulative.
     pub(crate) then_ask: Option<Demand>,
+}
+
+/// Events that arrived together, and are handled piece by piece.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    /// Not cut off yet.
+    rest: usize,
+    /// How many of them, the last, were not asked for.
+    pub(crate) excess: usize,
+    /// They are to be one piece, which is still to come.
+    whole: bool,
 }
 
 /// What the end of a subscription means for the stage.
@@ -93,33 +104,43 @@ impl Upstream {
         }
     }
 
-    /// Cuts `count` events that arrived into pieces of at most `max - min`, and says after which of them to ask again:
-    /// GenStage's rule. Returns how many events came that were not asked for, or nothing if the subscription is
-    /// unknown; such events are to be handled all the same, and reported.
-    pub(crate) fn receive(&mut self, id: SubscriptionId, count: usize, pieces: &mut VecDeque<Piece>) -> Option<usize> {
-        let Subscribed { window, mode, outstanding, asked, .. } = self.subscriptions.get_mut(&id)?;
-        let excess = Demand::from(count).saturating_sub(*outstanding).as_len();
-        if *mode == Mode::Manual {
-            *outstanding = outstanding.saturating_sub(Demand::from(count));
-            pieces.push_back(Piece { events: count, then_ask: None });
-            return Some(excess);
+    /// Takes note of `count` events that arrived. The answer is to be cut into [pieces](Self::next_piece). Events that were
+    /// not asked for, or that belong to an unknown subscription, are to be handled all the same.
+    pub(crate) fn receive(&self, id: SubscriptionId, count: usize) -> Arrived {
+        let (whole, excess) = match self.subscriptions.get(&id) {
+            Some(Subscribed { mode, outstanding, .. }) => {
+                (*mode == Mode::Manual, Demand::from(count).saturating_sub(*outstanding).as_len())
+            }
+            None => (true, 0),
+        };
+        Arrived { rest: count, excess, whole }
+    }
+
+    /// Cuts the next piece of at most `max - min` events from what arrived, and says what to ask after it: GenStage's
+    /// rule. In manual mode everything is one piece, even if it is empty.
+    pub(crate) fn next_piece(&mut self, id: SubscriptionId, arrived: &mut Arrived) -> Option<Piece> {
+        if arrived.rest == 0 && !arrived.whole {
+            return None;
         }
-        let mut asked_for = count - excess;
-        let mut rest = count;
-        while rest > 0 {
-            let events = rest.min(window.piece().as_len());
-            rest -= events;
-            let counted = events.min(asked_for);
-            asked_for -= counted;
-            *outstanding = outstanding.saturating_sub(Demand::from(counted));
-            let then_ask = (*outstanding <= window.min()).then(|| {
-                asked.add(window.max().saturating_sub(*outstanding));
-                *outstanding = window.max();
-                *asked
-            });
-            pieces.push_back(Piece { events, then_ask });
-        }
-        Some(excess)
+        let whole = std::mem::take(&mut arrived.whole);
+        let subscribed = self.subscriptions.get_mut(&id).filter(|subscribed| subscribed.mode == Mode::Automatic);
+        let Some(Subscribed { window, outstanding, asked, .. }) = subscribed.filter(|_| !whole) else {
+            let events = std::mem::take(&mut arrived.rest);
+            if let Some(manual) = self.subscriptions.get_mut(&id) {
+                manual.outstanding = manual.outstanding.saturating_sub(Demand::from(events));
+            }
+            return Some(Piece { events, then_ask: None });
+        };
+        let events = arrived.rest.min(window.piece().as_len());
+        let asked_for = events.min(arrived.rest.saturating_sub(arrived.excess));
+        arrived.rest -= events;
+        *outstanding = outstanding.saturating_sub(Demand::from(asked_for));
+        let then_ask = (*outstanding <= window.min()).then(|| {
+            asked.add(window.max().saturating_sub(*outstanding));
+            *outstanding = window.max();
+            *asked
+        });
+        Some(Piece { events, then_ask })
     }
 
     /// The edge has ended. What it means depends on its [`Cancel`] policy.
@@ -186,9 +207,10 @@ mod tests {
 
     /// The pieces of one arrival: how many events, and the cumulative ask after it.
     fn receive(upstream: &mut Upstream, id: SubscriptionId, count: usize) -> (Vec<(usize, Option<u64>)>, usize) {
-        let mut pieces = VecDeque::new();
-        let excess = upstream.receive(id, count, &mut pieces).expect("known");
-        (pieces.into_iter().map(|p| (p.events, p.then_ask.map(Demand::count))).collect(), excess)
+        let mut arrived = upstream.receive(id, count);
+        let excess = arrived.excess;
+        let pieces = std::iter::from_fn(|| upstream.next_piece(id, &mut arrived));
+        (pieces.map(|p| (p.events, p.then_ask.map(Demand::count))).collect(), excess)
     }
 
     fn failed() -> Exit {
@@ -270,7 +292,7 @@ mod tests {
     fn what_comes_after_the_end_is_unknown() {
         let (mut up, id) = subscribed(0, 1, Cancel::Temporary);
         up.ended(id, &EndCause::Down(Exit::Normal));
-        assert_eq!(up.receive(id, 1, &mut VecDeque::new()), None);
+        assert_eq!(receive(&mut up, id, 1).0, [(1, None)], "handled, and nothing is asked for");
         assert_eq!(up.opened(id, Mode::Automatic), None);
         assert!(matches!(up.ended(id, &EndCause::Down(failed())), AfterEnd::Live));
     }

@@ -28,20 +28,15 @@ impl<I> InHand<I> {
     }
 }
 
-impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
-    pub(super) async fn on_opened(&mut self, id: SubscriptionId, publisher: Arc<dyn Publisher<I>>) -> Flow {
-        let (Some(producer), Some(edge)) = (self.publishers.get_mut(&id), self.upstream.edge(id)) else {
+impl<C: Callbacks> Driver<C> {
+    pub(super) async fn on_opened(&mut self, id: SubscriptionId, publisher: Arc<dyn Publisher<C::In>>) -> Flow {
+        let (Some(producer), Some(edge)) = (self.producers.get_mut(&id), self.upstream.edge(id)) else {
             publisher.cancel(id, Exit::Normal);
             return ControlFlow::Continue(());
         };
         producer.publisher = Some(publisher);
         tracing::debug!(producer = producer.name, %id, "subscribed");
-        let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
-        let subscribing = self.callbacks.handle_subscribe(&edge, &mut cx);
-        let mode: Mode = match guarded(&self.ending.stage, subscribing).await {
-            Ok(mode) => mode,
-            Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
-        };
+        let mode: Mode = callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
         // Before its wishes, so that a manual consumer may ask at once.
         if let Some(up_to) = self.upstream.opened(id, mode) {
             self.ask(id, up_to);
@@ -50,14 +45,14 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     }
 
     pub(super) fn ask(&self, id: SubscriptionId, up_to: Demand) {
-        if let Some(Producer { publisher: Some(publisher), .. }) = self.publishers.get(&id) {
+        if let Some(Producer { publisher: Some(publisher), .. }) = self.producers.get(&id) {
             publisher.ask(id, up_to);
         }
     }
 
     /// Ends a subscription of this stage, on whichever side it is.
     pub(super) async fn cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
-        match self.publishers.get(&id) {
+        match self.producers.get(&id) {
             Some(Producer { publisher: Some(publisher), .. }) => {
                 publisher.cancel(id, reason);
                 ControlFlow::Continue(())
@@ -68,7 +63,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     }
 
     /// A producer-consumer's arrivals keep their order, and wait for demand. A producer has infos only.
-    pub(super) async fn queue(&mut self, arrival: Arrival<I, O>) -> Flow {
+    pub(super) async fn queue(&mut self, arrival: Arrival<C::In, C::Out>) -> Flow {
         self.arrivals.push_back(arrival);
         self.work_off().await
     }
@@ -85,7 +80,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
             }
             match self.arrivals.pop_front() {
                 Some(Arrival::Events(id, events, attempt)) => self.handle_events(id, events, attempt).await?,
-                Some(Arrival::Ended(id, cause)) => self.on_ended(id, cause).await?,
+                Some(Arrival::Ended(id, cause)) => Box::pin(self.on_ended(id, cause)).await?,
                 Some(Arrival::Info(letter)) => {
                     self.infos_queued -= 1;
                     let marker = self.downstream.mark();
@@ -95,38 +90,27 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 None => break,
             }
             if !self.due.is_empty() {
-                self.open_due().await?;
+                Box::pin(self.open_due()).await?;
             }
         }
         ControlFlow::Continue(())
     }
 
-    pub(super) async fn handle_events(&mut self, id: SubscriptionId, events: Events<I>, attempt: Attempt) -> Flow {
-        let mut pieces = std::mem::take(&mut self.pieces);
-        match self.upstream.receive(id, events.len(), &mut pieces) {
-            Some(0) => {}
-            Some(excess) => tracing::warn!(%id, excess, "more events than were asked for"),
-            // The subscription has ended here, and the events were on their way.
-            None => pieces.push_back(Piece { events: events.len(), then_ask: None }),
-        }
-        let flow = self.handle_pieces(id, events, attempt, &mut pieces).await;
-        pieces.clear();
-        self.pieces = pieces;
-        flow
-    }
-
-    pub(super) async fn handle_pieces(
+    pub(super) async fn handle_events(
         &mut self,
         id: SubscriptionId,
-        mut events: Events<I>,
+        mut events: Events<C::In>,
         attempt: Attempt,
-        pieces: &mut VecDeque<Piece>,
     ) -> Flow {
-        if let Some(Producer { keep: Some(keep), .. }) = self.publishers.get(&id) {
+        let mut arrived = self.upstream.receive(id, events.len());
+        if arrived.excess > 0 {
+            tracing::warn!(%id, excess = arrived.excess, "more events than were asked for");
+        }
+        if let Some(Producer { keep: Some(keep), .. }) = self.producers.get(&id) {
             events = keep(events);
             self.in_hand = events.another().map(|behind| InHand { id, attempt, begun: Vec::new().into(), behind });
         }
-        while let Some(piece) = pieces.pop_front() {
+        while let Some(piece) = self.upstream.next_piece(id, &mut arrived) {
             let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new().into() };
             let batch = Batch::new(std::mem::replace(&mut events, rest), id, attempt);
             let count = batch.len();
@@ -135,12 +119,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 in_hand.begin(count);
             }
             let span = tracing::debug_span!("stage.handle", events = count);
-            let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
-            let callbacks = &mut self.callbacks;
-            let handling = async { callbacks.handle_events(batch, &mut cx).instrument(span).await };
-            if let Err(failure) = guarded(&self.ending.stage, handling).await {
-                return ControlFlow::Break(Exit::Failed(failure));
-            }
+            callback!(self, |callbacks, cx| callbacks.handle_events(batch, &mut cx).instrument(span));
             if let Some(in_hand) = &mut self.in_hand {
                 in_hand.finish();
             }
@@ -162,11 +141,12 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     }
 
     pub(super) async fn on_ended(&mut self, id: SubscriptionId, cause: EndCause) -> Flow {
-        if let Some(producer) = self.publishers.remove(&id) {
+        if let Some(producer) = self.producers.remove(&id) {
             tracing::debug!(producer = producer.name, %id, %cause, "subscription ended");
         }
         if let Some(edge) = self.upstream.edge(id) {
             callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
+            self.after_callback()?;
         }
         match self.upstream.ended(id, &cause) {
             AfterEnd::Live => ControlFlow::Continue(()),
@@ -189,8 +169,9 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
         if self.upstream.saw_everything() {
             callback!(self, |callbacks, cx| callbacks.handle_end(&mut cx));
+            self.after_callback()?;
         }
-        match self.role {
+        match C::ROLE {
             Role::Consumer => ControlFlow::Break(Exit::Normal),
             _ => {
                 self.exhaust();

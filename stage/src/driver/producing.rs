@@ -2,8 +2,8 @@
 
 use super::*;
 
-impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
-    pub(super) async fn on_subscribe(&mut self, subscription: Subscription<O>) -> Flow {
+impl<C: Callbacks> Driver<C> {
+    pub(super) async fn on_subscribe(&mut self, subscription: Subscription<C::Out>) -> Flow {
         let Subscription { id, consumer, options, interest, subscriber } = subscription;
         let window = options.window_or(Window::NEAR);
         match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
@@ -13,6 +13,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
                 if self.state == State::Running {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
                     callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+                    self.after_callback()?;
                 }
                 self.on_demand().await
             }
@@ -30,7 +31,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
     }
 
-    pub(super) async fn leave(&mut self, id: SubscriptionId, reason: Exit, mut unfinished: Unfinished<O>) -> Flow {
+    pub(super) async fn leave(&mut self, id: SubscriptionId, reason: Exit, mut unfinished: Unfinished<C::Out>) -> Flow {
         unfinished.extend(self.refused.remove(&id).unwrap_or_default());
         let left = self.downstream.leave(id, unfinished);
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
@@ -45,6 +46,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
         if self.state == State::Running {
             callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
+            self.after_callback()?;
         }
         self.on_demand().await
     }
@@ -52,30 +54,22 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
     /// Demand may have changed: serves what waits, and asks the callback for the rest.
     pub(super) async fn on_demand(&mut self) -> Flow {
         loop {
-            let demand = self.downstream.pull();
+            let more = self.downstream.pull();
             self.carry_out();
             if !self.due.is_empty() {
-                self.open_due().await?;
+                Box::pin(self.open_due()).await?;
             }
+            let demand = if std::mem::take(&mut self.wishes.again) { self.downstream.owed() } else { more };
             if self.state != State::Running || demand.is_zero() {
                 return ControlFlow::Continue(());
             }
-            if self.role != Role::Producer {
+            if C::ROLE != Role::Producer {
                 self.work_off().await?;
                 continue;
             }
             callback!(self, |callbacks, cx| callbacks.handle_demand(demand.as_len(), &mut cx));
-            while self.wishes.again && self.state == State::Running && !self.downstream.owed().is_zero() {
-                self.wishes.again = false;
-                if let Some(exit) = self.ending.mailbox.stopping() {
-                    return ControlFlow::Break(exit);
-                }
-                let owed = self.downstream.owed().as_len();
-                callback!(self, |callbacks, cx| callbacks.handle_demand(owed, &mut cx));
-                tokio::task::consume_budget().await;
-            }
-            self.wishes.again = false;
-            self.demand_left = self.downstream.wants_more();
+            self.after_callback()?;
+            self.demand_left = self.wishes.again || self.downstream.wants_more();
             return ControlFlow::Continue(());
         }
     }
@@ -100,7 +94,7 @@ impl<I: Send + 'static, O: Send + 'static> Driver<I, O> {
         }
         match self.wishes.stop.take() {
             None => {}
-            Some(Exit::Normal) if self.role != Role::Consumer => self.exhaust(),
+            Some(Exit::Normal) if C::ROLE != Role::Consumer => self.exhaust(),
             Some(exit) => return ControlFlow::Break(exit),
         }
         ControlFlow::Continue(())

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_dispatcher::{Buffer, Dispatcher, Keep};
 
-use crate::callbacks::{Callbacks, Role, guarded};
+use crate::callbacks::{Callbacks, guarded};
 use crate::counters::Counters;
 use crate::downstream::Downstream;
 use crate::driver::Driver;
@@ -38,10 +38,9 @@ pub(crate) struct Spec<I, O> {
 pub(crate) type MakeDispatcher<O> = Box<dyn Fn() -> Box<dyn Dispatcher<O>> + Send + Sync>;
 
 impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
-    pub(super) fn launch<S: 'static>(
+    pub(super) fn launch<S: 'static, C: Callbacks<In = I, Out = O>>(
         &self,
-        role: Role,
-        make: &Arc<Mutex<impl FnMut() -> Box<dyn Callbacks<I, O>> + Send + 'static>>,
+        make: &Arc<Mutex<impl FnMut() -> C + Send + 'static>>,
         shared: &Arc<Shared>,
     ) {
         let spec = self.lock();
@@ -69,7 +68,7 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
                 });
                 match made.await {
                     Ok(callbacks) => {
-                        let driver = Driver::new(ending, role, callbacks, Arc::new(stage_ref), downstream, keep);
+                        let driver = Driver::new(ending, callbacks, Arc::new(stage_ref), downstream, keep);
                         driver.run().await;
                     }
                     Err(failure) => ending.announce(Exit::Failed(failure)),

@@ -83,6 +83,7 @@
 //! * `upstream`, `downstream`: the two pure halves of a stage
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
 //! * `spawner`, `error`
+//! * [`testing`]: neighbours of a stage that a test plays by hand
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
 
 mod batch;
@@ -107,6 +108,7 @@ mod producer;
 mod producer_consumer;
 mod running;
 mod spawner;
+pub mod testing;
 mod upstream;
 
 pub use aqueduct_dispatcher::{

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{
     Batch, BoxFuture, Consumer, Cx, Exit, Failure, FailureKind, Graph, GraphError, Producer, ProducerConsumer,
     Publisher, Result, Running, Source, Spawner, SubscribeError, Subscription, TokioSpawner,
@@ -29,6 +30,25 @@ async fn a_finite_producer_is_taken_to_its_end() {
         assert_eq!(seen, (0..10_000).collect::<Vec<_>>());
         assert_eq!(producing.join().await.unwrap().stage("numbers").unwrap().events_out, 10_000);
         assert!(there.shutdown(GUARD).await && here.shutdown(GUARD).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn probes_stand_at_the_ends_of_an_edge_between_nodes() {
+    guarded(async {
+        let (here, there) = nodes().await;
+        let source = ProbeSource::<u64>::new();
+        there.publish("probe", &source).unwrap();
+        let sink = ProbeSink::subscribe(&here.source::<u64>("probe", there.local_addr())).await;
+        sink.ask(3);
+        source.expect_demand(3).await;
+        source.send([1, 2]);
+        sink.expect_events([1, 2]).await;
+        source.send([3]);
+        source.complete();
+        sink.expect_events([3]).await;
+        sink.expect_end().await;
     })
     .await;
 }

@@ -2,28 +2,27 @@
 
 use std::time::Duration;
 
-use aqueduct_stage::Graph;
+use aqueduct_stage::testing::ProbeSource;
+use aqueduct_stage::{Attempt, Graph};
 
-use crate::support::{Far, Gate, Heard, Log, Note, emit, idle, settled, sink, sink_with};
+use crate::support::{Gate, Log, Note, emit, idle, settled, sink, sink_with};
 
 const PANICKED: &str = r#"stage "sick" panicked: poisoned"#;
 
 /// What a consumer with the window `5..10` hands back that is given 0..10 and 10..12 and panics at `poison`.
 async fn handed_back(poison: u64) -> Vec<(Vec<u64>, u32)> {
-    let (graph, log, far) = (Graph::new("test"), Log::new(), Far::new());
-    graph.consumer("sick", sink_with(&log, |sink| sink.poison = Some(poison))).subscribe_acknowledged(&far, 5..10);
+    let (graph, log, source) = (Graph::new("test"), Log::new(), ProbeSource::new());
+    graph.consumer("sick", sink_with(&log, |sink| sink.poison = Some(poison))).subscribe_acknowledged(&source, 5..10);
     let _running = graph.start();
-    settled().await;
-    far.deliver(0..10);
-    far.deliver(10..12);
-    settled().await;
-    match far.heard().all().pop() {
-        Some(Heard::Leave(reason, unfinished)) => {
-            assert_eq!(reason, PANICKED);
-            unfinished
-        }
-        other => panic!("{other:?}"),
-    }
+    source.expect_demand(10).await;
+    source.send(0..10);
+    source.send_unasked(10..12);
+    assert_eq!(source.expect_cancel().await.to_string(), PANICKED);
+    numbered(source.take_handed_back())
+}
+
+fn numbered(batches: Vec<(Vec<u64>, Attempt)>) -> Vec<(Vec<u64>, u32)> {
+    batches.into_iter().map(|(events, attempt)| (events, attempt.number())).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -36,19 +35,16 @@ async fn only_what_was_being_handled_counts_as_an_attempt() {
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_ends_in_good_order_hands_back_what_it_has_not_begun() {
-    let (graph, log, far, gate) = (Graph::new("test"), Log::new(), Far::new(), Gate::closed());
-    graph.consumer("sink", sink_with(&log, |sink| sink.gate = Some(gate.clone()))).subscribe_acknowledged(&far, 5..10);
+    let (graph, log, source, gate) = (Graph::new("test"), Log::new(), ProbeSource::new(), Gate::closed());
+    let sink = graph.consumer("sink", sink_with(&log, |sink| sink.gate = Some(gate.clone())));
+    sink.subscribe_acknowledged(&source, 5..10);
     let mut running = graph.start();
-    settled().await;
-    far.deliver(0..10);
-    settled().await;
+    source.expect_demand(10).await;
+    source.send(0..10);
+    log.batches_reach(1).await;
     // It is killed in the middle of a batch: that was an attempt.
     let _ = running.stop(Duration::from_secs(1)).await;
-    let expected = vec![((0..5).collect(), 2), ((5..10).collect(), 1)];
-    match far.heard().all().pop() {
-        Some(Heard::Leave(_, unfinished)) => assert_eq!(unfinished, expected),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(numbered(source.take_handed_back()), [((0..5).collect(), 2), ((5..10).collect(), 1)]);
 }
 
 #[tokio::test(start_paused = true)]

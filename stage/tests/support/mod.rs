@@ -394,8 +394,6 @@ struct Edgewise {
 pub enum Heard {
     UpTo(u64),
     Cancel(String),
-    /// As `Cancel`, with events that were given back and their attempt.
-    Leave(String, Vec<(Vec<u64>, u32)>),
 }
 
 impl Far {
@@ -473,11 +471,6 @@ impl Publisher<u64> for FarState {
         if let Some(Edgewise { subscriber, .. }) = edge {
             subscriber.ended(id, EndCause::Cancelled(reason));
         }
-    }
-
-    fn leave(&self, _: SubscriptionId, reason: Exit, unfinished: Vec<(Events<u64>, Attempt)>) {
-        let unfinished = unfinished.into_iter().map(|(events, attempt)| (events.into_vec(), attempt.number()));
-        self.heard.push(Heard::Leave(reason.to_string(), unfinished.collect()));
     }
 }
 

@@ -2,7 +2,8 @@
 //! So a spare machine gets only what the main one has no room for.
 //!
 //! A dispatcher is a plain value. It is told who subscribes, asks, leaves, and which events there are, and answers with
-//! who gets what; the stage does the rest (the buffer, the account of demand, what to ask of the producer).
+//! who gets what; the stage does the rest (the buffer, the account of demand, what to ask of the producer). Whether it
+//! keeps the contract is checked by `aqueduct::testing::check_dispatcher`.
 //!
 //! `cargo run --release --example custom_dispatcher` prints
 //!

@@ -47,7 +47,8 @@ impl Selects for ByDemand {}
 impl Selects for Broadcast {}
 
 impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, ByDemand> {
-    /// Sets the dispatcher: any type that keeps the contract of [`Dispatcher`], made once for each instance.
+    /// Sets the dispatcher: any type that keeps the contract of [`Dispatcher`], made once for each instance. Whether it
+    /// does is checked by [`check_dispatcher`](crate::testing::check_dispatcher).
     #[must_use = "the returned stage is the one to subscribe to"]
     pub fn dispatcher<X: Dispatcher<O> + 'static>(self, make: impl Fn() -> X + Send + Sync + 'static) -> Self {
         self.dispatching(Box::new(move || Box::new(make())))

@@ -83,7 +83,7 @@
 //! * `upstream`, `downstream`: the two pure halves of a stage
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
 //! * `spawner`, `error`
-//! * [`testing`]: neighbours of a stage that a test plays by hand
+//! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
 
 mod batch;

@@ -1,4 +1,5 @@
-//! For tests of one's own stages: the neighbours of a stage, played by hand.
+//! For tests of one's own stages: the neighbours of a stage, played by hand. For one's own dispatchers:
+//! [`check_dispatcher`].
 //!
 //! A [`ProbeSource`] stands where a stage has its producer: a test sees what is asked of it, and sends events. A
 //! [`ProbeSink`] stands where a stage has its consumer: a test asks, and sees what comes. Between them runs the stage
@@ -67,9 +68,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+mod contract;
 mod sink;
 mod source;
 
+pub use contract::check_dispatcher;
 pub use sink::ProbeSink;
 pub use source::ProbeSource;
 

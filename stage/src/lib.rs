@@ -106,6 +106,7 @@ mod message;
 mod outcome;
 mod producer;
 mod producer_consumer;
+mod restart;
 mod running;
 mod spawner;
 pub mod testing;
@@ -131,5 +132,6 @@ pub use message::{ConsumerId, EndCause, Publisher, Source, Subscriber, Subscript
 pub use outcome::{Outcome, Snapshot, StageOutcome, StageSnapshot};
 pub use producer::Producer;
 pub use producer_consumer::ProducerConsumer;
+pub use restart::{Backoff, Intensity, Restart};
 pub use running::Running;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};

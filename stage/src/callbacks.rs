@@ -17,6 +17,8 @@ pub(crate) trait Callbacks: Send + 'static {
     type In: Send + 'static;
     type Out: Send + 'static;
     const ROLE: Role;
+    /// Whether the stage has events of its own that come when they come: then [`poll_events`](Self::poll_events) is called.
+    const POLLED: bool = false;
 
     fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
         let _ = (demand, cx);
@@ -53,6 +55,13 @@ pub(crate) trait Callbacks: Send + 'static {
     fn handle_discarded(&mut self, events: usize) -> bool {
         let _ = events;
         true
+    }
+
+    /// Emits what is there, at most [`Cx::demand`], or has `task` woken when there is something. Called only while that
+    /// is more than zero, between messages; so it emits and asks for nothing if it is not ready, and a call is short.
+    fn poll_events(&mut self, cx: &mut Cx<'_, Self::Out>, task: &mut Context<'_>) -> Poll<Result> {
+        let _ = (cx, task);
+        Poll::Pending
     }
 
     fn terminate(&mut self, exit: &Exit) -> impl Future<Output = ()> + Send;

@@ -174,6 +174,11 @@ impl<T> Downstream<T> {
         self.owed
     }
 
+    /// How much of it would be given out at once. The rest is owed to subscribers that have left, or that are held back.
+    pub(crate) fn wanted(&self) -> Demand {
+        if self.is_holding_back() { Demand::ZERO } else { self.owed.min(self.dispatcher.demand()) }
+    }
+
     /// Dispatches what the callback emitted; what finds no demand goes into the buffer. Returns how many events were
     /// dropped because it is full.
     pub(crate) fn emit(&mut self, events: &mut Vec<T>) -> usize {
@@ -362,6 +367,20 @@ mod tests {
         emit(&mut down, 0..10);
         assert_eq!((sent(&mut down), down.waiting()), (vec![vec![0, 1, 2, 3, 4]], 5));
         assert_eq!(ask(&mut down, second, 12), 2, "five of the seven are here");
+    }
+
+    #[test]
+    fn what_is_owed_to_nobody_is_not_wanted() {
+        let mut down = downstream(10, Keep::Last);
+        let first = subscriber(&mut down);
+        assert_eq!((ask(&mut down, first, 10), down.wanted()), (10, Demand::new(10)));
+        down.set_mode(DemandMode::Accumulate);
+        assert_eq!(down.wanted(), Demand::ZERO);
+        down.set_mode(DemandMode::Forward);
+        down.cancel(first);
+        assert_eq!((down.owed(), down.wanted()), (Demand::new(10), Demand::ZERO));
+        let second = subscriber(&mut down);
+        assert_eq!((ask(&mut down, second, 4), down.wanted()), (0, Demand::new(4)));
     }
 
     #[test]

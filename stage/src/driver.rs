@@ -108,6 +108,7 @@ macro_rules! callback {
 }
 
 mod consuming;
+mod polling;
 mod producing;
 
 use consuming::InHand;
@@ -174,6 +175,10 @@ impl<C: Callbacks> Driver<C> {
         let (driver, mut waiting) = (&mut *self, None);
         let waited = poll_fn(move |cx| match driver.ending.mailbox.poll_take(cx, received, letters) {
             Poll::Pending if !driver.demand_left => {
+                // Whoever has it polled a second time has woken it: the callbacks, if not the mailbox.
+                if C::POLLED && waiting.is_some() {
+                    return Poll::Ready(waiting.take());
+                }
                 if waiting.is_none() {
                     driver.show();
                     waiting = Some(driver.ending.counters.wait(driver.is_blocked()));
@@ -218,6 +223,9 @@ impl<C: Callbacks> Driver<C> {
             if self.may_settle() {
                 Box::pin(self.settle()).await?;
             }
+        }
+        if C::POLLED {
+            self.demand_left |= self.poll_events().await?;
         }
         ControlFlow::Continue(())
     }

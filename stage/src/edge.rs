@@ -1,4 +1,4 @@
-//! [`Edge`]: what a callback is told of a subscription; and how a stage demands.
+//! [`Edge`]: what a callback is told of a subscription; how a stage demands; and what the last end of one means.
 
 use aqueduct_dispatcher::{Cancel, SubscriptionId, Window};
 
@@ -44,4 +44,15 @@ pub enum DemandMode {
     /// Keeps it, and whatever is emitted, until the mode is `Forward` again: so that all consumers can subscribe before
     /// the first event goes out.
     Accumulate,
+}
+
+/// What a producer does when its last consumer has left: GenStage's `on_cancel`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnCancel {
+    /// Lives on, and goes on for the next consumer where it is. The default. It still ends with its graph: see
+    /// [`Running::join`](crate::Running::join).
+    #[default]
+    Continue,
+    /// Ends: normally, or, if its last consumer failed, with that failure.
+    Stop,
 }

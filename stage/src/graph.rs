@@ -12,8 +12,8 @@ use crate::mailbox::Mailbox;
 use crate::members::Shared;
 use crate::running::Running;
 use crate::{
-    BoxFuture, Consumer, DemandMode, Failure, FailureKind, GraphError, Never, Outcome, Producer, ProducerConsumer,
-    Spawner, TokioSpawner,
+    BoxFuture, Consumer, DemandMode, Failure, FailureKind, GraphError, Never, OnCancel, Outcome, Producer,
+    ProducerConsumer, Spawner, TokioSpawner,
 };
 
 mod place;
@@ -240,7 +240,7 @@ impl Graph {
     }
 
     #[track_caller]
-    fn declare<S: 'static, C: Callbacks, D>(
+    pub(crate) fn declare<S: 'static, C: Callbacks, D>(
         &self,
         name: &str,
         capacity: usize,
@@ -255,6 +255,7 @@ impl Graph {
             may_drop: false,
             mode: DemandMode::Forward,
             awaited: 1,
+            on_cancel: OnCancel::Continue,
             partitions: 0,
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });

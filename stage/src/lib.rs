@@ -79,6 +79,7 @@
 //!   their callbacks are given; `handle`: sending messages to a stage
 //! * `graph`, `dispatching`, `running`, `outcome`: describing a graph, how its events find their consumers, running it,
 //!   and what came of it
+//! * `stream`: to and from `tokio_stream`; `closure`, `any`: closures and boxed values as stages
 //! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to
 //! * `upstream`, `downstream`: the two pure halves of a stage
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
@@ -86,8 +87,10 @@
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
 
+mod any;
 mod batch;
 mod callbacks;
+mod closure;
 pub mod coming_from_genstage;
 mod consumer;
 mod context;
@@ -109,6 +112,7 @@ mod producer_consumer;
 mod restart;
 mod running;
 mod spawner;
+mod stream;
 pub mod testing;
 mod upstream;
 
@@ -118,13 +122,15 @@ pub use aqueduct_dispatcher::{
     Refused, RoundRobinDispatcher, Selector, SubscribeOptions, SubscriptionId, Window, WindowError,
 };
 
+pub use any::AnyConsumer;
 pub use batch::Batch;
+pub use closure::{Each, EachBatch, FilterMapEach, FlatMapEach, MapEach, each, each_batch, filter_map, flat_map, map};
 pub use consumer::Consumer;
 pub use context::{Cx, EventOf, Never};
 pub use dispatching::{
     Broadcast, ByDemand, NoOutput, Output, Part, Partitionable, Partitioned, RoundRobin, Selected, Selects,
 };
-pub use edge::{DemandMode, Edge, Mode, Peer};
+pub use edge::{DemandMode, Edge, Mode, OnCancel, Peer};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};
 pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
@@ -135,3 +141,4 @@ pub use producer_consumer::ProducerConsumer;
 pub use restart::{Backoff, Intensity, Restart};
 pub use running::Running;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};
+pub use stream::{EventStream, EventStreamError, FromIter, FromStream, SourceExt};

@@ -11,7 +11,7 @@ use crate::driver::Driver;
 use crate::ending::Ending;
 use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Member, Shared};
-use crate::{DemandMode, Exit, StageRef};
+use crate::{DemandMode, Exit, OnCancel, StageRef};
 
 /// A place in a graph, and how what runs there is to be made.
 pub(crate) struct Place<I, O> {
@@ -30,6 +30,7 @@ pub(crate) struct Spec<I, O> {
     pub(super) may_drop: bool,
     pub(super) mode: DemandMode,
     pub(super) awaited: usize,
+    pub(super) on_cancel: OnCancel,
     /// How many partitions there are, where there are any.
     pub(super) partitions: usize,
 }
@@ -54,6 +55,9 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
                 Arc::clone(&counters),
                 spec.may_drop,
             ));
+            if spec.on_cancel == OnCancel::Stop {
+                mailbox.complete();
+            }
             let reporter = Arc::clone(shared);
             let report = Box::new(move |exit| reporter.report(number, exit));
             let mut ending = Ending::new(Arc::clone(&self.name), Arc::clone(mailbox), counters, report);

@@ -11,7 +11,7 @@ use super::place::{MakeDispatcher, Place};
 use crate::dispatching::{ByDemand, Output};
 use crate::mailbox::{Mailbox, Message, Opening};
 use crate::members::Shared;
-use crate::{BoxFuture, DemandMode, Exit, Source, StageRef, Subscription};
+use crate::{BoxFuture, DemandMode, Exit, Never, OnCancel, Source, StageRef, Subscription};
 
 /// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
 ///
@@ -210,6 +210,16 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Output> Stage<S, I, O,
     #[must_use = "the returned stage is the one to subscribe to"]
     pub fn wait_for_subscribers(self, count: usize) -> Self {
         self.place.lock().awaited = count;
+        self
+    }
+}
+
+/// For producers.
+impl<S: 'static, O: Send + 'static, D: Output> Stage<S, Never, O, D> {
+    /// Sets what happens when the last consumer has left. Default [`OnCancel::Continue`].
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn on_cancel(self, on_cancel: OnCancel) -> Self {
+        self.place.lock().on_cancel = on_cancel;
         self
     }
 }

@@ -29,6 +29,10 @@
 //! | `buffer_size:`, `buffer_keep:` | [`Stage::buffer`](crate::Stage::buffer) |
 //! | `demand: :accumulate`, `GenStage.demand(stage, :forward)` | [`Stage::accumulate`](crate::Stage::accumulate), [`StageRef::set_demand`](crate::StageRef::set_demand) |
 //! | `estimate_buffered_count/2` | [`StageRef::estimate_buffered`](crate::StageRef::estimate_buffered) |
+//! | `GenStage.from_enumerable/2` | [`Graph::iterate`](crate::Graph::iterate); what has to wait for its items is a [`Graph::stream`](crate::Graph::stream) |
+//! | `on_cancel: :continue`, `:stop` | [`Stage::on_cancel`](crate::Stage::on_cancel), for every producer |
+//! | `GenStage.stream/2` | [`SourceExt::events`](crate::SourceExt::events) |
+//! | a consumer of one `handle_events/3` | a closure: [`each`](crate::each), [`each_batch`](crate::each_batch); between stages [`map`](crate::map), [`filter_map`](crate::filter_map), [`flat_map`](crate::flat_map) |
 //! | `dispatcher: GenStage.DemandDispatcher` | the default |
 //! | a module with `@behaviour GenStage.Dispatcher` | [`Dispatcher`](crate::Dispatcher), with [`Stage::dispatcher`](crate::Stage::dispatcher) |
 //!
@@ -49,4 +53,7 @@
 //! | `call` may wait for ever | always has a timeout, 5 s by default, and fails fast while the stage drains | |
 //! | `cast` fills the mailbox without bound | is refused beyond 1,024 waiting messages | everything is bounded |
 //! | `handle_call` without a clause crashes the stage | does not compile | |
+//! | `from_enumerable` blocks until it has all that was asked for | a stream's items leave when they are there, and its stage takes messages meanwhile | a slow source must not hold back what is there |
+//! | a permanent `GenStage.stream` exits the process that reads when its producer ends | it ends after an exhausted producer, and gives an error as its last item after any other | a short result is never silent |
+//! | dropping out of a `GenStage.stream` waits until the producers have answered | dropping it does not wait; what they send meanwhile goes to the next reader | a `Drop` cannot wait |
 //! | `hibernate`, `code_change`, `format_status` | not there | nothing in Rust corresponds |

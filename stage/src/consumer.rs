@@ -31,7 +31,7 @@ use crate::{Batch, Cx, Edge, EndCause, Exit, Mode, Result};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a consumer",
     label = "this stage cannot be the end of a pipeline",
-    note = "implement `Consumer` (`type In` and `async fn handle_events`)"
+    note = "implement `Consumer` (`type In` and `async fn handle_events`), or make a closure one: `each(async |event| ..)`"
 )]
 pub trait Consumer: Send + 'static {
     /// The events that it takes.

@@ -27,7 +27,7 @@ use crate::{Batch, Cx, Edge, EndCause, Exit, Mode, Result};
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a producer-consumer",
     label = "this stage cannot stand in the middle of a pipeline",
-    note = "implement `ProducerConsumer` (`type In`, `type Out` and `async fn handle_events`)"
+    note = "implement `ProducerConsumer` (`type In`, `type Out` and `async fn handle_events`), or make a closure one: `map(|event| ..)`"
 )]
 pub trait ProducerConsumer: Send + 'static {
     /// The events that it takes.

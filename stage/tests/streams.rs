@@ -224,6 +224,23 @@ async fn a_stream_that_has_nothing_delays_neither_messages_nor_the_end() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_wake_is_lost_between_a_stream_and_its_stage() {
+    let (graph, (tx, rx)) = (Graph::new("test"), tokio::sync::mpsc::channel(1));
+    let stage = graph.stream("channel", tokio_stream::wrappers::ReceiverStream::new(rx));
+    let events = stage.events(2..4);
+    let mut running = graph.start();
+    let sending = tokio::spawn(async move {
+        for n in 0..20_000u64 {
+            tx.send(n).await.unwrap();
+        }
+    });
+    let all = timeout(Duration::from_secs(60), events.collect::<Result<Vec<_>, _>>()).await.unwrap().unwrap();
+    assert!(all.into_iter().eq(0..20_000));
+    sending.await.unwrap();
+    running.join().await.unwrap();
+}
+
 #[tokio::test]
 async fn between_two_pieces_of_an_endless_demand_messages_are_taken() {
     let graph = Graph::new("test");

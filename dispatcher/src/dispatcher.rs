@@ -254,8 +254,8 @@ impl<T> Deliveries<T> {
         Self { decisions: VecDeque::new(), discarded: 0, failed: 0 }
     }
 
-    /// Gives the first `count` of `events` to `to`. All of them are handed over without a copy; of fewer, each event
-    /// is moved once.
+    /// Gives the first `count` of `events` to `to`. All of them are handed over without a copy, unless `events` has room
+    /// for more than twice as many; else each event is moved once.
     ///
     /// Does nothing if `count` is 0.
     ///
@@ -317,7 +317,21 @@ impl<T> Default for Deliveries<T> {
     }
 }
 
-/// The first `count` events, without a copy if they are all.
+/// The first `count` events: the whole memory if it holds little else, else a copy of them.
+///
+/// The memory of a large batch is not given away with the last few of its events: whoever got those would hold on to
+/// it, and the producer would have to get as much again.
 pub(crate) fn take_front<T>(events: &mut VecDeque<T>, count: usize) -> Vec<T> {
-    if count == events.len() { Vec::from(std::mem::take(events)) } else { events.drain(..count).collect() }
+    assert!(count <= events.len(), "expected at least {count} events, got {}", events.len());
+    if count == events.len() && events.capacity() <= count.saturating_mul(2).max(SMALL_BATCH) {
+        return Vec::from(std::mem::take(events));
+    }
+    // The iterators know their lengths, and what is left keeps its memory. A drain would ask for room event by event.
+    let mut rest = std::mem::take(events).into_iter();
+    let front = rest.by_ref().take(count).collect();
+    *events = rest.collect();
+    front
 }
+
+/// The capacity, in events, that is handed over however few of them there are: the least that a growing vector has.
+const SMALL_BATCH: usize = 4;

@@ -1,7 +1,10 @@
 //! [`DemandDispatcher`]: each batch to the subscriber with the largest demand.
 
-use std::cmp::Reverse;
-use std::collections::VecDeque;
+mod ranking;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use ranking::Ranking;
 
 use crate::subscribers::Subscribers;
 use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Lane, Refused, SubscriptionId};
@@ -49,20 +52,27 @@ use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Lane, Refused, Su
 /// subscribers has no demand; ours passes it over.
 #[derive(Debug)]
 pub struct DemandDispatcher<T> {
-    /// Sorted by demand, largest first; a new equal stands behind the old ones.
     subscribers: Subscribers<T>,
+    /// Their slots by demand, largest first; a new equal stands behind the old ones.
+    ranking: Ranking,
     /// The seed, before the first dispatch.
     shuffle: Option<u64>,
     /// An ask above it is remarked upon.
     max_demand: Option<Demand>,
     /// Whose asks were remarked upon; they are not again.
-    remarked: Vec<SubscriptionId>,
+    remarked: BTreeSet<SubscriptionId>,
 }
 
 impl<T> DemandDispatcher<T> {
     /// A dispatcher without subscribers.
     pub const fn new() -> Self {
-        Self { subscribers: Subscribers::new(), shuffle: None, max_demand: None, remarked: Vec::new() }
+        Self {
+            subscribers: Subscribers::new(),
+            ranking: Ranking::new(),
+            shuffle: None,
+            max_demand: None,
+            remarked: BTreeSet::new(),
+        }
     }
 
     /// Serves subscribers in a random order in the first dispatch, whatever their demand (GenStage's
@@ -96,45 +106,42 @@ impl<T> DemandDispatcher<T> {
         self.subscribers.in_front();
     }
 
-    /// Puts the subscriber at `at` where its demand belongs, behind its equals.
-    fn sort_in(&mut self, at: usize) {
-        let list = self.subscribers.reorder();
-        let demand = list[at].demand;
-        // Only what stands between its old place and its new one is moved.
-        let before = list[..at].partition_point(|other| other.demand >= demand);
-        if before < at {
-            list[before..=at].rotate_right(1);
-        } else {
-            let behind = at + 1 + list[at + 1..].partition_point(|other| other.demand >= demand);
-            list[at..behind].rotate_left(1);
-        }
-    }
-
     fn remark_on(&mut self, id: SubscriptionId, demand: Demand) {
         let bound = *self.max_demand.get_or_insert(demand);
-        if demand > bound && !self.remarked.contains(&id) {
-            self.remarked.push(id);
+        if demand > bound && self.remarked.insert(id) {
             tracing::warn!(subscription = %id, asked = %demand, %bound, "expected asks of at most {bound}, got {demand}");
         }
     }
 
     /// Whole batches, to one after the other.
     fn dispatch_whole(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
-        while let Some(first) = self.subscribers.list().first() {
-            let count = first.demand.as_len().min(events.len());
+        while let Some(first) = self.ranking.first() {
+            let count = self.subscribers.demand_at(first).as_len().min(events.len());
             if count == 0 {
                 break;
             }
-            deliveries.give(first.id, events, count, attempt);
-            self.subscribers.spend(0, count);
-            self.sort_in(0);
+            deliveries.give(self.subscribers.id_at(first), events, count, attempt);
+            self.ranking.rank(first, self.subscribers.spend(first, count));
         }
     }
 
-    /// Event by event, in the order of the list.
-    fn dispatch_each(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
-        self.subscribers.deal(events, attempt, deliveries, 0, false);
-        self.subscribers.reorder().sort_by_key(|subscriber| (Reverse(subscriber.demand), subscriber.served));
+    /// Event by event, to the first in `order` that wants it.
+    fn dispatch_each(
+        &mut self,
+        order: &[usize],
+        events: &mut VecDeque<T>,
+        attempt: Attempt,
+        deliveries: &mut Deliveries<T>,
+    ) {
+        self.subscribers.deal(order, events, attempt, deliveries, 0, false);
+        // Whoever got something stands behind its equals.
+        let (served, others): (Vec<_>, Vec<_>) = order.iter().partition(|slot| self.subscribers.was_served(**slot));
+        for slot in others.into_iter().chain(served) {
+            self.ranking.rank(slot, self.subscribers.demand_at(slot));
+        }
+        for slot in self.subscribers.forget_failed(order, deliveries) {
+            self.ranking.remove(slot);
+        }
     }
 }
 
@@ -146,20 +153,22 @@ impl<T> Default for DemandDispatcher<T> {
 
 impl<T> Dispatcher<T> for DemandDispatcher<T> {
     fn subscribe(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused> {
-        self.subscribers.admit(id, interest)
+        self.ranking.insert(self.subscribers.admit(id, interest)?);
+        Ok(())
     }
 
     fn ask(&mut self, id: SubscriptionId, demand: Demand, _: &mut Deliveries<T>) {
-        if let Some(at) = self.subscribers.position(id) {
+        if let Some(slot) = self.subscribers.slot(id) {
             self.remark_on(id, demand);
-            self.subscribers.add(at, demand);
-            self.sort_in(at);
+            self.ranking.rank(slot, self.subscribers.add(slot, demand));
         }
     }
 
     fn cancel(&mut self, id: SubscriptionId, _: &mut Deliveries<T>) {
-        self.subscribers.remove(id);
-        self.remarked.retain(|other| *other != id);
+        if let Some(slot) = self.subscribers.remove(id) {
+            self.ranking.remove(slot);
+            self.remarked.remove(&id);
+        }
     }
 
     fn demand(&self) -> Demand {
@@ -171,10 +180,11 @@ impl<T> Dispatcher<T> for DemandDispatcher<T> {
             return;
         }
         if let Some(seed) = self.shuffle.take() {
-            shuffle(self.subscribers.reorder(), seed);
-            self.dispatch_each(events, attempt, deliveries);
+            let mut order = self.ranking.sorted();
+            shuffle(&mut order, seed);
+            self.dispatch_each(&order, events, attempt, deliveries);
         } else if self.subscribers.has_selectors() {
-            self.dispatch_each(events, attempt, deliveries);
+            self.dispatch_each(&self.ranking.sorted(), events, attempt, deliveries);
         } else {
             self.dispatch_whole(events, attempt, deliveries);
         }
@@ -237,7 +247,8 @@ mod tests {
         }
 
         fn demands(&self) -> Vec<u64> {
-            self.dispatcher.subscribers.list().iter().map(|subscriber| subscriber.demand.count()).collect()
+            let order = self.dispatcher.ranking.sorted();
+            order.into_iter().map(|slot| self.dispatcher.subscribers.demand_at(slot).count()).collect()
         }
 
         fn total(&self) -> Demand {

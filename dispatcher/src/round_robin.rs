@@ -49,15 +49,87 @@ use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Lane, Refused, Su
 #[derive(Debug)]
 pub struct RoundRobinDispatcher<T> {
     subscribers: Subscribers<T>,
-    /// The place of the subscriber whose turn it is; 0 if there are none.
+    /// Their slots, in the order in which they are served.
+    order: Vec<usize>,
+    /// The place in it of the subscriber whose turn it is; 0 if there are none.
     turn: usize,
 }
 
 impl<T> RoundRobinDispatcher<T> {
     /// A dispatcher without subscribers.
     pub const fn new() -> Self {
-        Self { subscribers: Subscribers::new(), turn: 0 }
+        Self { subscribers: Subscribers::new(), order: Vec::new(), turn: 0 }
     }
+
+    /// Gives one event to each in turn, whatever it is.
+    fn deal_all(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        let mut count = self.subscribers.demand().as_len().min(events.len());
+        if count == 0 {
+            return;
+        }
+        let share = count.div_ceil(self.order.len());
+        let room = |slot: &usize| self.subscribers.demand_at(*slot).as_len();
+        let mut batches: Vec<_> = self.order.iter().map(|slot| Vec::with_capacity(share.min(room(slot)))).collect();
+        let (behind, from_turn) = batches.split_at_mut(self.turn);
+        let in_turn = (self.turn..).zip(from_turn).chain((0..).zip(behind));
+        let players = in_turn.map(|(at, batch)| Player { at, room: room(&self.order[at]), batch });
+        let mut players: Vec<_> = players.filter(|player| player.room > 0).collect();
+        // A slice is faster to walk than a deque, and this costs no copy.
+        let mut list = Vec::from(std::mem::take(events));
+        let mut front = list.drain(..count);
+        while count > 0 {
+            // Until somebody has enough, rounds are alike.
+            let rounds = players.iter().map(|player| player.room).min().unwrap_or_default().min(count / players.len());
+            for _ in 0..rounds {
+                players.iter_mut().zip(&mut front).for_each(|(player, event)| player.batch.push(event));
+            }
+            if rounds == 0 {
+                // The last round ends before its end.
+                players.truncate(count);
+                players.iter_mut().zip(&mut front).for_each(|(player, event)| player.batch.push(event));
+            }
+            count -= players.len() * rounds.max(1);
+            self.turn = players.last().map_or(0, |player| player.at + 1) % self.order.len();
+            players.iter_mut().for_each(|player| player.room -= rounds.max(1));
+            players.retain(|player| player.room > 0);
+        }
+        drop(front);
+        *events = list.into();
+        for (slot, batch) in self.order.iter().zip(batches) {
+            if !batch.is_empty() {
+                self.subscribers.spend(*slot, batch.len());
+                deliveries.give_events(self.subscribers.id_at(*slot), batch, attempt);
+            }
+        }
+    }
+
+    /// Gives one event to each in turn that wants it.
+    fn deal_each(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        self.turn = self.subscribers.deal(&self.order, events, attempt, deliveries, self.turn, true);
+        for slot in self.subscribers.forget_failed(&self.order, deliveries) {
+            self.forget(slot);
+        }
+    }
+
+    /// Takes somebody out of the order. Its turn goes to the next.
+    fn forget(&mut self, slot: usize) {
+        if let Some(at) = self.order.iter().position(|other| *other == slot) {
+            self.order.remove(at);
+            self.turn -= usize::from(at < self.turn);
+            if self.turn == self.order.len() {
+                self.turn = 0;
+            }
+        }
+    }
+}
+
+/// Who is given events in turn.
+struct Player<'a, T> {
+    /// Its place in the order.
+    at: usize,
+    /// How many more it can be given.
+    room: usize,
+    batch: &'a mut Vec<T>,
 }
 
 impl<T> Default for RoundRobinDispatcher<T> {
@@ -68,30 +140,27 @@ impl<T> Default for RoundRobinDispatcher<T> {
 
 impl<T> Dispatcher<T> for RoundRobinDispatcher<T> {
     fn subscribe(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused> {
-        self.subscribers.admit(id, interest)?;
         // The newcomer stands in front of the subscriber whose turn it is, which makes it the last in turn.
-        let list = self.subscribers.reorder();
-        let newcomer = list.len() - 1;
-        if self.turn > 0 {
-            list[self.turn..].rotate_right(1);
+        let slot = self.subscribers.admit(id, interest)?;
+        if self.turn == 0 {
+            self.order.push(slot);
+        } else {
+            self.order.insert(self.turn, slot);
             self.turn += 1;
         }
-        debug_assert!(self.turn <= newcomer);
+        debug_assert!(self.turn < self.order.len());
         Ok(())
     }
 
     fn ask(&mut self, id: SubscriptionId, demand: Demand, _: &mut Deliveries<T>) {
-        if let Some(at) = self.subscribers.position(id) {
-            self.subscribers.add(at, demand);
+        if let Some(slot) = self.subscribers.slot(id) {
+            self.subscribers.add(slot, demand);
         }
     }
 
     fn cancel(&mut self, id: SubscriptionId, _: &mut Deliveries<T>) {
-        if let Some(at) = self.subscribers.remove(id) {
-            self.turn -= usize::from(at < self.turn);
-            if self.turn == self.subscribers.list().len() {
-                self.turn = 0;
-            }
+        if let Some(slot) = self.subscribers.remove(id) {
+            self.forget(slot);
         }
     }
 
@@ -100,7 +169,11 @@ impl<T> Dispatcher<T> for RoundRobinDispatcher<T> {
     }
 
     fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
-        self.turn = self.subscribers.deal(events, attempt, deliveries, self.turn, true);
+        if self.subscribers.has_selectors() {
+            self.deal_each(events, attempt, deliveries);
+        } else {
+            self.deal_all(events, attempt, deliveries);
+        }
     }
 
     fn give_back(&mut self, _: Lane, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {

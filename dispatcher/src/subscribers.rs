@@ -1,27 +1,21 @@
 //! [`Subscribers`]: what the dispatchers share that give each event to *one* subscriber.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{Attempt, Deliveries, Demand, Interest, Refused, Selector, SubscriptionId};
 
-/// One subscriber and its demand.
-pub(crate) struct Subscriber<T> {
-    pub(crate) id: SubscriptionId,
-    pub(crate) demand: Demand,
-    selector: Option<Selector<T>>,
-    /// Got something from the last [`Subscribers::deal`].
-    pub(crate) served: bool,
-    /// Its selector panicked: it is to be forgotten.
-    failed: Option<String>,
-}
-
-/// Subscribers in an order that the dispatcher chooses.
+/// Subscribers, each in a slot of its own. In which order they are served is the dispatcher's business.
 #[derive(Debug)]
 pub(crate) struct Subscribers<T> {
-    list: Vec<Subscriber<T>>,
+    /// Those of subscribers that have left among them.
+    slots: Vec<Subscriber<T>>,
+    /// The slots of those that are there.
+    taken: BTreeMap<SubscriptionId, usize>,
+    /// The others.
+    free: Vec<usize>,
     /// The sum of their demands, which may be more than a [`Demand`] can say.
     total: u128,
     /// How many of them have a selector.
@@ -31,8 +25,20 @@ pub(crate) struct Subscribers<T> {
     blocked: bool,
 }
 
+/// One subscriber and its demand.
+struct Subscriber<T> {
+    id: SubscriptionId,
+    demand: Demand,
+    selector: Option<Selector<T>>,
+    /// Got something from the last [`Subscribers::deal`].
+    served: bool,
+    /// Its selector panicked: it is to be forgotten.
+    failed: Option<String>,
+}
+
 /// Who is to get an event.
 enum Choice {
+    /// The one at this place of the order.
     Give(usize),
     /// Everybody refused it.
     Nobody,
@@ -42,71 +48,89 @@ enum Choice {
 
 impl<T> Subscribers<T> {
     pub(crate) const fn new() -> Self {
-        Self { list: Vec::new(), total: 0, selective: 0, blocked: false }
+        Self { slots: Vec::new(), taken: BTreeMap::new(), free: Vec::new(), total: 0, selective: 0, blocked: false }
     }
 
-    /// Puts a newcomer without demand at the end.
-    pub(crate) fn admit(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<(), Refused> {
+    /// Takes a newcomer in, without demand. Returns its slot.
+    pub(crate) fn admit(&mut self, id: SubscriptionId, interest: Interest<T>) -> Result<usize, Refused> {
         if let Some(got) = interest.partition {
             return Err(Refused::NotPartitioned { got });
         }
-        if self.position(id).is_some() {
+        if self.taken.contains_key(&id) {
             return Err(Refused::AlreadySubscribed);
         }
         self.blocked = false;
         self.selective += usize::from(interest.selector.is_some());
-        let selector = interest.selector;
-        self.list.push(Subscriber { id, demand: Demand::ZERO, selector, served: false, failed: None });
-        Ok(())
+        let newcomer =
+            Subscriber { id, demand: Demand::ZERO, selector: interest.selector, served: false, failed: None };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = newcomer;
+                slot
+            }
+            None => {
+                self.slots.push(newcomer);
+                self.slots.len() - 1
+            }
+        };
+        self.taken.insert(id, slot);
+        Ok(slot)
     }
 
-    /// Adds to the demand of the subscriber at `at`.
-    pub(crate) fn add(&mut self, at: usize, demand: Demand) {
-        let current = &mut self.list[at].demand;
+    /// Adds to a demand. Returns what it is now.
+    pub(crate) fn add(&mut self, slot: usize, demand: Demand) -> Demand {
+        let current = &mut self.slots[slot].demand;
         let before = current.count();
         current.add(demand);
         self.total += u128::from(current.count() - before);
         self.blocked = false;
+        *current
     }
 
-    /// Takes `count` from the demand of the subscriber at `at`.
-    pub(crate) fn spend(&mut self, at: usize, count: usize) {
-        let spent = self.list[at].demand.take(Demand::from(count));
+    /// Takes `count` from a demand. Returns what it is now.
+    pub(crate) fn spend(&mut self, slot: usize, count: usize) -> Demand {
+        let current = &mut self.slots[slot].demand;
+        let spent = current.take(Demand::from(count));
         debug_assert_eq!(spent.as_len(), count);
         self.total -= u128::from(spent.count());
+        *current
     }
 
-    /// Forgets a subscriber. Returns the place where it stood.
+    /// Forgets a subscriber. Returns the slot that it had.
     pub(crate) fn remove(&mut self, id: SubscriptionId) -> Option<usize> {
-        let at = self.position(id)?;
-        self.remove_at(at);
-        Some(at)
+        let slot = self.taken.remove(&id)?;
+        let gone = &mut self.slots[slot];
+        self.total -= u128::from(gone.demand.count());
+        self.selective -= usize::from(gone.selector.take().is_some());
+        self.blocked = false;
+        self.free.push(slot);
+        Some(slot)
     }
 
-    /// Gives each event to the first subscriber, from the one at `first` on and around, that has demand and accepts
-    /// it; `in_turn` moves `first` on behind whoever got one. What everybody refuses is discarded. Each subscriber
-    /// gets one batch. Returns `first`.
+    /// Gives each event to the first in `order`, from the one at `first` on and around, that has demand and accepts it;
+    /// `in_turn` moves `first` on behind whoever got one. What everybody refuses is discarded. Each subscriber gets one
+    /// batch. Returns `first`.
+    ///
+    /// Those whose selectors panicked get nothing more, and are to be [forgotten](Self::forget_failed).
     pub(crate) fn deal(
         &mut self,
+        order: &[usize],
         events: &mut VecDeque<T>,
         attempt: Attempt,
         deliveries: &mut Deliveries<T>,
         mut first: usize,
         in_turn: bool,
     ) -> usize {
-        let share = if in_turn { events.len() / self.list.len().max(1) + 1 } else { 0 };
-        let size = |subscriber: &Subscriber<T>| share.min(subscriber.demand.as_len());
-        let mut batches: Vec<Vec<T>> =
-            self.list.iter().map(|subscriber| Vec::with_capacity(size(subscriber))).collect();
+        let mut batches: Vec<_> = order.iter().map(|_| Vec::new()).collect();
         while self.can_give()
             && let Some(event) = events.pop_front()
         {
-            match self.choose(first, &event) {
+            match self.choose(order, first, &event) {
                 Choice::Give(at) => {
                     batches[at].push(event);
-                    self.spend(at, 1);
+                    self.spend(order[at], 1);
                     if in_turn {
-                        first = if at + 1 == self.list.len() { 0 } else { at + 1 };
+                        first = if at + 1 == order.len() { 0 } else { at + 1 };
                     }
                 }
                 Choice::Nobody => deliveries.discard(1),
@@ -116,13 +140,34 @@ impl<T> Subscribers<T> {
                 }
             }
         }
-        for (subscriber, batch) in self.list.iter_mut().zip(batches) {
+        for (slot, batch) in order.iter().zip(batches) {
+            let subscriber = &mut self.slots[*slot];
             subscriber.served = !batch.is_empty();
             if subscriber.served {
                 deliveries.give_events(subscriber.id, batch, attempt);
             }
         }
-        self.forget_failed(first, deliveries)
+        first
+    }
+
+    /// Forgets those in `order` whose selectors panicked, and says why. Returns their slots.
+    pub(crate) fn forget_failed(&mut self, order: &[usize], deliveries: &mut Deliveries<T>) -> Vec<usize> {
+        let mut failed = Vec::new();
+        if !self.has_selectors() {
+            return failed;
+        }
+        let blocked = self.blocked;
+        for slot in order {
+            let subscriber = &mut self.slots[*slot];
+            if let Some(why) = subscriber.failed.take() {
+                let id = subscriber.id;
+                deliveries.fail(id, why);
+                failed.extend(self.remove(id));
+            }
+        }
+        // What it left behind is still in front.
+        self.blocked = blocked && !self.taken.is_empty();
+        failed
     }
 
     /// Lets `give` act in front of an event that blocks: what it gives is older.
@@ -135,17 +180,21 @@ impl<T> Subscribers<T> {
         self.blocked |= blocked;
     }
 
-    pub(crate) fn position(&self, id: SubscriptionId) -> Option<usize> {
-        self.list.iter().position(|subscriber| subscriber.id == id)
+    pub(crate) fn slot(&self, id: SubscriptionId) -> Option<usize> {
+        self.taken.get(&id).copied()
     }
 
-    pub(crate) fn list(&self) -> &[Subscriber<T>] {
-        &self.list
+    pub(crate) fn id_at(&self, slot: usize) -> SubscriptionId {
+        self.slots[slot].id
     }
 
-    /// The list, to be put in another order.
-    pub(crate) fn reorder(&mut self) -> &mut Vec<Subscriber<T>> {
-        &mut self.list
+    pub(crate) fn demand_at(&self, slot: usize) -> Demand {
+        self.slots[slot].demand
+    }
+
+    /// Whether it got something from the last [`deal`](Self::deal).
+    pub(crate) fn was_served(&self, slot: usize) -> bool {
+        self.slots[slot].served
     }
 
     /// What could be given out now.
@@ -161,11 +210,11 @@ impl<T> Subscribers<T> {
         self.selective > 0
     }
 
-    fn choose(&mut self, first: usize, event: &T) -> Choice {
+    fn choose(&mut self, order: &[usize], first: usize, event: &T) -> Choice {
         let mut none = Choice::Wait;
         let mut somebody_waits = false;
-        for at in (first..self.list.len()).chain(0..first) {
-            let subscriber = &mut self.list[at];
+        for at in (first..order.len()).chain(0..first) {
+            let subscriber = &mut self.slots[order[at]];
             if subscriber.failed.is_some() || (somebody_waits && subscriber.demand.is_zero()) {
                 continue;
             }
@@ -176,38 +225,11 @@ impl<T> Subscribers<T> {
                 Err(why) => {
                     subscriber.failed = Some(why);
                     let demand = subscriber.demand.as_len();
-                    self.spend(at, demand);
+                    self.spend(order[at], demand);
                 }
             }
         }
         if somebody_waits { Choice::Wait } else { none }
-    }
-
-    fn forget_failed(&mut self, mut first: usize, deliveries: &mut Deliveries<T>) -> usize {
-        if !self.has_selectors() {
-            return first;
-        }
-        let blocked = self.blocked;
-        let mut at = 0;
-        while at < self.list.len() {
-            if let Some(why) = self.list[at].failed.take() {
-                deliveries.fail(self.remove_at(at), why);
-                first -= usize::from(at < first);
-            } else {
-                at += 1;
-            }
-        }
-        // What it left behind is still in front.
-        self.blocked = blocked && !self.list.is_empty();
-        if first < self.list.len() { first } else { 0 }
-    }
-
-    fn remove_at(&mut self, at: usize) -> SubscriptionId {
-        let gone = self.list.remove(at);
-        self.total -= u128::from(gone.demand.count());
-        self.selective -= usize::from(gone.selector.is_some());
-        self.blocked = false;
-        gone.id
     }
 }
 

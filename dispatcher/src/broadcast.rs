@@ -174,6 +174,42 @@ impl<T: Clone + Send + Sync + 'static> Dispatcher<T> for BroadcastDispatcher<T> 
     }
 
     fn dispatch(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        if self.subscribers.iter().any(|subscriber| subscriber.selector.is_some()) {
+            self.dispatch_selected(events, attempt, deliveries);
+        } else {
+            self.dispatch_whole(events, attempt, deliveries);
+        }
+    }
+
+    /// Discards them: who was given them was one of many, and nobody else lacks them.
+    fn give_back(&mut self, _: Lane, events: &mut VecDeque<T>, _: Attempt, deliveries: &mut Deliveries<T>) {
+        deliveries.discard(events.len());
+        events.clear();
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> BroadcastDispatcher<T> {
+    /// The same batch to each.
+    fn dispatch_whole(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
+        let count = self.slowest().as_len().min(events.len());
+        if count == 0 {
+            return;
+        }
+        let batch = take_front(events, count);
+        self.subscribers.iter_mut().for_each(|subscriber| _ = subscriber.demand.take(Demand::from(count)));
+        let Some((last, others)) = self.subscribers.split_last() else { return };
+        if others.is_empty() {
+            return deliveries.give_events(last.id, batch, attempt);
+        }
+        let batch = Events::share(batch);
+        for other in others {
+            deliveries.give_events(other.id, batch.another().expect("it was shared just now"), attempt);
+        }
+        deliveries.give_events(last.id, batch, attempt);
+    }
+
+    /// To each what its selector accepts.
+    fn dispatch_selected(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
         let (count, shares) = loop {
             match self.plan(events) {
                 Ok(plan) => break plan,
@@ -201,12 +237,6 @@ impl<T: Clone + Send + Sync + 'static> Dispatcher<T> for BroadcastDispatcher<T> 
             subscriber.demand.take(Demand::from(taken.len()));
             deliveries.give_events(subscriber.id, taken, attempt);
         }
-    }
-
-    /// Discards them: who was given them was one of many, and nobody else lacks them.
-    fn give_back(&mut self, _: Lane, events: &mut VecDeque<T>, _: Attempt, deliveries: &mut Deliveries<T>) {
-        deliveries.discard(events.len());
-        events.clear();
     }
 }
 

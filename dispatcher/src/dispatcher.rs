@@ -335,3 +335,19 @@ pub(crate) fn take_front<T>(events: &mut VecDeque<T>, count: usize) -> Vec<T> {
 
 /// The capacity, in events, that is handed over however few of them there are: the least that a growing vector has.
 const SMALL_BATCH: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_few_events_do_not_take_the_memory_of_a_large_batch() {
+        let mut events: VecDeque<u32> = (0..1_000).collect();
+        assert_eq!(take_front(&mut events, 600), (0..600).collect::<Vec<_>>());
+        let last = take_front(&mut events, 400);
+        assert_eq!(last, (600..1_000).collect::<Vec<_>>());
+        assert!(last.capacity() < 1_000 && events.capacity() >= 1_000 && events.is_empty());
+        events.extend(0..800);
+        assert!(take_front(&mut events, 800).capacity() >= 1_000, "it fills it");
+    }
+}

@@ -182,3 +182,42 @@ impl<T> Dispatcher<T> for RoundRobinDispatcher<T> {
         self.subscribers.behind(blocked);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{Decision, Selector};
+
+    #[test]
+    fn selectors_that_accept_everything_change_nothing() {
+        let run = |interest: Interest<u32>, seed: u64| {
+            let mut dispatcher = RoundRobinDispatcher::new();
+            let mut deliveries = Deliveries::new();
+            let ids = [(); 5].map(|()| SubscriptionId::new());
+            let mut numbers = seed;
+            let mut random = |below: u64| {
+                numbers = numbers.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                (numbers >> 33) % below
+            };
+            ids.iter().for_each(|id| dispatcher.subscribe(*id, interest.clone()).expect("a new one"));
+            let mut all = Vec::new();
+            for round in 0..20 {
+                (0..3).for_each(|_| dispatcher.ask(ids[random(5) as usize], Demand::new(random(9)), &mut deliveries));
+                let mut events = (round * 20..round * 20 + random(20) as u32).collect();
+                dispatcher.dispatch(&mut events, Attempt::FIRST, &mut deliveries);
+                let given = std::iter::from_fn(|| deliveries.pop()).map(|decision| match decision {
+                    Decision::Deliver(given) => (ids.iter().position(|id| *id == given.to), given.events.into_vec()),
+                    other => panic!("{other:?}"),
+                });
+                all.push((given.collect::<Vec<_>>(), events, dispatcher.turn));
+            }
+            all
+        };
+        for seed in 0..200 {
+            let everything: Selector<u32> = Arc::new(|_| true);
+            assert_eq!(run(Interest::ALL, seed), run(Interest { selector: Some(everything), partition: None }, seed));
+        }
+    }
+}

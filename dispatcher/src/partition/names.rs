@@ -12,7 +12,7 @@ pub struct Partitions {
 }
 
 impl Partitions {
-    /// The most partitions there may be. Each costs about 200 bytes, and a glance at every dispatch.
+    /// The most partitions there may be. Each costs about 300 bytes, and a glance at every dispatch.
     pub const MAX: usize = 65_536;
 
     /// `count` partitions named `0..count`.

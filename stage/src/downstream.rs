@@ -80,8 +80,8 @@ impl<T> Downstream<T> {
         cancel: Cancel,
         interest: Interest<T>,
     ) -> Result<(), Refused> {
-        let again = self.subscribers.values().any(|subscribed| subscribed.consumer == consumer);
-        if again && self.dispatcher.takes_a_consumer_once() {
+        let is_there = || self.subscribers.values().any(|subscribed| subscribed.consumer == consumer);
+        if self.dispatcher.takes_a_consumer_once() && is_there() {
             return Err(Refused::AlreadySubscribed);
         }
         self.dispatcher.subscribe(id, interest)?;

@@ -55,6 +55,8 @@ pub(crate) struct Driver<C: Callbacks> {
     lost_subscriber: Option<Failure>,
 
     state: State,
+    /// What was taken from the mailbox and is not handled yet.
+    received: VecDeque<Message<C::In, C::Out>>,
     /// There may be more to ask of the callback: nobody wanted what it emitted, several asks were kept, or it wants to be
     /// asked again. It is asked after whatever else has arrived.
     demand_left: bool,
@@ -140,6 +142,7 @@ impl<C: Callbacks> Driver<C> {
             due: VecDeque::new(),
             lost_subscriber: None,
             state: State::Running,
+            received: VecDeque::new(),
             demand_left: false,
             completing: false,
             draining: false,
@@ -159,21 +162,19 @@ impl<C: Callbacks> Driver<C> {
     }
 
     async fn serve(&mut self) -> Exit {
-        let mut received = VecDeque::new();
         loop {
-            self.receive(&mut received).await;
-            if let ControlFlow::Break(exit) = self.work(&mut received).await {
-                self.give_up(received, &exit);
+            self.receive().await;
+            if let ControlFlow::Break(exit) = self.work().await {
                 return exit;
             }
         }
     }
 
     /// Waits until there is something to do.
-    async fn receive(&mut self, received: &mut VecDeque<Message<C::In, C::Out>>) {
+    async fn receive(&mut self) {
         let letters = self.infos_queued + self.marked.len();
         let (driver, mut waiting) = (&mut *self, None);
-        let waited = poll_fn(move |cx| match driver.ending.mailbox.poll_take(cx, received, letters) {
+        let waited = poll_fn(move |cx| match driver.ending.mailbox.poll_take(cx, &mut driver.received, letters) {
             Poll::Pending if !driver.demand_left => {
                 // Whoever has it polled a second time has woken it: the callbacks, if not the mailbox.
                 if C::POLLED && waiting.is_some() {
@@ -187,20 +188,21 @@ impl<C: Callbacks> Driver<C> {
             }
             _ => Poll::Ready(waiting.take()),
         });
-        match waited.await {
-            Some(waiting) => self.ending.counters.waited(waiting),
-            // A stage whose mailbox is never empty makes way for others all the same.
-            None => tokio::task::consume_budget().await,
+        if let Some(waiting) = waited.await {
+            self.ending.counters.waited(waiting);
         }
     }
 
     /// Handles what was received, and then asks the callback for what is still wanted.
-    async fn work(&mut self, received: &mut VecDeque<Message<C::In, C::Out>>) -> Flow {
+    async fn work(&mut self) -> Flow {
         loop {
+            // However much there is to do, others have their turn: otherwise a producer would answer all its consumers,
+            // and fill the memory, before the first of them runs.
+            tokio::task::consume_budget().await;
             if let Some(exit) = self.ending.mailbox.stopping() {
                 return ControlFlow::Break(exit);
             }
-            match received.pop_front() {
+            match self.received.pop_front() {
                 Some(Message::Deliver(id, events, attempt)) if C::ROLE == Role::Consumer => {
                     self.handle_events(id, events, attempt).await?;
                 }
@@ -396,6 +398,8 @@ impl<C: Callbacks> Driver<C> {
         if std::mem::replace(&mut self.state, State::Over) == State::Over {
             return;
         }
+        let received = std::mem::take(&mut self.received);
+        self.give_up(received, &exit);
         let unread = self.ending.mailbox.close();
         self.give_up(unread, &exit);
         self.leave_producers(&exit);

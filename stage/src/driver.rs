@@ -42,7 +42,7 @@ pub(crate) struct Driver<C: Callbacks> {
 
     downstream: Downstream<C::Out>,
     keep: Keep,
-    subscribers: BTreeMap<SubscriptionId, Arc<dyn Subscriber<C::Out>>>,
+    subscribers: BTreeMap<SubscriptionId, Consumer<C::Out>>,
     /// What was sent to subscribers that had ended, until their cancels arrive.
     refused: BTreeMap<SubscriptionId, Unfinished<C::Out>>,
     out: Vec<C::Out>,
@@ -76,6 +76,17 @@ struct Producer<I> {
     /// There once the subscription is made.
     publisher: Option<Arc<dyn Publisher<I>>>,
     keep: Option<fn(Events<I>) -> Events<I>>,
+    /// How many of its events were handled, if it is told.
+    handled: Demand,
+}
+
+/// A consumer that is subscribed to this stage.
+struct Consumer<O> {
+    subscriber: Arc<dyn Subscriber<O>>,
+    /// How many events it was given.
+    given: Demand,
+    /// How many of them it has handled, if it hands back what it does not finish.
+    handled: Option<Demand>,
 }
 
 /// Something that keeps its place in a producer-consumer's in-queue.
@@ -237,11 +248,17 @@ impl<C: Callbacks> Driver<C> {
         match message {
             Message::Deliver(..) | Message::Ask(..) => unreachable!("they are handled where they are received"),
             Message::Subscribe(subscription) => self.on_subscribe(*subscription).await,
+            Message::Handled(id, up_to) => {
+                if let Some(Consumer { handled, .. }) = self.subscribers.get_mut(&id) {
+                    *handled = (*handled).max(Some(up_to));
+                }
+                ControlFlow::Continue(())
+            }
             Message::Leave(id, reason, unfinished) => self.leave(id, reason, unfinished).await,
             Message::Opening(opening) => {
                 let Opening { id, to, window, cancel, keep } = *opening;
                 self.upstream.subscribe(id, window, cancel);
-                self.producers.insert(id, Producer { name: to, publisher: None, keep });
+                self.producers.insert(id, Producer { name: to, publisher: None, keep, handled: Demand::ZERO });
                 ControlFlow::Continue(())
             }
             Message::Opened(id, Ok(publisher)) => self.on_opened(id, publisher).await,
@@ -349,8 +366,10 @@ impl<C: Callbacks> Driver<C> {
             }
         }
         if self.state == State::Exhausted {
-            let nothing_waits = self.downstream.waiting() == 0 && self.refused.is_empty();
-            let delivered = self.downstream.is_delivered() && self.refused.is_empty();
+            // What may be handed back may have to be given again.
+            let may_come_back = self.subscribers.values().any(|one| one.handled.is_some_and(|handled| handled < one.given));
+            let nothing_waits = self.downstream.waiting() == 0 && self.refused.is_empty() && !may_come_back;
+            let delivered = self.downstream.is_delivered() && nothing_waits;
             if delivered || (self.draining && nothing_waits) {
                 return ControlFlow::Break(Exit::Normal);
             }
@@ -403,7 +422,7 @@ impl<C: Callbacks> Driver<C> {
         let unread = self.ending.mailbox.close();
         self.give_up(unread, &exit);
         self.leave_producers(&exit);
-        for (id, subscriber) in std::mem::take(&mut self.subscribers) {
+        for (id, Consumer { subscriber, .. }) in std::mem::take(&mut self.subscribers) {
             subscriber.ended(id, EndCause::Down(exit.clone()));
         }
         let counters = &self.ending.counters;

@@ -17,6 +17,8 @@ pub(crate) enum Message<I, O> {
     Subscribe(Box<Subscription<O>>),
     /// A subscriber allows `up_to` events in all.
     Ask(SubscriptionId, Demand),
+    /// A subscriber that would hand events back has handled `up_to` in all.
+    Handled(SubscriptionId, Demand),
     /// A subscriber leaves, with what it did not finish.
     Leave(SubscriptionId, Exit, Vec<(Events<O>, Attempt)>),
     /// This stage is being subscribed to a producer.
@@ -164,6 +166,10 @@ impl<I: Send, O: Send> Inbox<O> for Mailbox<I, O> {
 impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
     fn ask(&self, id: SubscriptionId, up_to: Demand) {
         let _ = self.push(Message::Ask(id, up_to));
+    }
+
+    fn handled(&self, id: SubscriptionId, up_to: Demand) {
+        let _ = self.push(Message::Handled(id, up_to));
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {

@@ -9,6 +9,7 @@
 //!      │  Source::open(Subscription { id, .. }) ───►  │   subscribe; the consumer may ask at once
 //!      │  Publisher::ask(id, up_to) ───────────────►  │   cumulative: `up_to` events in all since the subscription
 //!      │  ◄─────────── Subscriber::deliver(id, batch) │   never more than `up_to` events in all
+//!      │  Publisher::handled(id, up_to) ───────────►  │   cumulative too; only if it would hand events back
 //!      │  Publisher::cancel(id, reason) ───────────►  │   answered with `ended`
 //!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and nothing follows it
 //! ```
@@ -31,6 +32,14 @@ pub trait Publisher<T>: Send + Sync {
     /// The subscriber allows `up_to` events in all, counted from the start of the subscription. Values that are not
     /// larger than an earlier one, and unknown subscriptions, are ignored.
     fn ask(&self, id: SubscriptionId, up_to: Demand);
+
+    /// The subscriber has handled `up_to` of the events that it was given, counted like the asks. A subscriber that wants to
+    /// hand back what it does not [finish](Self::leave) says so after each piece, and before its first ask that it has
+    /// handled none: the publisher then does not end before everything is handled. A publisher that cannot take events
+    /// back ignores it.
+    fn handled(&self, id: SubscriptionId, up_to: Demand) {
+        let _ = (id, up_to);
+    }
 
     /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told
     /// [`ended`](Subscriber::ended) after them.

@@ -34,6 +34,9 @@ impl<C: Callbacks> Driver<C> {
             publisher.cancel(id, Exit::Normal);
             return ControlFlow::Continue(());
         };
+        if producer.keep.is_some() {
+            publisher.handled(id, Demand::ZERO);
+        }
         producer.publisher = Some(publisher);
         tracing::debug!(producer = producer.name, %id, "subscribed");
         let mode: Mode = callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
@@ -47,6 +50,14 @@ impl<C: Callbacks> Driver<C> {
     pub(super) fn ask(&self, id: SubscriptionId, up_to: Demand) {
         if let Some(Producer { publisher: Some(publisher), .. }) = self.producers.get(&id) {
             publisher.ask(id, up_to);
+        }
+    }
+
+    /// Tells a producer that takes events back that it need not.
+    fn acknowledge(&mut self, id: SubscriptionId, count: usize) {
+        if let Some(Producer { publisher: Some(publisher), handled, .. }) = self.producers.get_mut(&id) {
+            handled.add(Demand::from(count));
+            publisher.handled(id, *handled);
         }
     }
 
@@ -122,6 +133,7 @@ impl<C: Callbacks> Driver<C> {
             callback!(self, |callbacks, cx| callbacks.handle_events(batch, &mut cx).instrument(span));
             if let Some(in_hand) = &mut self.in_hand {
                 in_hand.finish();
+                self.acknowledge(id, count);
             }
             self.after_callback()?;
             if self.state != State::Running {

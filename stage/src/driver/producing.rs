@@ -9,7 +9,7 @@ impl<C: Callbacks> Driver<C> {
         match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
             Ok(()) if self.state != State::Over => {
                 tracing::debug!(%id, "subscribed to");
-                self.subscribers.insert(id, subscriber);
+                self.subscribers.insert(id, Consumer { subscriber, given: Demand::ZERO, handled: None });
                 if self.state == State::Running {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
                     callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
@@ -41,7 +41,7 @@ impl<C: Callbacks> Driver<C> {
             self.lost_subscriber = Some(failure.clone());
         }
         let cause = EndCause::Cancelled(reason);
-        if let Some(subscriber) = self.subscribers.remove(&edge.id) {
+        if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(&edge.id) {
             subscriber.ended(edge.id, cause.clone());
         }
         if self.state == State::Running {
@@ -122,17 +122,20 @@ impl<C: Callbacks> Driver<C> {
         while let Some(decision) = self.downstream.next_decision() {
             match decision {
                 Decision::Deliver(delivery) => {
-                    let Some(subscriber) = self.subscribers.get(&delivery.to) else { continue };
-                    let count = delivery.events.len() as u64;
-                    match subscriber.try_deliver(delivery.to, delivery.events, delivery.attempt) {
-                        Ok(()) => self.ending.counters.events_out.add(count),
+                    let Some(consumer) = self.subscribers.get_mut(&delivery.to) else { continue };
+                    let count = delivery.events.len();
+                    match consumer.subscriber.try_deliver(delivery.to, delivery.events, delivery.attempt) {
+                        Ok(()) => {
+                            consumer.given.add(Demand::from(count));
+                            self.ending.counters.events_out.add(count as u64);
+                        }
                         Err(events) => self.refused.entry(delivery.to).or_default().push((events, delivery.attempt)),
                     }
                 }
                 Decision::Fail(id, why) => {
                     let failure = Failure::new(&*self.ending.stage, FailureKind::Selector, why);
                     tracing::warn!(%id, %failure, "subscription failed");
-                    if let Some(subscriber) = self.subscribers.remove(&id) {
+                    if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(&id) {
                         subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
                     }
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aqueduct_stage::testing::ProbeSource;
 use aqueduct_stage::{Attempt, Graph};
 
-use crate::support::{Gate, Log, Note, emit, idle, settled, sink, sink_with};
+use crate::support::{Gate, Log, Note, count, emit, idle, settled, sink, sink_with};
 
 const PANICKED: &str = r#"stage "sick" panicked: poisoned"#;
 
@@ -141,4 +141,30 @@ async fn without_it_what_a_failing_consumer_had_in_hand_is_lost() {
     settled().await;
     assert_eq!(logs[1].events(), [3, 4]);
     assert!(matches!(running.stop(Duration::from_secs(1)).await, Err(error) if error.to_string() == PANICKED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_consumer_fails_on_after_the_source_was_exhausted_is_redelivered_too() {
+    let (graph, logs, gates) = (Graph::new("test"), [Log::new(), Log::new()], [Gate::closed(), Gate::closed()]);
+    // Everything is with one of them, and the producer has nothing more to emit.
+    let numbers = graph.producer("numbers", count(8, &Log::new())).wait_for_subscribers(2);
+    let make = sink_with(&logs[0], |sink| {
+        sink.poison = Some(3);
+        sink.gate = Some(gates[0].clone());
+    });
+    graph.consumer("sick", make).subscribe_acknowledged(&numbers, 97..100);
+    let make = sink_with(&logs[1], |sink| sink.gate = Some(gates[1].clone()));
+    graph.consumer("well", make).subscribe_acknowledged(&numbers, 0..50);
+    let running = graph.start();
+    let ended = |name: &str| running.snapshot().stage(name).is_some_and(|stage| stage.ended);
+    settled().await;
+    assert_eq!((logs[0].batches(), logs[1].batches()), (vec![vec![0, 1, 2]], vec![]));
+    gates[0].open(1);
+    settled().await;
+    assert!(ended("sick") && !ended("numbers"), "it may be told of a failure still");
+    gates[1].open(100);
+    settled().await;
+    let events = logs[1].all().into_iter().filter(|note| matches!(note, Note::Events(..)));
+    assert_eq!(events.collect::<Vec<_>>(), [Note::Events(vec![3, 4, 5], 2), Note::Events(vec![6, 7], 1)]);
+    assert!(ended("well") && ended("numbers"));
 }

@@ -1,4 +1,4 @@
-//! An iterator goes in and a stream comes out, with closures between; then the stream goes in, and a closure takes the events.
+//! An iterator goes in and a stream comes out, with closures between; then the stream goes in, and a closure reads it.
 //!
 //! ```text
 //!   1.. ──► [ numbers ] ──► [ squares ] ──► [ palindromes ] ──► events(0..1), read in `main`
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The iterator has no end, and is taken no further than somebody asks. The first reader leaves after five events, and
-//! nothing is left of it. The second is another graph, and goes on where the first left off: both ask for one event at a
-//! time, so nothing is on its way when they leave.
+//! nothing is left of it. The second is another graph, and goes on where the first left off: both ask for one event at
+//! a time, so nothing is on its way when they leave.
 //!
 //! `cargo run --release --example streams` prints
 //!

@@ -12,12 +12,14 @@ use std::time::Duration;
 
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{
-    Batch, BoxFuture, Consumer, Cx, Exit, Failure, FailureKind, Graph, GraphError, Producer, ProducerConsumer,
-    Publisher, Result, Running, Source, Spawner, SubscribeError, Subscription, TokioSpawner,
+    Batch, BoxFuture, Consumer, Cx, EventStreamError, Exit, Failure, FailureKind, Graph, GraphError, Producer,
+    ProducerConsumer, Publisher, Result, Running, Source, SourceExt, Spawner, SubscribeError, Subscription,
+    TokioSpawner,
 };
 use aqueduct_transport::{Authority, Identity, Limits, Node, NodeConfig, PublishError, Wire};
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio_stream::StreamExt;
 
 // What crosses, and how much of it.
 
@@ -366,6 +368,29 @@ async fn a_consumer_that_is_dropped_ends_its_subscription() {
         seen.until(1000).await;
         drop(consuming);
         assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Remote);
+        assert!(there.shutdown(GUARD).await && here.shutdown(GUARD).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_far_source_is_a_stream_that_leaves_nothing_behind() {
+    guarded(async {
+        let (here, there) = nodes().await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let source = here.source::<u64>("endless", there.local_addr());
+        let mut last = None;
+        for _ in 0..50 {
+            let mut events = source.events(5..10);
+            let first = events.next().await.unwrap().unwrap();
+            assert!(last.is_none_or(|last| first > last));
+            last = events.close().pop().or(Some(first));
+        }
+        let unknown = here.source::<u64>("nobody", there.local_addr());
+        let error = unknown.events(5..10).next().await.unwrap().unwrap_err();
+        assert!(matches!(error, EventStreamError::Subscribe(SubscribeError::Unknown { .. })), "{error}");
+        // It ends when its last subscriber has left: all of them did.
+        producing.join().await.unwrap();
         assert!(there.shutdown(GUARD).await && here.shutdown(GUARD).await);
     })
     .await;

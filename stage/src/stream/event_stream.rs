@@ -63,7 +63,8 @@ impl<S: Source> SourceExt for S {}
 ///
 /// Dropping it at any time cancels its subscriptions. Events that it has received and that were not read are dropped with
 /// it; they are not given to anybody else, and [`close`](Self::close) returns them. What the producer has not sent yet goes
-/// to the next reader.
+/// to the next reader. Only a stream that is dropped while it still subscribes to another node counts there as a subscriber
+/// that was lost.
 pub struct EventStream<T> {
     source: String,
     cancel: Cancel,

@@ -254,7 +254,7 @@ impl<C: Callbacks> Driver<C> {
                 }
                 ControlFlow::Continue(())
             }
-            Message::Leave(id, reason, unfinished) => self.leave(id, reason, unfinished).await,
+            Message::Leave(id, cause, unfinished) => self.leave(id, cause, unfinished).await,
             Message::Opening(opening) => {
                 let Opening { id, to, window, cancel, keep } = *opening;
                 self.upstream.subscribe(id, window, cancel);
@@ -421,7 +421,7 @@ impl<C: Callbacks> Driver<C> {
         self.give_up(received, &exit);
         let unread = self.ending.mailbox.close();
         self.give_up(unread, &exit);
-        self.leave_producers(&exit);
+        self.leave_producers(&EndCause::Down(exit.clone()));
         for (id, Consumer { subscriber, .. }) in std::mem::take(&mut self.subscribers) {
             subscriber.ended(id, EndCause::Down(exit.clone()));
         }
@@ -445,11 +445,11 @@ impl<C: Callbacks> Driver<C> {
     }
 
     /// Cancels every subscription to a producer, and hands back what was not finished where that was asked for.
-    fn leave_producers(&mut self, exit: &Exit) {
+    fn leave_producers(&mut self, cause: &EndCause) {
         for (id, producer) in std::mem::take(&mut self.producers) {
             let Some(publisher) = producer.publisher else { continue };
             if producer.keep.is_none() {
-                publisher.cancel(id, exit.clone());
+                publisher.leave(id, cause.clone(), Vec::new());
                 continue;
             }
             let mut unfinished = Vec::new();
@@ -465,7 +465,7 @@ impl<C: Callbacks> Driver<C> {
                 }
             }
             unfinished.retain(|(events, _)| !events.is_empty());
-            publisher.leave(id, exit.clone(), unfinished);
+            publisher.leave(id, cause.clone(), unfinished);
         }
         for arrival in std::mem::take(&mut self.arrivals) {
             if let Arrival::Events(_, events, _) = arrival {

@@ -20,7 +20,7 @@ pub(crate) enum Message<I, O> {
     /// A subscriber that would hand events back has handled `up_to` in all.
     Handled(SubscriptionId, Demand),
     /// A subscriber leaves, with what it did not finish.
-    Leave(SubscriptionId, Exit, Vec<(Events<O>, Attempt)>),
+    Leave(SubscriptionId, EndCause, Vec<(Events<O>, Attempt)>),
     /// This stage is being subscribed to a producer.
     Opening(Box<Opening<I>>),
     /// The subscription was made, or not.
@@ -173,12 +173,12 @@ impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
-        self.leave(id, reason, Vec::new());
+        self.leave(id, EndCause::Cancelled(reason), Vec::new());
     }
 
-    fn leave(&self, id: SubscriptionId, reason: Exit, unfinished: Vec<(Events<O>, Attempt)>) {
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<O>, Attempt)>) {
         // A stage that has ended has told its subscribers so.
-        let _ = self.push(Message::Leave(id, reason, unfinished));
+        let _ = self.push(Message::Leave(id, cause, unfinished));
     }
 }
 

@@ -45,11 +45,12 @@ pub trait Publisher<T>: Send + Sync {
     /// [`ended`](Subscriber::ended) after them.
     fn cancel(&self, id: SubscriptionId, reason: Exit);
 
-    /// As [`cancel`](Self::cancel), and hands back what the subscriber had been given and did not finish, oldest first,
-    /// each with the number of the attempt that is to follow. A publisher that cannot take events back drops them.
-    fn leave(&self, id: SubscriptionId, reason: Exit, unfinished: Vec<(Events<T>, Attempt)>) {
+    /// As [`cancel`](Self::cancel), by a subscriber that also says whether it has ended itself
+    /// ([`Down`](EndCause::Down)), and hands back what it had been given and did not finish, oldest first, each with the
+    /// number of the attempt that is to follow. A publisher that cannot take events back drops them.
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
         drop(unfinished);
-        self.cancel(id, reason);
+        self.cancel(id, cause.reason().clone());
     }
 }
 
@@ -148,12 +149,13 @@ pub trait Source: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Arc<dyn Publisher<Self::Item>>, SubscribeError>> + Send;
 }
 
-/// How an edge ended, as the consumer is told.
+/// How an edge ended, as the two stages are told.
 #[derive(Clone, Debug)]
 pub enum EndCause {
     /// One of the two ends asked for it.
     Cancelled(Exit),
-    /// The producer has ended. [`Exit::Normal`] means that it was exhausted and everything it emitted was delivered.
+    /// The stage at the other end has ended. Of a producer, [`Exit::Normal`] means that it was exhausted and everything it
+    /// emitted was delivered.
     Down(Exit),
 }
 
@@ -175,7 +177,7 @@ impl fmt::Display for EndCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cancelled(exit) => write!(f, "cancelled: {exit}"),
-            Self::Down(exit) => write!(f, "producer ended: {exit}"),
+            Self::Down(exit) => write!(f, "down: {exit}"),
         }
     }
 }

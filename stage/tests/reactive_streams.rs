@@ -140,7 +140,7 @@ async fn rs_1_02_fewer_than_were_asked_for_and_then_the_end<R: Route>() {
     let _running = graph.start();
     let near = Near::subscribe(&source).await;
     near.ask(100);
-    assert_eq!(near.ended().await, "producer ended: normal");
+    assert_eq!(near.ended().await, "down: normal");
     assert_eq!(near.events(), (0..7).collect::<Vec<_>>());
 }
 
@@ -210,7 +210,7 @@ async fn rs_1_04_a_failure_reaches_the_consumer<R: Route>() {
     numbers.stage_ref().cast(with(|_| panic!("boom"))).unwrap();
     // A producer-consumer sees it behind what it has not handled yet.
     near.ask(10);
-    assert_eq!(near.ended().await, r#"producer ended: stage "numbers" panicked: boom"#);
+    assert_eq!(near.ended().await, r#"down: stage "numbers" panicked: boom"#);
 }
 
 async fn rs_1_05_a_finite_producer_ends_after_its_last_event<R: Route>() {
@@ -226,7 +226,7 @@ async fn rs_1_05_a_finite_producer_ends_after_its_last_event<R: Route>() {
     near.ended().await;
     settled().await;
     assert_eq!(near.events(), (0..10).collect::<Vec<_>>());
-    assert_eq!(near.signals.all().last(), Some(&Signal::Ended("producer ended: normal".into())));
+    assert_eq!(near.signals.all().last(), Some(&Signal::Ended("down: normal".into())));
 }
 
 async fn rs_1_06_an_end_ends_the_edge_on_both_sides<R: Route>() {
@@ -237,7 +237,7 @@ async fn rs_1_06_an_end_ends_the_edge_on_both_sides<R: Route>() {
     let running = graph.start();
     let transient = SubscribeOptions::demand(5..10).cancel(Cancel::Transient);
     let id = running.subscribe(&consumer, &source, transient);
-    log.has(&Note::Cancelled(id, "producer ended: normal".into())).await;
+    log.has(&Note::Cancelled(id, "down: normal".into())).await;
     settled().await;
     assert_eq!(running.snapshot().stage("sink").unwrap().outstanding, Demand::ZERO);
     assert!(running.snapshot().stage("numbers").unwrap().ended);
@@ -509,7 +509,7 @@ async fn rs_2_09_the_end_may_come_before_any_demand<R: Route>() {
     let _running = graph.start();
     let near = Near::subscribe(&source).await;
     numbers.stage_ref().cast(with(|cx| cx.stop(Exit::Normal))).unwrap();
-    assert_eq!(near.ended().await, "producer ended: normal");
+    assert_eq!(near.ended().await, "down: normal");
     assert_eq!(near.signals.all().len(), 1);
 }
 
@@ -520,7 +520,7 @@ async fn rs_2_10_a_failure_may_come_before_any_demand<R: Route>() {
     let _running = graph.start();
     let near = Near::subscribe(&source).await;
     numbers.stage_ref().cast(with(|cx| cx.stop(oops()))).unwrap();
-    assert_eq!(near.ended().await, r#"producer ended: stage "test" failed: oops"#);
+    assert_eq!(near.ended().await, r#"down: stage "test" failed: oops"#);
     assert_eq!(near.signals.all().len(), 1);
 }
 
@@ -827,8 +827,8 @@ async fn rs_4_02_who_survives_a_failure_above_recovers<R: Route>() {
     followed.ask(10);
     settled().await;
     sick.stage_ref().cast(with(|cx| cx.stop(oops()))).unwrap();
-    assert_eq!(followed.ended().await, r#"producer ended: stage "test" failed: oops"#);
-    assert_eq!(log.cancelled().await, r#"producer ended: stage "test" failed: oops"#);
+    assert_eq!(followed.ended().await, r#"down: stage "test" failed: oops"#);
+    assert_eq!(log.cancelled().await, r#"down: stage "test" failed: oops"#);
     well.stage_ref().call(emit(0..3)).await.unwrap();
     assert_eq!(recovered.events_reach(3).await, [0, 1, 2]);
 }

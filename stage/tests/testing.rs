@@ -207,11 +207,11 @@ async fn what_is_not_as_expected_is_said() {
     source.complete();
     assert_eq!(
         complaint(sink.expect_events([3, 4])).await,
-        r#"sink of "probe source": expected [3, 4], got [3] and then the end: producer ended: normal"#
+        r#"sink of "probe source": expected [3, 4], got [3] and then the end: down: normal"#
     );
     assert_eq!(
         complaint(sink.expect_failure()).await,
-        r#"sink of "probe source": expected a failure, got producer ended: normal"#
+        r#"sink of "probe source": expected a failure, got down: normal"#
     );
     assert_eq!(
         complaint(async { source.send([4]) }).await,

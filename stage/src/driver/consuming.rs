@@ -69,7 +69,7 @@ impl<C: Callbacks> Driver<C> {
                 ControlFlow::Continue(())
             }
             Some(_) => self.on_ended(id, EndCause::Cancelled(reason)).await,
-            None => self.leave(id, reason, Vec::new()).await,
+            None => self.leave(id, EndCause::Cancelled(reason), Vec::new()).await,
         }
     }
 
@@ -195,7 +195,7 @@ impl<C: Callbacks> Driver<C> {
     /// Nothing more is emitted or handled.
     pub(super) fn exhaust(&mut self) {
         self.state = State::Exhausted;
-        self.leave_producers(&Exit::Normal);
+        self.leave_producers(&EndCause::Cancelled(Exit::Normal));
         self.infos_queued = 0;
     }
 }

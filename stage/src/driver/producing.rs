@@ -31,18 +31,17 @@ impl<C: Callbacks> Driver<C> {
         }
     }
 
-    pub(super) async fn leave(&mut self, id: SubscriptionId, reason: Exit, mut unfinished: Unfinished<C::Out>) -> Flow {
+    pub(super) async fn leave(&mut self, id: SubscriptionId, cause: EndCause, mut unfinished: Unfinished<C::Out>) -> Flow {
         unfinished.extend(self.refused.remove(&id).unwrap_or_default());
         let left = self.downstream.leave(id, unfinished);
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
         let Some(edge) = left else { return ControlFlow::Continue(()) };
-        tracing::debug!(id = %edge.id, %reason, "subscription cancelled");
-        if let Exit::Failed(failure) = &reason {
+        tracing::debug!(id = %edge.id, %cause, "subscription ended");
+        if let Exit::Failed(failure) = cause.reason() {
             self.lost_subscriber = Some(failure.clone());
         }
-        let cause = EndCause::Cancelled(reason);
         if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(&edge.id) {
-            subscriber.ended(edge.id, cause.clone());
+            subscriber.ended(edge.id, EndCause::Cancelled(cause.reason().clone()));
         }
         if self.state == State::Running {
             callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));

@@ -388,10 +388,11 @@ impl<T: Send> Publisher<T> for Heard<State<T>> {
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
-        self.leave(id, reason, Vec::new());
+        self.leave(id, EndCause::Cancelled(reason), Vec::new());
     }
 
-    fn leave(&self, id: SubscriptionId, reason: Exit, unfinished: Vec<(Events<T>, Attempt)>) {
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
+        let reason = cause.reason().clone();
         let subscriber = self.update(|state| {
             let played = state.edge(id)?;
             let subscriber = played.subscriber.take()?;

@@ -91,7 +91,7 @@ async fn genstage_071_a_subscription_that_is_not_wanted_ends_the_consumer() {
     let numbers = graph.producer("numbers", idle(&notes));
     graph.consumer("refuses", || Refuses).subscribe(&numbers, 5..10);
     let mut running = graph.start();
-    assert_eq!(notes.cancelled().await, r#"cancelled: stage "refuses" failed: not this one"#);
+    assert_eq!(notes.cancelled().await, r#"down: stage "refuses" failed: not this one"#);
     let error = running.join().await.unwrap_err();
     assert_eq!((error.failure.kind(), error.failure.message()), (FailureKind::Error, "not this one"));
     assert_eq!(notes.asked(), []);
@@ -121,17 +121,17 @@ async fn genstage_075_permanent_cancelled_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn genstage_076_temporary_lives_when_its_producer_is_killed() {
-    assert_eq!(killed(Cancel::Temporary).await, (format!("producer ended: {KILLED}"), None));
+    assert_eq!(killed(Cancel::Temporary).await, (format!("down: {KILLED}"), None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn genstage_077_transient_fails_when_its_producer_is_killed() {
-    assert_eq!(killed(Cancel::Transient).await, (format!("producer ended: {KILLED}"), Some(KILLED.to_owned())));
+    assert_eq!(killed(Cancel::Transient).await, (format!("down: {KILLED}"), Some(KILLED.to_owned())));
 }
 
 #[tokio::test(start_paused = true)]
 async fn genstage_078_permanent_fails_when_its_producer_is_killed() {
-    assert_eq!(killed(Cancel::Permanent).await, (format!("producer ended: {KILLED}"), Some(KILLED.to_owned())));
+    assert_eq!(killed(Cancel::Permanent).await, (format!("down: {KILLED}"), Some(KILLED.to_owned())));
 }
 
 /// An unknown message does not compile; a known one is handled.

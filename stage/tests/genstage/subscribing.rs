@@ -297,6 +297,19 @@ async fn a_consumer_cancels_its_subscription() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_producer_is_told_that_its_consumer_has_ended_and_how() {
+    for (exit, told) in [(oops(), r#"down: stage "test" failed: oops"#), (Exit::Normal, "down: normal")] {
+        let (graph, notes) = (Graph::new("test"), Log::new());
+        let numbers = graph.producer("numbers", idle(&notes));
+        let consumer = graph.consumer("sink", sink(&Log::new())).subscribe(&numbers, 0..10);
+        let _running = graph.start();
+        let id = notes.first_subscribed().await;
+        consumer.stage_ref().cast(with(move |cx| cx.stop(exit))).unwrap();
+        notes.has(&Note::Cancelled(id, told.into())).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn both_ends_are_told_the_same_of_a_subscription() {
     struct Told(Log<(Peer, Window, Cancel)>);
     impl aqueduct_stage::Producer for Told {

@@ -367,7 +367,8 @@ impl<C: Callbacks> Driver<C> {
         }
         if self.state == State::Exhausted {
             // What may be handed back may have to be given again.
-            let may_come_back = self.subscribers.values().any(|one| one.handled.is_some_and(|handled| handled < one.given));
+            let may_come_back =
+                self.subscribers.values().any(|one| one.handled.is_some_and(|handled| handled < one.given));
             let nothing_waits = self.downstream.waiting() == 0 && self.refused.is_empty() && !may_come_back;
             let delivered = self.downstream.is_delivered() && nothing_waits;
             if delivered || (self.draining && nothing_waits) {

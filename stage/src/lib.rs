@@ -113,6 +113,7 @@ mod restart;
 mod running;
 mod spawner;
 mod stream;
+mod supervision;
 pub mod testing;
 mod upstream;
 
@@ -142,3 +143,4 @@ pub use restart::{Backoff, Intensity, Restart};
 pub use running::Running;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};
 pub use stream::{EventStream, EventStreamError, FromIter, FromStream, SourceExt};
+pub use supervision::Strategy;

@@ -31,7 +31,12 @@ impl<C: Callbacks> Driver<C> {
         }
     }
 
-    pub(super) async fn leave(&mut self, id: SubscriptionId, cause: EndCause, mut unfinished: Unfinished<C::Out>) -> Flow {
+    pub(super) async fn leave(
+        &mut self,
+        id: SubscriptionId,
+        cause: EndCause,
+        mut unfinished: Unfinished<C::Out>,
+    ) -> Flow {
         unfinished.extend(self.refused.remove(&id).unwrap_or_default());
         let left = self.downstream.leave(id, unfinished);
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.

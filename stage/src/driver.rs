@@ -14,7 +14,7 @@ use crate::context::Wishes;
 use crate::downstream::Downstream;
 use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
-use crate::mailbox::{Message, Opening};
+use crate::mailbox::{Message, Opening, Renews};
 use crate::upstream::{AfterEnd, Upstream};
 use crate::{Batch, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Peer, Publisher, Subscriber, Subscription};
 
@@ -51,7 +51,7 @@ pub(crate) struct Driver<C: Callbacks> {
     /// Infos whose turn has come.
     due: VecDeque<Box<dyn Letter<C::Out>>>,
 
-    /// Why the last subscriber left that failed.
+    /// Why the last subscriber left that failed, unless somebody has come since.
     lost_subscriber: Option<Failure>,
 
     state: State,
@@ -256,8 +256,11 @@ impl<C: Callbacks> Driver<C> {
             }
             Message::Leave(id, cause, unfinished) => self.leave(id, cause, unfinished).await,
             Message::Opening(opening) => {
-                let Opening { id, to, window, cancel, keep } = *opening;
+                let Opening { id, to, window, cancel, keep, renews } = *opening;
                 self.upstream.subscribe(id, window, cancel);
+                if let Some(Renews { former }) = renews {
+                    self.upstream.renew(id, former);
+                }
                 self.producers.insert(id, Producer { name: to, publisher: None, keep, handled: Demand::ZERO });
                 ControlFlow::Continue(())
             }

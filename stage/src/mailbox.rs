@@ -48,6 +48,15 @@ pub(crate) struct Opening<I> {
     pub(crate) cancel: Cancel,
     /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.
     pub(crate) keep: Option<fn(Events<I>) -> Events<I>>,
+    /// There if the subscription is made again should it end early.
+    pub(crate) renews: Option<Renews>,
+}
+
+/// A subscription takes the place of another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Renews {
+    /// Nothing for the first.
+    pub(crate) former: Option<SubscriptionId>,
 }
 
 /// A queue with one reader, the stage's driver. Never waits: what it can hold is bounded by the demand that the stage

@@ -16,6 +16,8 @@ pub(crate) struct Upstream {
     missed_something: bool,
     /// How the first producer ended that ended before it was exhausted.
     lost: Option<Exit>,
+    /// The same of subscriptions that may be made again, until they are: how the producer ended, if it has.
+    awaited: BTreeMap<SubscriptionId, Option<Exit>>,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,16 @@ struct Subscribed {
     outstanding: Demand,
     /// Asked for in all.
     asked: Demand,
+    renewal: Renewal,
+}
+
+/// Whether a subscription that ends early is made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    Never,
+    Perhaps,
+    /// It was, before its end was known here.
+    Done,
 }
 
 /// One call of `handle_events`, and the ask that follows it.
@@ -72,8 +84,21 @@ impl Upstream {
     /// Takes in a subscription that is being made.
     pub(crate) fn subscribe(&mut self, id: SubscriptionId, window: Window, cancel: Cancel) {
         let (mode, outstanding, asked) = (Mode::Automatic, Demand::ZERO, Demand::ZERO);
-        let subscribed = Subscribed { window, cancel, mode, outstanding, asked };
+        let subscribed = Subscribed { window, cancel, mode, outstanding, asked, renewal: Renewal::Never };
         self.subscriptions.insert(id, subscribed);
+    }
+
+    /// A subscription may be made again should it end early: until then something is missing, and afterwards no more.
+    /// It is itself in the place of `former`, if there was one.
+    pub(crate) fn renew(&mut self, id: SubscriptionId, former: Option<SubscriptionId>) {
+        if let Some(subscribed) = self.subscriptions.get_mut(&id) {
+            subscribed.renewal = Renewal::Perhaps;
+        }
+        let Some(former) = former else { return };
+        self.awaited.remove(&former);
+        if let Some(subscribed) = self.subscriptions.get_mut(&former) {
+            subscribed.renewal = Renewal::Done;
+        }
     }
 
     /// What callbacks are told of a subscription.
@@ -147,11 +172,16 @@ impl Upstream {
     pub(crate) fn ended(&mut self, id: SubscriptionId, cause: &EndCause) -> AfterEnd {
         let Some(subscribed) = self.subscriptions.remove(&id) else { return AfterEnd::Live };
         let reason = cause.reason();
-        self.missed_something |= !cause.is_exhausted();
-        if let EndCause::Down(exit) = cause
-            && !cause.is_exhausted()
-        {
-            self.lost.get_or_insert_with(|| exit.clone());
+        if !cause.is_exhausted() {
+            let down = if let EndCause::Down(exit) = cause { Some(exit.clone()) } else { None };
+            match subscribed.renewal {
+                Renewal::Never => {
+                    self.missed_something = true;
+                    self.lost = self.lost.take().or(down);
+                }
+                Renewal::Perhaps => drop(self.awaited.insert(id, down)),
+                Renewal::Done => {}
+            }
         }
         if matches!(reason, Exit::Failed(failure) if failure.kind() == FailureKind::AlreadySubscribed) {
             return AfterEnd::Live;
@@ -167,12 +197,12 @@ impl Upstream {
 
     /// Whether every subscription that has ended did so because its producer was exhausted.
     pub(crate) fn saw_everything(&self) -> bool {
-        !self.missed_something
+        !self.missed_something && self.awaited.is_empty()
     }
 
     /// How a producer ended that was not exhausted: then something is missing, whatever the policy of its subscription.
     pub(crate) fn lost(&self) -> Option<Exit> {
-        self.lost.clone()
+        self.lost.clone().or_else(|| self.awaited.values().flatten().next().cloned())
     }
 
     /// Asked for and not yet handled, over all subscriptions.
@@ -286,6 +316,24 @@ mod tests {
             let after = up.ended(id, &cause);
             assert_eq!(matches!(after, AfterEnd::Live), survives, "{cancel:?} {cause:?}: {after:?}");
         }
+    }
+
+    #[test]
+    fn what_was_lost_with_a_subscription_is_made_good_when_it_is_made_again() {
+        let (mut up, first) = subscribed(0, 1, Cancel::Temporary);
+        up.renew(first, None);
+        up.ended(first, &EndCause::Down(failed()));
+        assert!(up.lost().is_some() && !up.saw_everything());
+        let second = add(&mut up, 0, 1, Cancel::Temporary);
+        up.renew(second, Some(first));
+        assert!(up.lost().is_none() && up.saw_everything());
+        // The next one comes before the end of this is known.
+        let third = add(&mut up, 0, 1, Cancel::Temporary);
+        up.renew(third, Some(second));
+        up.ended(second, &EndCause::Down(failed()));
+        assert!(up.lost().is_none() && up.saw_everything());
+        up.ended(third, &EndCause::Cancelled(Exit::Normal));
+        assert!(up.lost().is_none() && !up.saw_everything(), "nothing failed, but something was missed");
     }
 
     #[test]

@@ -130,7 +130,12 @@ impl<C: Callbacks> Driver<C> {
                 in_hand.begin(count);
             }
             let span = tracing::debug_span!("stage.handle", events = count);
-            callback!(self, |callbacks, cx| callbacks.handle_events(batch, &mut cx).instrument(span));
+            let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
+            let handling = self.callbacks.handle_events(batch, &mut cx).instrument(span);
+            if let Err(failure) = guarded(&self.ending.stage, handling).await {
+                self.lose(count + events.len());
+                return ControlFlow::Break(Exit::Failed(failure));
+            }
             if let Some(in_hand) = &mut self.in_hand {
                 in_hand.finish();
                 self.acknowledge(id, count);

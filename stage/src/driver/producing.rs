@@ -10,6 +10,8 @@ impl<C: Callbacks> Driver<C> {
             Ok(()) if self.state != State::Over => {
                 tracing::debug!(%id, "subscribed to");
                 self.subscribers.insert(id, Consumer { subscriber, given: Demand::ZERO, handled: None });
+                // Whoever comes after a failure takes what is left.
+                self.lost_subscriber = None;
                 if self.state == State::Running {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
                     callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));

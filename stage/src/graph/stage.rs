@@ -111,7 +111,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let id = SubscriptionId::new();
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
         // A stage that has ended is not subscribed; what is opened then is cancelled below.
-        let _ = mailbox.push(Message::Opening(Box::new(Opening { id, to: source.name(), window, cancel, keep })));
+        let opening = Opening { id, to: source.name(), window, cancel, keep, renews: None };
+        let _ = mailbox.push(Message::Opening(Box::new(opening)));
         let source = source.clone();
         let opening = Box::pin(async move {
             let subscription = Subscription {

@@ -10,6 +10,7 @@ use aqueduct_dispatcher::{
 };
 
 use crate::graph::Stage;
+use crate::message::Local;
 use crate::{Publisher, Source, SubscribeError, Subscription};
 
 /// By demand: each batch goes to the consumer with the most. The default.
@@ -144,7 +145,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         interest: Interest<O>,
     ) -> Result<Arc<dyn Publisher<O>>, SubscribeError> {
         subscription.interest = interest;
-        let mailbox = Arc::clone(&self.mailboxes()[instance]);
+        let mailbox = self.seats()[instance].mailbox();
         mailbox.subscribe(subscription)?;
         Ok(mailbox)
     }
@@ -162,7 +163,7 @@ macro_rules! whole_stages_are_sources {
             }
 
             fn instances(&self) -> usize {
-                self.mailboxes().len()
+                self.seats().len()
             }
 
             fn open(
@@ -171,6 +172,10 @@ macro_rules! whole_stages_are_sources {
                 subscription: Subscription<O>,
             ) -> impl Future<Output = Result<Arc<dyn Publisher<O>>, SubscribeError>> + Send {
                 ready(self.open_with(instance, subscription, Interest::ALL))
+            }
+
+            fn local(&self) -> Option<Arc<dyn Local<O>>> {
+                Some(Arc::clone(&self.place) as _)
             }
         }
     )*};
@@ -229,7 +234,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Selects> Source for Se
     }
 
     fn instances(&self) -> usize {
-        self.stage.mailboxes().len()
+        self.stage.seats().len()
     }
 
     fn open(
@@ -239,6 +244,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Selects> Source for Se
     ) -> impl Future<Output = Result<Arc<dyn Publisher<O>>, SubscribeError>> + Send {
         let interest = Interest { selector: Some(Arc::clone(&self.selector)), partition: None };
         ready(self.stage.open_with(instance, subscription, interest))
+    }
+
+    fn local(&self) -> Option<Arc<dyn Local<O>>> {
+        Some(Arc::clone(&self.stage.place) as _)
     }
 }
 
@@ -268,7 +277,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Source for Part<S, I, O> 
     }
 
     fn instances(&self) -> usize {
-        self.stage.mailboxes().len()
+        self.stage.seats().len()
     }
 
     fn open(
@@ -278,6 +287,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Source for Part<S, I, O> 
     ) -> impl Future<Output = Result<Arc<dyn Publisher<O>>, SubscribeError>> + Send {
         let interest = Interest { selector: None, partition: Some(self.partition.clone()) };
         ready(self.stage.open_with(instance, subscription, interest))
+    }
+
+    fn local(&self) -> Option<Arc<dyn Local<O>>> {
+        Some(Arc::clone(&self.stage.place) as _)
     }
 }
 

@@ -48,6 +48,7 @@ impl<I, O> Ending<I, O> {
                 subscriber.ended(id, EndCause::Down(exit));
             }
             Message::Opened(id, Ok(publisher)) => publisher.cancel(id, Exit::Normal),
+            Message::Leave(id, _, unfinished) => self.mailbox.keep_returned(id, unfinished),
             _ => {}
         }
     }

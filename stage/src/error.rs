@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::Intensity;
+
 /// What a callback may fail with: any error, so that `?` works.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -68,6 +70,8 @@ pub enum FailureKind {
     Overflow,
     /// A stage was shut down before its work was done.
     Shutdown,
+    /// A stage that is to run always ended without a failure, and more often than it may be restarted.
+    Ended,
     /// The connection to the producer's or consumer's node was lost.
     Disconnected,
     /// The other node broke the protocol, or sent what could not be decoded.
@@ -131,6 +135,7 @@ impl fmt::Display for Failure {
             FailureKind::Selector => write!(f, "selector of a subscription to stage {origin:?} panicked: {message}"),
             FailureKind::Overflow => write!(f, "stage {origin:?} overflowed: {message}"),
             FailureKind::Shutdown => write!(f, "stage {origin:?} was shut down early: {message}"),
+            FailureKind::Ended => write!(f, "stage {origin:?} ended: {message}"),
             FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
             FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),
             FailureKind::Remote => write!(f, "on {origin}: {message}"),
@@ -188,15 +193,28 @@ pub enum SubscribeError {
 /// Why a graph did not complete. Its message is that of the failure in which it began.
 ///
 /// `Debug` says the same, so that `fn main() -> Result` prints a sentence.
-#[derive(Clone, thiserror::Error)]
-#[error("{failure}")]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct GraphError {
-    /// The first failure.
+    /// The first failure. If restarts were given up, the first of those that led to it.
     pub failure: Failure,
     /// Failures of other origin, in the order in which they came. Stages that only followed are not among them.
     pub others: Vec<Failure>,
+    /// The bound on restarts, if the graph was given up because one more would have been needed.
+    pub exceeded: Option<Intensity>,
 }
+
+impl fmt::Display for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(f)?;
+        self.exceeded.map_or(Ok(()), |intensity| {
+            let (max, within) = (intensity.max_restarts(), intensity.within());
+            write!(f, " (restart intensity exceeded: more than {max} within {within:?})")
+        })
+    }
+}
+
+impl std::error::Error for GraphError {}
 
 impl fmt::Debug for GraphError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,10 +224,10 @@ impl fmt::Debug for GraphError {
 }
 
 impl GraphError {
-    pub(crate) fn unless_empty(failures: Vec<Failure>) -> Result<(), Self> {
+    pub(crate) fn unless_empty(failures: Vec<Failure>, exceeded: Option<Intensity>) -> Result<(), Self> {
         let mut failures = failures.into_iter();
         match failures.next() {
-            Some(failure) => Err(Self { failure, others: failures.collect() }),
+            Some(failure) => Err(Self { failure, others: failures.collect(), exceeded }),
             None => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! [`Graph`]: stages and the subscriptions between them, described before they run.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,18 +9,19 @@ use aqueduct_dispatcher::{Buffer, DemandDispatcher, Keep};
 
 use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, Role};
 use crate::dispatching::NoOutput;
-use crate::mailbox::Mailbox;
 use crate::members::Shared;
 use crate::running::Running;
+use crate::supervision::driver::{Declared, Enrolled, Supervisor};
 use crate::{
-    BoxFuture, Consumer, DemandMode, Failure, FailureKind, GraphError, Never, OnCancel, Outcome, Producer,
-    ProducerConsumer, Spawner, TokioSpawner,
+    Backoff, Consumer, DemandMode, Failure, FailureKind, GraphError, Intensity, Never, OnCancel, Outcome, Producer,
+    ProducerConsumer, Restart, Spawner, Strategy, TokioSpawner,
 };
 
 mod place;
+pub(crate) mod remainder;
 mod stage;
 
-use place::{Place, Spec};
+use place::{Place, Seat, Spec};
 pub use stage::Stage;
 
 /// A graph of stages, described and not yet running.
@@ -55,6 +57,7 @@ pub use stage::Stage;
 pub struct Graph {
     name: Arc<str>,
     shared: Arc<Shared>,
+    supervisor: Arc<Supervisor>,
     plan: Arc<Mutex<Plan>>,
 }
 
@@ -64,34 +67,36 @@ struct Plan {
     open: bool,
     /// The stages that take events.
     takers: Vec<Arc<str>>,
-    /// Every name there is.
+    /// Every name there is, in the order of declaration, and in order.
     names: Vec<Arc<str>>,
+    known: BTreeSet<Arc<str>>,
     /// Who subscribes to whom, for drawings.
     edges: Vec<(String, Arc<str>)>,
     /// Stages that were not started yet.
-    stages: Vec<Launch>,
+    stages: Vec<Enrol>,
     /// Subscriptions that were not made yet, in the order in which they were declared.
-    openings: Vec<MakeOpenings>,
+    wires: Vec<MakeWires>,
 }
 
 impl Plan {
     /// A stage that takes events, and to which none will come.
     fn idle(&self) -> Option<Arc<str>> {
-        self.takers.iter().find(|name| !self.edges.iter().any(|(_, to)| to == *name)).cloned()
+        let fed: BTreeSet<&str> = self.edges.iter().map(|(_, to)| &**to).collect();
+        self.takers.iter().find(|name| !fed.contains(&***name)).cloned()
     }
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        let (names, takers, edges, stages, openings) = Default::default();
-        Self { open: true, takers, names, edges, stages, openings }
+        let (names, known, takers, edges, stages, wires) = Default::default();
+        Self { open: true, takers, names, known, edges, stages, wires }
     }
 }
 
-/// Enrols and starts a stage.
-type Launch = Box<dyn FnOnce(&Arc<Shared>) + Send>;
-/// Makes the subscriptions of one declaration: one for each pair of instances.
-type MakeOpenings = Box<dyn FnOnce() -> Vec<BoxFuture<'static>> + Send>;
+/// Takes a stage into the graph.
+type Enrol = Box<dyn FnOnce(&Shared) -> Vec<Enrolled> + Send>;
+/// The subscriptions of one declaration: one for each pair of instances.
+type MakeWires = Box<dyn FnOnce() -> Vec<Declared> + Send>;
 
 impl Graph {
     /// A graph without stages. `name` is for reports.
@@ -101,8 +106,43 @@ impl Graph {
 
     /// A graph whose tasks are started by `spawner`, for tests that put stages on a machine of their own.
     pub fn with_spawner(name: impl Into<String>, spawner: impl Spawner) -> Self {
-        let shared = Arc::new(Shared::new(Arc::new(spawner)));
-        Self { name: name.into().into(), shared, plan: Arc::new(Mutex::new(Plan::default())) }
+        let (name, shared) = (Arc::from(name.into()), Arc::new(Shared::new(Arc::new(spawner))));
+        let supervisor = Arc::new(Supervisor::new(Arc::clone(&shared), &name));
+        Self { name, shared, supervisor, plan: Arc::new(Mutex::new(Plan::default())) }
+    }
+
+    /// Says which stages are restarted together, of those that [may be](Stage::restart). Default
+    /// [`Strategy::OneForOne`].
+    #[must_use = "the returned graph is the one to declare stages in"]
+    pub fn strategy(self, strategy: Strategy) -> Self {
+        self.supervisor.configure(|supervision| supervision.strategy = strategy);
+        self
+    }
+
+    /// Sets how many restarts are borne, over all stages, before the graph is given up: every stage is then stopped, the
+    /// last first, and the graph fails. Default 3 within 5 s, as in OTP.
+    ///
+    /// A failure counts once, however many stages fall with it.
+    #[must_use = "the returned graph is the one to declare stages in"]
+    pub fn intensity(self, intensity: Intensity) -> Self {
+        self.supervisor.configure(|supervision| supervision.intensity = intensity);
+        self
+    }
+
+    /// Sets how long to wait before a restart. Default: not at all, as in OTP.
+    #[must_use = "the returned graph is the one to declare stages in"]
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.supervisor.configure(|supervision| supervision.backoff = backoff);
+        self
+    }
+
+    /// Sets where the jitter of the [`backoff`](Self::backoff) begins. The default depends on the graph's name alone, so
+    /// that a run can be repeated; give each of several nodes that run the same graph a seed of its own, lest they all
+    /// come back at once.
+    #[must_use = "the returned graph is the one to declare stages in"]
+    pub fn backoff_seed(self, seed: u64) -> Self {
+        self.supervisor.configure(|supervision| supervision.entropy = seed);
+        self
     }
 
     /// Declares a producer. Its buffer holds [`Buffer::DEFAULT_CAPACITY`] events that nobody has asked for, and drops
@@ -155,8 +195,8 @@ impl Graph {
     /// All subscriptions within the graph are made before any stage runs, in the order in which they were declared.
     pub fn start(self) -> Running {
         self.launch();
-        let shared = Arc::clone(&self.shared);
-        Running::new(self, shared)
+        let (shared, supervisor) = (Arc::clone(&self.shared), Arc::clone(&self.supervisor));
+        Running::new(self, shared, supervisor)
     }
 
     /// Runs the graph until every source is exhausted and everything emitted has been handled.
@@ -176,7 +216,7 @@ impl Graph {
         let idle = self.lock().idle();
         if let Some(stage) = idle {
             let failure = Failure::new(&*stage, FailureKind::Subscribe, "it is not subscribed to anything");
-            return GraphError::unless_empty(vec![failure]).map(|()| Outcome::default());
+            return GraphError::unless_empty(vec![failure], None).map(|()| Outcome::default());
         }
         self.start().join().await
     }
@@ -228,15 +268,11 @@ impl Graph {
     pub(crate) fn launch(&self) {
         let mut plan = self.lock();
         plan.open = false;
-        let (stages, openings) = (std::mem::take(&mut plan.stages), std::mem::take(&mut plan.openings));
+        let (stages, wires) = (std::mem::take(&mut plan.stages), std::mem::take(&mut plan.wires));
         drop(plan);
-        for opening in openings.into_iter().flat_map(|make| make()) {
-            // Within the graph this completes at once, so subscriptions are made in the order of declaration.
-            self.shared.spawn_polled("subscribe", opening);
-        }
-        for launch in stages {
-            launch(&self.shared);
-        }
+        let enrolled = stages.into_iter().flat_map(|enrol| enrol(&self.shared)).collect();
+        let declared = wires.into_iter().flat_map(|make| make()).collect();
+        self.supervisor.launch(enrolled, declared);
     }
 
     #[track_caller]
@@ -248,7 +284,7 @@ impl Graph {
     ) -> Stage<S, C::In, C::Out, D> {
         let name: Arc<str> = name.into();
         let spec = Spec {
-            instances: vec![Arc::new(Mailbox::new(&name))],
+            seats: vec![Arc::new(Seat::new(&name))],
             dispatcher: Box::new(|| Box::new(DemandDispatcher::new())),
             capacity,
             keep: Keep::Last,
@@ -257,17 +293,18 @@ impl Graph {
             awaited: 1,
             on_cancel: OnCancel::Continue,
             partitions: 0,
+            restart: Restart::Temporary,
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
-        let (launched, make) = (Arc::clone(&place), Arc::new(Mutex::new(make)));
-        let launch = move |shared: &Arc<Shared>| launched.launch::<S, C>(&make, shared);
+        let (enrolled, make) = (Arc::clone(&place), Arc::new(Mutex::new(make)));
+        let enrol = move |shared: &Shared| enrolled.enrol::<S, C, _>(&make, shared);
         let mut plan = self.lock();
-        assert!(!plan.names.contains(&name), "graph {:?} has a stage {name:?} already", self.name);
+        assert!(plan.known.insert(Arc::clone(&name)), "graph {:?} has a stage {name:?} already", self.name);
         if C::ROLE != Role::Producer {
             plan.takers.push(Arc::clone(&name));
         }
         plan.names.push(name);
-        plan.stages.push(Box::new(launch));
+        plan.stages.push(Box::new(enrol));
         drop(plan);
         Stage { place, plan: Arc::downgrade(&self.plan), shared: Arc::clone(&self.shared), types: PhantomData }
     }

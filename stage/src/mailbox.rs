@@ -1,6 +1,6 @@
 //! [`Mailbox`]: the one queue through which a stage hears from its neighbours, its graph, and whoever has a reference.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +68,37 @@ pub(crate) struct Mailbox<I, O> {
     /// The stage's name, for those who come too late.
     stage: String,
     consumer: ConsumerId,
+    returned: Arc<Returned<O>>,
+}
+
+/// What subscribers handed back after the stage had ended, for when they come again: see
+/// [`Remainder`](crate::graph::remainder::Remainder). Bounded by the demand that they had granted.
+pub(crate) struct Returned<O>(Mutex<BTreeMap<SubscriptionId, Vec<(Events<O>, Attempt)>>>);
+
+impl<O> Returned<O> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(BTreeMap::new())))
+    }
+
+    pub(crate) fn keep(&self, id: SubscriptionId, unfinished: Vec<(Events<O>, Attempt)>) {
+        if !unfinished.is_empty() {
+            self.lock().entry(id).or_default().extend(unfinished);
+        }
+    }
+
+    pub(crate) fn take(&self, id: SubscriptionId) -> Vec<(Events<O>, Attempt)> {
+        self.lock().remove(&id).unwrap_or_default()
+    }
+
+    /// Drops everything; returns how many events that were.
+    pub(crate) fn clear(&self) -> usize {
+        let returned = std::mem::take(&mut *self.lock());
+        returned.values().flatten().map(|(events, _)| events.len()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SubscriptionId, Vec<(Events<O>, Attempt)>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct State<I, O> {
@@ -81,10 +112,10 @@ struct State<I, O> {
 }
 
 impl<I, O> Mailbox<I, O> {
-    pub(crate) fn new(stage: &str) -> Self {
+    pub(crate) fn new(stage: &str, returned: Arc<Returned<O>>) -> Self {
         let state = State { messages: VecDeque::new(), posts: 0, waiting: None, closed: false };
         let (state, stopping) = (Mutex::new(state), AtomicBool::new(false));
-        Self { state, stopping, stage: stage.to_owned(), consumer: ConsumerId::new() }
+        Self { state, stopping, stage: stage.to_owned(), consumer: ConsumerId::new(), returned }
     }
 
     /// Names the stage as a consumer.
@@ -145,6 +176,16 @@ impl<I, O> Mailbox<I, O> {
         std::mem::take(&mut state.messages)
     }
 
+    /// Whether the stage has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Keeps what came back after the stage had ended.
+    pub(crate) fn keep_returned(&self, id: SubscriptionId, unfinished: Vec<(Events<O>, Attempt)>) {
+        self.returned.keep(id, unfinished);
+    }
+
     /// Asks to subscribe to this stage.
     pub(crate) fn subscribe(&self, subscription: Subscription<O>) -> Result<(), SubscribeError> {
         self.push(Message::Subscribe(Box::new(subscription))).map_err(|_| SubscribeError::Ended(self.stage.clone()))
@@ -187,7 +228,9 @@ impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
 
     fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<O>, Attempt)>) {
         // A stage that has ended has told its subscribers so.
-        let _ = self.push(Message::Leave(id, cause, unfinished));
+        if let Err(Message::Leave(id, _, unfinished)) = self.push(Message::Leave(id, cause, unfinished)) {
+            self.keep_returned(id, unfinished);
+        }
     }
 }
 

@@ -1,18 +1,20 @@
 //! [`Shared`]: the stages and tasks of a graph, as they and its handle see them.
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::counters::Counters;
 use crate::outcome::{Snapshot, StageOutcome, StageSnapshot};
-use crate::{BoxFuture, Exit, Failure, FailureKind, Outcome, Spawner};
+use crate::{BoxFuture, Exit, Failure, FailureKind, Intensity, Outcome, Spawner};
 
 /// What a graph tells its stages.
 pub(crate) trait Control: Send + Sync {
@@ -22,7 +24,20 @@ pub(crate) trait Control: Send + Sync {
     fn drain(&self);
     /// End now.
     fn stop(&self);
+    /// Whether what runs there has ended, or nothing does.
+    fn is_down(&self) -> bool;
+    /// Takes messages again, for what runs there next.
+    fn renew(&self);
+    /// Drops what was handed back and nobody has taken since; returns how many events that were.
+    fn drop_returned(&self) -> usize;
+    /// Makes what is to run there.
+    fn make(&self) -> Result<Made, Failure>;
+    /// What runs there: what was made, or what is made then.
+    fn run(&self, number: usize, shared: &Arc<Shared>, made: Option<Made>) -> BoxFuture<'static>;
 }
+
+/// The callbacks of a stage with their type erased, for the [`Control`] that made them.
+pub(crate) type Made = Box<dyn Any + Send>;
 
 /// What the tasks of a graph share with its handle.
 pub(crate) struct Shared {
@@ -30,17 +45,42 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     /// Notified when the state has changed; only the handle waits.
     changed: Notify,
+    /// Notified when a stage has fallen; only the supervisor waits.
+    pub(crate) fell: Notify,
     /// Read by every task whenever it is polled.
     killed: AtomicBool,
 }
 
 pub(crate) struct State {
     stages: Vec<Member>,
+    /// How many of them have not ended for good.
+    open: usize,
     /// Distinct failures, in the order in which they were reported.
     failures: Vec<Failure>,
-    /// The tasks that are alive, with what wakes those that have been polled.
-    pub(crate) tasks: BTreeMap<usize, Option<Waker>>,
+    /// The bound on restarts, if it is the reason for the end.
+    exceeded: Option<Intensity>,
+    /// The tasks that are alive.
+    pub(crate) tasks: BTreeMap<usize, Handle>,
     next_task: usize,
+    /// Whether somebody decides whether stages that have ended are started again.
+    is_supervised: bool,
+    /// What that somebody has not seen yet.
+    fallen: VecDeque<Fallen>,
+}
+
+/// What wakes a task that has been polled, and ends it.
+#[derive(Default)]
+pub(crate) struct Handle {
+    waker: Option<Waker>,
+    killed: Arc<AtomicBool>,
+}
+
+/// A stage has ended, perhaps not for good.
+pub(crate) struct Fallen {
+    pub(crate) number: usize,
+    pub(crate) exit: Exit,
+    /// Whether it was made at all.
+    pub(crate) was_made: bool,
 }
 
 /// One instance of a stage.
@@ -51,8 +91,17 @@ pub(crate) struct Member {
     pub(crate) counters: Arc<Counters>,
     /// Whether the user said what to do when the buffer is full.
     may_drop: bool,
-    /// How and when it ended.
+    /// The task of what runs there.
+    task: Option<usize>,
+    /// Whether what runs there was made.
+    was_made: bool,
+    restarts: u64,
+    /// How and when it ended, if it may be started again.
+    fallen: Option<(Exit, Instant)>,
+    /// How and when it ended, for good.
     ended: Option<(Exit, Instant)>,
+    /// For how long it has been down before it was started again.
+    down: Duration,
 }
 
 impl Member {
@@ -63,7 +112,8 @@ impl Member {
         counters: Arc<Counters>,
         may_drop: bool,
     ) -> Self {
-        Self { stage, instance, control, counters, may_drop, ended: None }
+        let (task, was_made, restarts, fallen, ended, down) = (None, true, 0, None, None, Duration::ZERO);
+        Self { stage, instance, control, counters, may_drop, task, was_made, restarts, fallen, ended, down }
     }
 
     /// Events were dropped that should not have been.
@@ -84,18 +134,20 @@ impl Member {
             events_out: events_out.get(),
             discarded: discarded.get(),
             failed: failed.get(),
+            restarts: self.restarts,
         })
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> StageSnapshot {
         let counters = &*self.counters;
-        let until = self.ended.as_ref().map_or(now, |(_, at)| *at);
-        let alive = until.duration_since(counters.started);
+        let until = self.ended.as_ref().or(self.fallen.as_ref()).map_or(now, |(_, at)| *at);
+        let alive = until.duration_since(counters.started).saturating_sub(self.down);
         let (idle, blocked) = counters.idle_and_blocked(until);
         StageSnapshot {
             stage: self.stage.to_string(),
             instance: self.instance,
             ended: self.ended.is_some(),
+            restarts: self.restarts,
             events_in: counters.events_in.get(),
             events_out: counters.events_out.get(),
             discarded: counters.discarded.get(),
@@ -112,35 +164,82 @@ impl Member {
 
 impl State {
     pub(crate) fn is_over(&self) -> bool {
-        self.stages.iter().all(|stage| stage.ended.is_some())
+        self.open == 0
     }
 
     pub(crate) fn has_failed(&self) -> bool {
         !self.failures.is_empty()
     }
+
+    /// A stage has ended for good.
+    fn conclude(&mut self, number: usize, exit: Exit) {
+        if let Exit::Failed(failure) = &exit {
+            self.fail(failure.clone());
+        }
+        self.close(number, exit);
+    }
+
+    fn close(&mut self, number: usize, exit: Exit) {
+        let member = &mut self.stages[number];
+        let at = member.fallen.take().map_or_else(Instant::now, |(_, at)| at);
+        if member.ended.replace((exit, at)).is_none() {
+            self.open -= 1;
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !self.failures.iter().any(|known| known.is(&failure)) {
+            self.failures.push(failure);
+        }
+    }
 }
 
 impl Shared {
     pub(crate) fn new(spawner: Arc<dyn Spawner>) -> Self {
-        let state = State { stages: Vec::new(), failures: Vec::new(), tasks: BTreeMap::new(), next_task: 0 };
-        Self { spawner, state: Mutex::new(state), changed: Notify::new(), killed: AtomicBool::new(false) }
+        let state = State {
+            stages: Vec::new(),
+            open: 0,
+            failures: Vec::new(),
+            exceeded: None,
+            tasks: BTreeMap::new(),
+            next_task: 0,
+            is_supervised: false,
+            fallen: VecDeque::new(),
+        };
+        let (state, changed, fell) = (Mutex::new(state), Notify::new(), Notify::new());
+        Self { spawner, state, changed, fell, killed: AtomicBool::new(false) }
     }
 
     /// Takes a stage in; returns its number, for [`report`](Self::report).
     pub(crate) fn enrol(&self, member: Member) -> usize {
         let mut state = self.lock();
         state.stages.push(member);
+        state.open += 1;
         state.stages.len() - 1
     }
 
     /// Starts a task that ends when the graph is killed.
     pub(crate) fn spawn(self: &Arc<Self>, name: &str, work: BoxFuture<'static>) {
+        let task = self.task(&mut self.lock(), work);
+        self.spawner.spawn(name, Box::pin(task));
+    }
+
+    /// Starts the task of a stage.
+    pub(crate) fn spawn_stage(self: &Arc<Self>, number: usize, work: BoxFuture<'static>) {
         let mut state = self.lock();
+        let task = self.task(&mut state, work);
+        let member = &mut state.stages[number];
+        member.task = Some(task.id);
+        let name = Arc::clone(&member.stage);
+        drop(state);
+        self.spawner.spawn(&name, Box::pin(task));
+    }
+
+    fn task(self: &Arc<Self>, state: &mut State, work: BoxFuture<'static>) -> Task {
         let id = state.next_task;
         state.next_task += 1;
-        state.tasks.insert(id, None);
-        drop(state);
-        self.spawner.spawn(name, Box::pin(Task { work: Some(work), woken_by: None, id, shared: Arc::clone(self) }));
+        let killed = Arc::clone(&state.tasks.entry(id).or_default().killed);
+        Task { work: Some(work), woken_by: None, id, killed, shared: Arc::clone(self) }
     }
 
     /// Runs a task now as far as it goes without waiting, and spawns what is left of it.
@@ -158,15 +257,121 @@ impl Shared {
         }
     }
 
+    /// A stage has ended: for good, unless the graph is supervised.
     pub(crate) fn report(&self, number: usize, exit: Exit) {
-        self.change(|state| {
-            if let Exit::Failed(failure) = &exit
-                && !state.failures.iter().any(|known| known.is(failure))
-            {
-                state.failures.push(failure.clone());
+        let is_supervised = self.change(|state| {
+            if state.is_supervised {
+                let member = &mut state.stages[number];
+                member.fallen = Some((exit.clone(), Instant::now()));
+                let was_made = member.was_made;
+                state.fallen.push_back(Fallen { number, exit, was_made });
+            } else {
+                state.conclude(number, exit);
             }
-            state.stages[number].ended = Some((exit, Instant::now()));
+            state.is_supervised
         });
+        if is_supervised {
+            self.fell.notify_one();
+        }
+    }
+
+    /// What is about to be reported of this stage is that it could not be made.
+    pub(crate) fn could_not_be_made(&self, number: usize) {
+        self.lock().stages[number].was_made = false;
+    }
+
+    /// From now on a supervisor decides about stages that have ended. Returns those that have already.
+    pub(crate) fn supervise(&self) -> Vec<usize> {
+        let mut state = self.lock();
+        state.is_supervised = true;
+        let stages = state.stages.iter().enumerate();
+        stages.filter(|(_, stage)| stage.ended.is_some()).map(|(number, _)| number).collect()
+    }
+
+    /// From now on nothing is started again. What waits for it has ended for good.
+    pub(crate) fn leave_unsupervised(&self) {
+        self.change(|state| {
+            state.is_supervised = false;
+            state.fallen.clear();
+            for number in 0..state.stages.len() {
+                if let Some((exit, _)) = state.stages[number].fallen.clone() {
+                    state.conclude(number, exit);
+                }
+            }
+        });
+    }
+
+    pub(crate) fn is_supervised(&self) -> bool {
+        self.lock().is_supervised
+    }
+
+    /// The next stage that has ended and of which nothing is decided yet.
+    pub(crate) fn next_fallen(&self) -> Option<Fallen> {
+        self.lock().fallen.pop_front()
+    }
+
+    /// A stage that has fallen has ended for good. Whether its failure is the graph's is said here, or by
+    /// [`fail`](Self::fail) later.
+    pub(crate) fn conclude_stage(&self, number: usize, exit: Exit, fails_graph: bool) {
+        self.change(|state| match (state.is_supervised, fails_graph) {
+            (true, true) => state.conclude(number, exit),
+            (true, false) => state.close(number, exit),
+            // It was concluded with the supervision.
+            (false, _) => {}
+        });
+    }
+
+    /// A stage that was to be started again could not be made.
+    pub(crate) fn could_not_begin(&self, number: usize, exit: Exit) {
+        let mut state = self.lock();
+        let member = &mut state.stages[number];
+        let revived = member.ended.take();
+        let was_over = revived.is_some();
+        let at = member.fallen.take().or(revived).map_or_else(Instant::now, |(_, at)| at);
+        member.fallen = Some((exit, at));
+        state.open += usize::from(was_over);
+    }
+
+    /// The graph has failed.
+    pub(crate) fn fail(&self, failures: impl IntoIterator<Item = Failure>, exceeded: Option<Intensity>) {
+        self.change(|state| {
+            failures.into_iter().for_each(|failure| state.fail(failure));
+            state.exceeded = state.exceeded.or(exceeded);
+        });
+    }
+
+    /// A stage begins anew, with a fresh mailbox. Does nothing and returns `false` if no stage is to be started any more.
+    pub(crate) fn begin_anew(&self, number: usize) -> bool {
+        let mut state = self.lock();
+        if !state.is_supervised {
+            return false;
+        }
+        let member = &mut state.stages[number];
+        // Under the lock, so that a graph that ends finds either no stage here or one that it can tell.
+        member.control.renew();
+        let lost = member.control.drop_returned();
+        member.counters.discarded.add(lost as u64);
+        member.restarts += 1;
+        let revived = member.ended.take();
+        state.open += usize::from(revived.is_some());
+        let member = &mut state.stages[number];
+        if let Some((_, at)) = member.fallen.take().or(revived) {
+            member.down += Instant::now().saturating_duration_since(at);
+        }
+        true
+    }
+
+    /// Ends the task of one stage.
+    pub(crate) fn kill_stage(&self, number: usize) {
+        let mut state = self.lock();
+        let task = state.stages[number].task;
+        let Some(Handle { waker, killed }) = task.and_then(|task| state.tasks.get_mut(&task)) else { return };
+        killed.store(true, Ordering::Release);
+        let waker = waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     pub(crate) fn tell(&self, what: impl Fn(&dyn Control)) {
@@ -177,13 +382,18 @@ impl Shared {
     pub(crate) fn kill(&self) {
         self.killed.store(true, Ordering::Release);
         // Woken outside the lock, which the tasks take.
-        let wakers: Vec<Waker> = self.lock().tasks.values_mut().filter_map(Option::take).collect();
+        let wakers: Vec<Waker> = self.lock().tasks.values_mut().filter_map(|task| task.waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    pub(crate) fn conclude(&self) -> (Outcome, Vec<Failure>) {
+    /// What every stage did, what went wrong, and whether that was more than could be restarted.
+    pub(crate) fn conclude(&self) -> (Outcome, Vec<Failure>, Option<Intensity>) {
         let state = self.lock();
-        (Outcome { stages: state.stages.iter().filter_map(Member::outcome).collect() }, state.failures.clone())
+        for stage in state.stages.iter().filter(|stage| stage.ended.is_some()) {
+            stage.counters.discarded.add(stage.control.drop_returned() as u64);
+        }
+        let stages = state.stages.iter().filter_map(Member::outcome).collect();
+        (Outcome { stages }, state.failures.clone(), state.exceeded)
     }
 
     pub(crate) fn overflows(&self) -> Vec<Failure> {
@@ -193,6 +403,10 @@ impl Shared {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         Snapshot { stages: self.lock().stages.iter().map(|stage| stage.snapshot(now)).collect() }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over()
     }
 
     pub(crate) async fn until(&self, reached: impl Fn(&State) -> bool) {
@@ -219,6 +433,8 @@ struct Task {
     /// What the graph would wake it by; the same at every poll as long as the runtime does not move it.
     woken_by: Option<Waker>,
     id: usize,
+    /// Set when this task alone is to end.
+    killed: Arc<AtomicBool>,
     shared: Arc<Shared>,
 }
 
@@ -228,10 +444,13 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.woken_by = Some(cx.waker().clone());
-            let _former = self.shared.lock().tasks.insert(self.id, Some(cx.waker().clone()));
+            let waker = Some(cx.waker().clone());
+            let mut state = self.shared.lock();
+            let _former = state.tasks.get_mut(&self.id).and_then(|task| std::mem::replace(&mut task.waker, waker));
+            drop(state);
         }
         // Read after the waker was left there, so that a kill is either seen here or wakes the task.
-        if self.shared.killed.load(Ordering::Acquire) {
+        if self.shared.killed.load(Ordering::Acquire) || self.killed.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
         self.work.as_mut().map_or(Poll::Ready(()), |work| work.as_mut().poll(cx))

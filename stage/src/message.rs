@@ -147,6 +147,26 @@ pub trait Source: Send + Sync + 'static {
         instance: usize,
         subscription: Subscription<Self::Item>,
     ) -> impl Future<Output = Result<Arc<dyn Publisher<Self::Item>>, SubscribeError>> + Send;
+
+    /// The stage of this process behind it, if there is one. There is no need to call or implement it.
+    #[doc(hidden)]
+    fn local(&self) -> Option<Arc<dyn Local<Self::Item>>> {
+        None
+    }
+}
+
+/// A stage of this process, as those see it who subscribe again.
+pub trait Local<T>: Send + Sync {
+    /// Names the stage among those of this process.
+    fn id(&self) -> usize;
+
+    /// What was handed back through a former subscription to an instance after that had ended, as a producer of its own.
+    fn remainder(
+        &self,
+        instance: usize,
+        former: Option<SubscriptionId>,
+        subscription: Subscription<T>,
+    ) -> Arc<dyn Publisher<T>>;
 }
 
 /// How an edge ended, as the two stages are told.

@@ -30,10 +30,14 @@ pub struct StageOutcome {
     /// How many events it sent to subscribers. A broadcast counts an event once for each of them.
     pub events_out: u64,
     /// How many events it emitted that nobody got: because a buffer was full, because the dispatcher was told to discard
-    /// them, or because the stage ended while they waited for somebody to ask.
+    /// them, or because the stage ended while they waited for somebody to ask. And how many it was given and did not
+    /// handle to the end, because it failed or was stopped, unless they were
+    /// [handed back](crate::Stage::subscribe_acknowledged) to somebody.
     pub discarded: u64,
     /// How many events could not be dispatched, because the function that says where to panicked or named no partition.
     pub failed: u64,
+    /// How often it was [restarted](crate::Stage::restart). The numbers above are those of all its lives together.
+    pub restarts: u64,
 }
 
 impl Outcome {
@@ -45,8 +49,13 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for StageOutcome { stage, exit, events_in, events_out, discarded, failed, .. } in &self.stages {
-            writeln!(f, "{stage}: {exit}, {events_in} in, {events_out} out, {discarded} discarded, {failed} failed")?;
+        for StageOutcome { stage, exit, events_in, events_out, discarded, failed, restarts, .. } in &self.stages {
+            write!(f, "{stage}: {exit}, {events_in} in, {events_out} out, {discarded} discarded, {failed} failed")?;
+            match restarts {
+                0 => writeln!(f)?,
+                1 => writeln!(f, ", 1 restart")?,
+                _ => writeln!(f, ", {restarts} restarts")?,
+            }
         }
         Ok(())
     }
@@ -69,8 +78,10 @@ pub struct StageSnapshot {
     pub stage: String,
     /// Which of the stage's instances it is, from 0.
     pub instance: usize,
-    /// Whether it has ended.
+    /// Whether it has ended, for good.
     pub ended: bool,
+    /// How often it was [restarted](crate::Stage::restart).
+    pub restarts: u64,
     /// How many events it has handled.
     pub events_in: u64,
     /// How many events it has sent to subscribers.
@@ -85,7 +96,8 @@ pub struct StageSnapshot {
     pub demand: Demand,
     /// What it has asked of its producers and not handled yet.
     pub outstanding: Demand,
-    /// Time in callbacks and in passing events on. With the two others it adds up to the time since the start.
+    /// Time in callbacks and in passing events on. With the two others it adds up to the time since the start, less the
+    /// time in which the stage waited for its restart.
     pub busy: Duration,
     /// Time in which it waited for events: demand was open, and nothing came.
     pub idle: Duration,

@@ -9,6 +9,7 @@ use aqueduct_dispatcher::{SubscribeOptions, SubscriptionId};
 use crate::graph::{Graph, Stage};
 use crate::mailbox::Message;
 use crate::members::{Shared, State};
+use crate::supervision::driver::{How, Supervisor};
 use crate::{Exit, Failure, FailureKind, GraphError, Outcome, Snapshot, Source};
 
 /// How long [`Running::join`] waits for the other stages after one has failed: OTP's default for a worker.
@@ -22,11 +23,12 @@ const GRACE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 pub struct Running {
     graph: Graph,
     shared: Arc<Shared>,
+    supervisor: Arc<Supervisor>,
 }
 
 impl Running {
-    pub(crate) fn new(graph: Graph, shared: Arc<Shared>) -> Self {
-        Self { graph, shared }
+    pub(crate) fn new(graph: Graph, shared: Arc<Shared>, supervisor: Arc<Supervisor>) -> Self {
+        Self { graph, shared, supervisor }
     }
 
     /// Adds stages and subscriptions to the running graph: `describe` is given a graph to declare them in, and they are
@@ -79,7 +81,7 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        let (id, opening) = consumer.opening(0, source, 0, options.into(), None);
+        let (id, opening) = consumer.opening(0, source, 0, options.into(), None, How::Once);
         self.shared.spawn_polled("subscribe", opening);
         id
     }
@@ -88,8 +90,8 @@ impl Running {
     /// [`Cancel`](crate::Cancel) policy. An unknown subscription is ignored.
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     pub fn cancel<S, I, O, D>(&self, stage: &Stage<S, I, O, D>, id: SubscriptionId, reason: Exit) {
-        for mailbox in stage.mailboxes() {
-            let _ = mailbox.push(Message::Unsubscribe(id, reason.clone(), false));
+        for seat in stage.seats() {
+            let _ = seat.mailbox().push(Message::Unsubscribe(id, reason.clone(), false));
         }
     }
 
@@ -111,8 +113,8 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        for mailbox in consumer.mailboxes() {
-            let _ = mailbox.push(Message::Unsubscribe(old, reason.clone(), true));
+        for seat in consumer.seats() {
+            let _ = seat.mailbox().push(Message::Unsubscribe(old, reason.clone(), true));
         }
         self.subscribe(consumer, source, options)
     }
@@ -122,7 +124,8 @@ impl Running {
         self.shared.snapshot()
     }
 
-    /// Waits until every source is exhausted and everything that was emitted has been handled.
+    /// Waits until every source is exhausted and everything that was emitted has been handled. Stages that
+    /// [may be](Stage::restart) are restarted meanwhile.
     ///
     /// From this call on, a stage ends when it has nothing left to do, rather than wait for somebody to subscribe: a
     /// consumer when its last subscription has ended, a producer when its last subscriber has left.
@@ -137,10 +140,10 @@ impl Running {
     ///
     /// Nothing is lost; it can be called again.
     pub async fn join(&mut self) -> Result<Outcome, GraphError> {
-        self.shared.tell(|stage| stage.complete());
+        self.supervisor.complete();
         self.shared.until(|state| state.is_over() || state.has_failed()).await;
         self.end(GRACE_AFTER_FAILURE).await;
-        let (outcome, mut failures) = self.shared.conclude();
+        let (outcome, mut failures, exceeded) = self.shared.conclude();
         failures.extend(self.shared.overflows());
         if failures.is_empty() {
             failures.extend(
@@ -151,7 +154,7 @@ impl Running {
                     .map(|stage| Failure::new(&stage.stage, FailureKind::Shutdown, "its source was not exhausted")),
             );
         }
-        GraphError::unless_empty(failures).map(|()| outcome)
+        GraphError::unless_empty(failures, exceeded).map(|()| outcome)
     }
 
     /// Drains the graph: producers emit nothing more, and what they emitted is handled, stage after stage, before it
@@ -165,16 +168,14 @@ impl Running {
     ///
     /// The stages have been told to drain; it can be called again.
     pub async fn shutdown(&mut self, grace: Duration) -> Result<Outcome, GraphError> {
+        self.supervisor.end();
         self.shared.tell(|stage| {
             stage.complete();
             stage.drain();
         });
-        let drained = self.shared.until(State::is_over);
-        let _ = tokio::time::timeout(grace, drained).await;
-        self.shared.kill();
-        self.shared.until(|state| state.tasks.is_empty()).await;
-        let (outcome, failures) = self.shared.conclude();
-        GraphError::unless_empty(failures).map(|()| outcome)
+        self.kill_after(grace).await;
+        let (outcome, failures, exceeded) = self.shared.conclude();
+        GraphError::unless_empty(failures, exceeded).map(|()| outcome)
     }
 
     /// Ends every stage now, without waiting for what is on its way. Stages that are still in a callback after `grace`
@@ -189,14 +190,22 @@ impl Running {
     /// The stages have been told to end; it can be called again.
     pub async fn stop(&mut self, grace: Duration) -> Result<Outcome, GraphError> {
         self.end(grace).await;
-        let (outcome, failures) = self.shared.conclude();
-        GraphError::unless_empty(failures).map(|()| outcome)
+        let (outcome, failures, exceeded) = self.shared.conclude();
+        GraphError::unless_empty(failures, exceeded).map(|()| outcome)
     }
 
     /// Ends all tasks of the graph, and waits until they are gone.
     async fn end(&self, grace: Duration) {
+        self.supervisor.end();
         self.shared.tell(|stage| stage.stop());
-        let _ = tokio::time::timeout(grace, self.shared.until(State::is_over)).await;
+        self.kill_after(grace).await;
+    }
+
+    /// Waits until every stage has ended, for so long at most, and until all tasks are gone.
+    async fn kill_after(&self, grace: Duration) {
+        if !self.shared.is_over() {
+            let _ = tokio::time::timeout(grace, self.shared.until(State::is_over)).await;
+        }
         self.shared.kill();
         self.shared.until(|state| state.tasks.is_empty()).await;
     }

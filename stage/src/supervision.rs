@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use crate::restart::Restarts;
 use crate::{Backoff, Exit, Intensity, Restart};
 
+mod books;
+pub(crate) mod driver;
 #[cfg(test)]
 mod model;
 
@@ -49,11 +51,11 @@ pub(crate) enum Fate {
 /// The children of a supervisor, in the order of their declaration.
 #[derive(Debug)]
 pub(crate) struct Supervision {
-    strategy: Strategy,
-    intensity: Intensity,
-    backoff: Backoff,
+    pub(crate) strategy: Strategy,
+    pub(crate) intensity: Intensity,
+    pub(crate) backoff: Backoff,
     /// Drives the jitter.
-    entropy: u64,
+    pub(crate) entropy: u64,
     children: Vec<Child>,
     restarts: Restarts,
     /// Children that are up and are to be stopped; the last is the next.
@@ -131,6 +133,15 @@ impl Supervision {
         }
     }
 
+    /// A child has ended, and there is nothing left that it could do.
+    pub(crate) fn done(&mut self, child: usize, now: Instant) -> Fate {
+        if self.children[child].state == State::Up && !self.to_stop.contains(&child) {
+            self.children[child].state = State::Ended;
+            return Fate::Ends;
+        }
+        self.exited(child, &Exit::Normal, false, now)
+    }
+
     /// A child could not be started. The first time it ever is, that is the end of all, as in OTP; later it is an end like
     /// any other, and tried again.
     pub(crate) fn start_failed(&mut self, child: usize, now: Instant) -> Fate {
@@ -175,9 +186,9 @@ impl Supervision {
         }
     }
 
-    /// The bound on restarts.
-    pub(crate) fn intensity(&self) -> Intensity {
-        self.intensity
+    /// Whether it has been too much.
+    pub(crate) fn is_giving_up(&self) -> bool {
+        self.phase != Phase::Running
     }
 
     /// A child that was to be stopped has ended.

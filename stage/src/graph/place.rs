@@ -1,17 +1,23 @@
-//! [`Place`]: where a stage runs, and how what runs there is to be made.
+//! [`Place`]: where a stage runs, and how what runs there is to be made. [`Seat`]: one instance of it, over all its
+//! lives.
 
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aqueduct_dispatcher::{Buffer, Dispatcher, Keep};
+use aqueduct_dispatcher::{Buffer, Dispatcher, Keep, SubscriptionId};
 
-use crate::callbacks::{Callbacks, guarded};
+use super::remainder::Remainder;
+use crate::callbacks::{Callbacks, guarded_now};
 use crate::counters::Counters;
 use crate::downstream::Downstream;
 use crate::driver::Driver;
 use crate::ending::Ending;
-use crate::mailbox::{Mailbox, Message};
-use crate::members::{Control, Member, Shared};
-use crate::{DemandMode, Exit, OnCancel, StageRef};
+use crate::handle::{CallError, Inbox, Post, Sender};
+use crate::mailbox::{Mailbox, Message, Returned};
+use crate::members::{Control, Made, Member, Shared};
+use crate::message::Local;
+use crate::supervision::driver::Enrolled;
+use crate::{BoxFuture, DemandMode, Exit, Failure, OnCancel, Publisher, Restart, StageRef, Subscription};
 
 /// A place in a graph, and how what runs there is to be made.
 pub(crate) struct Place<I, O> {
@@ -22,7 +28,7 @@ pub(crate) struct Place<I, O> {
 /// What was said of the stage.
 pub(crate) struct Spec<I, O> {
     /// One for each instance.
-    pub(super) instances: Vec<Arc<Mailbox<I, O>>>,
+    pub(super) seats: Vec<Arc<Seat<I, O>>>,
     pub(super) dispatcher: MakeDispatcher<O>,
     pub(super) capacity: usize,
     pub(super) keep: Keep,
@@ -33,53 +39,78 @@ pub(crate) struct Spec<I, O> {
     pub(super) on_cancel: OnCancel,
     /// How many partitions there are, where there are any.
     pub(super) partitions: usize,
+    pub(super) restart: Restart,
 }
 
 /// Makes the dispatcher of an instance.
 pub(crate) type MakeDispatcher<O> = Box<dyn Fn() -> Box<dyn Dispatcher<O>> + Send + Sync>;
 
+/// Where one instance of a stage receives its messages, whichever of its lives it is in. What is bound to one life, as
+/// subscriptions are, holds its mailbox instead.
+pub(crate) struct Seat<I, O> {
+    stage: Arc<str>,
+    mailbox: Mutex<Arc<Mailbox<I, O>>>,
+    returned: Arc<Returned<O>>,
+}
+
+impl<I, O> Seat<I, O> {
+    pub(super) fn new(stage: &Arc<str>) -> Self {
+        let returned = Returned::new();
+        let mailbox = Mutex::new(Arc::new(Mailbox::new(stage, Arc::clone(&returned))));
+        Self { stage: Arc::clone(stage), mailbox, returned }
+    }
+
+    /// That of its present life, or of its last.
+    pub(crate) fn mailbox(&self) -> Arc<Mailbox<I, O>> {
+        Arc::clone(&self.lock())
+    }
+
+    fn renew(&self) {
+        let fresh = Arc::new(Mailbox::new(&self.stage, Arc::clone(&self.returned)));
+        let _former = std::mem::replace(&mut *self.lock(), fresh);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Mailbox<I, O>>> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<I: Send, O: Send> Inbox<O> for Seat<I, O> {
+    fn post(&self, post: Post<O>, sender: Sender) -> Result<(), CallError> {
+        self.mailbox().post(post, sender)
+    }
+}
+
 impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
-    pub(super) fn launch<S: 'static, C: Callbacks<In = I, Out = O>>(
-        &self,
-        make: &Arc<Mutex<impl FnMut() -> C + Send + 'static>>,
-        shared: &Arc<Shared>,
-    ) {
+    /// Takes the instances into the graph.
+    pub(super) fn enrol<S: 'static, C: Callbacks<In = I, Out = O>, F: FnMut() -> C + Send + 'static>(
+        self: &Arc<Self>,
+        make: &Arc<Mutex<F>>,
+        shared: &Shared,
+    ) -> Vec<Enrolled> {
         let spec = self.lock();
-        for (instance, mailbox) in spec.instances.iter().enumerate() {
+        let enrol = |(instance, seat): (usize, &Arc<Seat<I, O>>)| {
             let counters = Arc::new(Counters::new());
-            let control = Arc::clone(mailbox) as Arc<dyn Control>;
-            let number = shared.enrol(Member::new(
-                Arc::clone(&self.name),
-                instance,
-                control,
-                Arc::clone(&counters),
-                spec.may_drop,
-            ));
-            if spec.on_cancel == OnCancel::Stop {
-                mailbox.complete();
-            }
-            let reporter = Arc::clone(shared);
-            let report = Box::new(move |exit| reporter.report(number, exit));
-            let mut ending = Ending::new(Arc::clone(&self.name), Arc::clone(mailbox), counters, report);
-            let buffer = Buffer::new(spec.capacity, spec.keep);
-            let downstream = Downstream::new((spec.dispatcher)(), buffer, spec.mode, spec.awaited);
-            let stage_ref = StageRef::<S, O>::new(Arc::clone(&self.name), Arc::clone(mailbox) as _, Arc::clone(shared));
-            let (make, keep) = (Arc::clone(make), spec.keep);
-            let task = async move {
-                let made = guarded(&ending.stage, async {
-                    let mut make = make.lock().unwrap_or_else(PoisonError::into_inner);
-                    Ok(make())
-                });
-                match made.await {
-                    Ok(callbacks) => {
-                        let driver = Driver::new(ending, callbacks, Arc::new(stage_ref), downstream, keep);
-                        driver.run().await;
-                    }
-                    Err(failure) => ending.announce(Exit::Failed(failure)),
-                }
+            let runs = Runs::<S, C, F> {
+                place: Arc::clone(self),
+                seat: Arc::clone(seat),
+                make: Arc::clone(make),
+                counters: Arc::clone(&counters),
+                stage: PhantomData,
             };
-            shared.spawn(&self.name, Box::pin(task));
-        }
+            let control: Arc<dyn Control> = Arc::new(runs);
+            let (stage, may_drop) = (Arc::clone(&self.name), spec.may_drop);
+            let number = shared.enrol(Member::new(stage, instance, Arc::clone(&control), counters, may_drop));
+            Enrolled {
+                number,
+                stage: Arc::clone(&self.name),
+                place: self.id(),
+                instance,
+                restart: spec.restart,
+                control,
+            }
+        };
+        spec.seats.iter().enumerate().map(enrol).collect()
     }
 }
 
@@ -87,18 +118,100 @@ impl<I, O> Place<I, O> {
     pub(super) fn lock(&self) -> MutexGuard<'_, Spec<I, O>> {
         self.spec.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Names it among all places that there are.
+    pub(super) fn id(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
 }
 
-impl<I: Send, O: Send> Control for Mailbox<I, O> {
+impl<I: Send + 'static, O: Send + 'static> Local<O> for Place<I, O> {
+    fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn remainder(
+        &self,
+        instance: usize,
+        former: Option<SubscriptionId>,
+        subscription: Subscription<O>,
+    ) -> Arc<dyn Publisher<O>> {
+        let returned = Arc::clone(&self.lock().seats[instance].returned);
+        Remainder::open(returned, former, subscription)
+    }
+}
+
+/// Makes what runs at a seat, and tells it what the graph wants.
+struct Runs<S, C: Callbacks, F> {
+    place: Arc<Place<C::In, C::Out>>,
+    seat: Arc<Seat<C::In, C::Out>>,
+    make: Arc<Mutex<F>>,
+    /// Those of all its lives.
+    counters: Arc<Counters>,
+    stage: PhantomData<fn() -> S>,
+}
+
+impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Runs<S, C, F> {
     fn complete(&self) {
-        let _ = self.push(Message::Complete);
+        let _ = self.seat.mailbox().push(Message::Complete);
     }
 
     fn drain(&self) {
-        let _ = self.push(Message::Drain);
+        let _ = self.seat.mailbox().push(Message::Drain);
     }
 
     fn stop(&self) {
-        Self::stop(self);
+        self.seat.mailbox().stop();
     }
+
+    fn is_down(&self) -> bool {
+        self.seat.mailbox().is_closed()
+    }
+
+    fn renew(&self) {
+        self.seat.renew();
+    }
+
+    fn drop_returned(&self) -> usize {
+        self.seat.returned.clear()
+    }
+
+    fn make(&self) -> Result<Made, Failure> {
+        make_callbacks(&self.place.name, &self.make).map(|callbacks| Box::new(callbacks) as Made)
+    }
+
+    fn run(&self, number: usize, shared: &Arc<Shared>, made: Option<Made>) -> BoxFuture<'static> {
+        let (name, mailbox) = (Arc::clone(&self.place.name), self.seat.mailbox());
+        let reporter = Arc::clone(shared);
+        let report = Box::new(move |exit| reporter.report(number, exit));
+        let mut ending = Ending::new(Arc::clone(&name), Arc::clone(&mailbox), Arc::clone(&self.counters), report);
+        let spec = self.place.lock();
+        let (buffer, keep) = (Buffer::new(spec.capacity, spec.keep), spec.keep);
+        let downstream = Downstream::new((spec.dispatcher)(), buffer, spec.mode, spec.awaited);
+        if spec.on_cancel == OnCancel::Stop {
+            let _ = mailbox.push(Message::Complete);
+        }
+        drop(spec);
+        // Bound to this life: timers that a stage has set for itself end with it.
+        let stage_ref = StageRef::<S, C::Out>::new(name, mailbox as _, Arc::clone(shared));
+        let made = made.and_then(|made| made.downcast::<C>().ok());
+        let (make, shared) = (Arc::clone(&self.make), Arc::clone(shared));
+        Box::pin(async move {
+            match made.map_or_else(|| make_callbacks(&ending.stage, &make), |made| Ok(*made)) {
+                Ok(callbacks) => {
+                    let driver = Driver::new(ending, callbacks, Arc::new(stage_ref), downstream, keep);
+                    driver.run().await;
+                }
+                Err(failure) => {
+                    shared.could_not_be_made(number);
+                    ending.announce(Exit::Failed(failure));
+                }
+            }
+        })
+    }
+}
+
+fn make_callbacks<C>(stage: &str, make: &Mutex<impl FnMut() -> C>) -> Result<C, Failure> {
+    // A factory that has panicked may be asked again.
+    guarded_now(stage, || make.lock().unwrap_or_else(PoisonError::into_inner)())
 }

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use aqueduct_dispatcher::{Events, Keep, SubscribeOptions, SubscriptionId};
 
 use super::Plan;
-use super::place::{MakeDispatcher, Place};
+use super::place::{MakeDispatcher, Place, Seat};
 use crate::dispatching::{ByDemand, Output};
-use crate::mailbox::{Mailbox, Message, Opening};
+use crate::mailbox::{Message, Opening, Renews};
 use crate::members::Shared;
-use crate::{BoxFuture, DemandMode, Exit, Never, OnCancel, Source, StageRef, Subscription};
+use crate::supervision::driver::{Declared, How};
+use crate::{BoxFuture, DemandMode, Exit, Never, OnCancel, Restart, Source, StageRef, Subscription};
 
 /// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
 ///
@@ -59,9 +60,9 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     ) -> Self {
         let (consumer, source) = (self.clone(), source.clone());
         self.declare_edge(source.name(), move || {
-            let count = consumer.mailboxes().len();
+            let count = consumer.seats().len();
             let pairs = (0..count).flat_map(|mine| (0..source.instances()).map(move |theirs| (mine, theirs)));
-            pairs.map(|(mine, theirs)| consumer.opening(mine, &source, theirs, options, keep).1).collect()
+            pairs.map(|(mine, theirs)| consumer.wire(mine, &source, theirs, options, keep)).collect()
         });
         self
     }
@@ -75,27 +76,45 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     ) {
         let (consumer, pairs) = (self.clone(), pairs.into_iter().collect::<Vec<_>>());
         self.declare_edge(name, move || {
-            let mut openings = Vec::new();
+            let mut wires = Vec::new();
             for (mine, source) in &pairs {
-                for theirs in 0..source.instances() {
-                    openings.push(consumer.opening(*mine, source, theirs, options, None).1);
-                }
+                let instances = 0..source.instances();
+                wires.extend(instances.map(|theirs| consumer.wire(*mine, source, theirs, options, None)));
             }
-            openings
+            wires
         });
     }
 
-    fn declare_edge(&self, from: String, make: impl FnOnce() -> Vec<BoxFuture<'static>> + Send + 'static) {
+    fn declare_edge(&self, from: String, make: impl FnOnce() -> Vec<Declared> + Send + 'static) {
         let late = "subscribe before the graph starts, within `Running::add`, or with `Running::subscribe`";
         let Some(plan) = self.plan.upgrade() else { panic!("the graph of stage {:?} is gone: {late}", self.name()) };
         let mut plan = plan.lock().unwrap_or_else(PoisonError::into_inner);
         let open = plan.open;
         if open {
             plan.edges.push((from, Arc::clone(&self.place.name)));
-            plan.openings.push(Box::new(make));
+            plan.wires.push(Box::new(make));
         }
         drop(plan);
         assert!(open, "the graph of stage {:?} has started: {late}", self.name());
+    }
+
+    /// How an instance is subscribed to one of a source, as often as that is needed.
+    fn wire<Src: Source<Item = I> + Clone>(
+        &self,
+        mine: usize,
+        source: &Src,
+        theirs: usize,
+        options: SubscribeOptions,
+        keep: Option<fn(Events<I>) -> Events<I>>,
+    ) -> Declared {
+        let producer = source.local().map(|place| (place.id(), theirs));
+        let (consumer, source) = (self.clone(), source.clone());
+        Declared {
+            consumer: (self.place.id(), mine),
+            producer,
+            cancel: options.cancel_policy(),
+            connect: Box::new(move |how| consumer.opening(mine, &source, theirs, options, keep, how)),
+        }
     }
 
     /// Tells an instance that it is being subscribed, and returns what makes the subscription.
@@ -106,12 +125,17 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         theirs: usize,
         options: SubscribeOptions,
         keep: Option<fn(Events<I>) -> Events<I>>,
+        how: How,
     ) -> (SubscriptionId, BoxFuture<'static>) {
-        let mailbox = Arc::clone(&self.mailboxes()[mine]);
+        let mailbox = self.seats()[mine].mailbox();
         let id = SubscriptionId::new();
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        let renews = match how {
+            How::Once => None,
+            How::Anew(former) | How::Remainder(former) => Some(Renews { former }),
+        };
         // A stage that has ended is not subscribed; what is opened then is cancelled below.
-        let opening = Opening { id, to: source.name(), window, cancel, keep, renews: None };
+        let opening = Opening { id, to: source.name(), window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
         let source = source.clone();
         let opening = Box::pin(async move {
@@ -122,7 +146,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
                 interest: Default::default(),
                 subscriber: Arc::clone(&mailbox) as _,
             };
-            let opened = source.open(theirs, subscription).await;
+            let opened = match (how, source.local()) {
+                (How::Remainder(former), Some(place)) => Ok(place.remainder(theirs, former, subscription)),
+                _ => source.open(theirs, subscription).await,
+            };
             if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened)) {
                 publisher.cancel(id, Exit::Normal);
             }
@@ -141,18 +168,60 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     pub fn concurrency(self, count: usize) -> Self {
         assert!(count > 0, "expected a concurrency of at least 1, got 0");
         let name = Arc::clone(&self.place.name);
-        self.place.lock().instances.resize_with(count, || Arc::new(Mailbox::new(&name)));
+        self.place.lock().seats.resize_with(count, || Arc::new(Seat::new(&name)));
+        self
+    }
+
+    /// Says after which ends an instance of the stage is started again. Default [`Restart::Temporary`]: after none, so
+    /// that its failure is the graph's.
+    ///
+    /// A restarted instance is made by the stage's factory, anew: whatever state is to survive must be kept elsewhere.
+    /// Which others are restarted with it, how often and after how long, is for the graph to say:
+    /// [`strategy`](crate::Graph::strategy), [`intensity`](crate::Graph::intensity),
+    /// [`backoff`](crate::Graph::backoff). What stays the same for it is its place:
+    ///
+    /// * [`StageRef`]s remain valid. While the instance is down, calls and casts through them fail at once with
+    ///   [`CallError::Stopped`](crate::CallError::Stopped). References from [`Cx::stage_ref`](crate::Cx::stage_ref),
+    ///   and timers that were set through them, end with the life in which they were made.
+    /// * Its subscriptions that were declared on the graph are made again, as soon as both ends are up. Consumers end
+    ///   with a producer that fails or not, as their [`Cancel`](crate::Cancel) policy says; those that live on are
+    ///   subscribed again too, and those that end are restarted if they may be. Subscriptions made with
+    ///   [`Running::subscribe`](crate::Running::subscribe) are not made again.
+    /// * Its counters go on, and [`StageOutcome::restarts`](crate::StageOutcome::restarts) counts its lives.
+    ///
+    /// # What a restart means for the events
+    ///
+    /// Choosing a restart is to accept that what the failed stage had in hand is lost with it, as in GenStage: the batch
+    /// that it was handling, what was waiting behind it, and what it had emitted and nobody had asked for. It is counted
+    /// as `discarded`, and [`Graph::run`](crate::Graph::run) succeeds all the same. With
+    /// [`subscribe_acknowledged`](Self::subscribe_acknowledged) a consumer loses nothing unless its producer fails as
+    /// well. A producer begins again where its factory makes it begin.
+    ///
+    /// # What is not restarted
+    ///
+    /// * A graph that is being drained or stopped, or that has failed, starts nothing: what is down then has failed.
+    /// * A stage that ends normally because all of its producers in the graph have ended for good is done, even if it is
+    ///   permanent. A permanent producer is never done: a graph with one of them runs until it is
+    ///   [shut down](crate::Running::shutdown).
+    /// * A stage whose factory panics at the very first start ends the graph, as in OTP.
+    ///
+    /// A stage that may come back is waited for by its neighbours: other than without restarts, a producer whose
+    /// consumers have all failed does not end when the graph is [joined](crate::Running::join), and neither does a
+    /// consumer whose producers have. Nor does either end because the other cancelled a declared subscription by itself.
+    #[must_use = "the returned stage is the one to subscribe to"]
+    pub fn restart(self, restart: Restart) -> Self {
+        self.place.lock().restart = restart;
         self
     }
 
     /// The reference through which messages are sent to the first instance.
     pub fn stage_ref(&self) -> StageRef<S, O> {
-        self.reference(&self.mailboxes()[0])
+        self.reference(&self.seats()[0])
     }
 
     /// The references to all instances.
     pub fn instances(&self) -> Vec<StageRef<S, O>> {
-        self.mailboxes().iter().map(|mailbox| self.reference(mailbox)).collect()
+        self.seats().iter().map(|seat| self.reference(seat)).collect()
     }
 
     /// The name it was declared with.
@@ -160,8 +229,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         &self.place.name
     }
 
-    fn reference(&self, mailbox: &Arc<Mailbox<I, O>>) -> StageRef<S, O> {
-        StageRef::new(Arc::clone(&self.place.name), Arc::clone(mailbox) as _, Arc::clone(&self.shared))
+    fn reference(&self, seat: &Arc<Seat<I, O>>) -> StageRef<S, O> {
+        StageRef::new(Arc::clone(&self.place.name), Arc::clone(seat) as _, Arc::clone(&self.shared))
     }
 }
 
@@ -174,8 +243,9 @@ impl<S, I, O, D> Stage<S, I, O, D> {
         self.place.lock().partitions
     }
 
-    pub(crate) fn mailboxes(&self) -> Vec<Arc<Mailbox<I, O>>> {
-        self.place.lock().instances.clone()
+    /// Where its instances receive their messages.
+    pub(crate) fn seats(&self) -> Vec<Arc<Seat<I, O>>> {
+        self.place.lock().seats.clone()
     }
 }
 

@@ -208,7 +208,6 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     /// A stage that may come back is waited for by its neighbours: other than without restarts, a producer whose
     /// consumers have all failed does not end when the graph is [joined](crate::Running::join), and neither does a
     /// consumer whose producers have. Nor does either end because the other cancelled a declared subscription by itself.
-    #[must_use = "the returned stage is the one to subscribe to"]
     pub fn restart(self, restart: Restart) -> Self {
         self.place.lock().restart = restart;
         self

@@ -135,7 +135,7 @@ mod tests {
         returned.keep(former, vec![(vec![1, 2, 3].into(), Attempt::FIRST)]);
         let (id, remainder, _) = open(&returned, former);
         remainder.ask(id, Demand::new(2));
-        remainder.leave(id, Exit::Shutdown, vec![(vec![1, 2].into(), Attempt::FIRST.next())]);
+        remainder.leave(id, EndCause::Down(Exit::Shutdown), vec![(vec![1, 2].into(), Attempt::FIRST.next())]);
         let (id, remainder, ear) = open(&returned, id);
         remainder.ask(id, Demand::new(9));
         let heard = ear.0.lock().expect("not poisoned").clone();

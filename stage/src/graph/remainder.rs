@@ -126,7 +126,7 @@ mod tests {
         remainder.ask(id, Demand::new(9));
         remainder.ask(id, Demand::new(99));
         let heard = ear.0.lock().expect("not poisoned").clone();
-        assert_eq!(heard, ["[1, 2] 2", "[3] 2", "[4] 1", "producer ended: normal"]);
+        assert_eq!(heard, ["[1, 2] 2", "[3] 2", "[4] 1", "down: normal"]);
     }
 
     #[test]
@@ -139,12 +139,12 @@ mod tests {
         let (id, remainder, ear) = open(&returned, id);
         remainder.ask(id, Demand::new(9));
         let heard = ear.0.lock().expect("not poisoned").clone();
-        assert_eq!(heard, ["[1, 2] 2", "[3] 1", "producer ended: normal"]);
+        assert_eq!(heard, ["[1, 2] 2", "[3] 1", "down: normal"]);
     }
 
     #[test]
     fn without_anything_left_it_ends_at_once() {
         let (_, _, ear) = open(&Returned::new(), SubscriptionId::new());
-        assert_eq!(*ear.0.lock().expect("not poisoned"), ["producer ended: normal"]);
+        assert_eq!(*ear.0.lock().expect("not poisoned"), ["down: normal"]);
     }
 }

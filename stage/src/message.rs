@@ -160,11 +160,11 @@ pub trait Local<T>: Send + Sync {
     /// Names the stage among those of this process.
     fn id(&self) -> usize;
 
-    /// What was handed back through a former subscription to an instance after that had ended, as a producer of its own.
+    /// What was handed back through former subscriptions to an instance after that had ended, as a producer of its own.
     fn remainder(
         &self,
         instance: usize,
-        former: Option<SubscriptionId>,
+        former: &[SubscriptionId],
         subscription: Subscription<T>,
     ) -> Arc<dyn Publisher<T>>;
 }

@@ -239,7 +239,9 @@ async fn references_survive_a_restart_and_calls_fail_at_once_while_the_stage_is_
 async fn times_of_restarts(seed: u64) -> Vec<Duration> {
     let (log, milli) = (Log::new(), Duration::from_millis(1));
     let graph = Graph::new("demo").backoff(Backoff::exponential(100 * milli, 1_000 * milli)).backoff_seed(seed);
-    let [a, ..] = three(&graph.intensity(PLENTY), &log, Restart::Permanent);
+    let graph = graph.intensity(PLENTY);
+    let [a, ..] = three(&graph, &log, Restart::Permanent);
+    let _running = graph.start();
     let mut times = Vec::new();
     for life in 1..=6 {
         made(&log, 2 + life).await;

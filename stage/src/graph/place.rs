@@ -133,7 +133,7 @@ impl<I: Send + 'static, O: Send + 'static> Local<O> for Place<I, O> {
     fn remainder(
         &self,
         instance: usize,
-        former: Option<SubscriptionId>,
+        former: &[SubscriptionId],
         subscription: Subscription<O>,
     ) -> Arc<dyn Publisher<O>> {
         let returned = Arc::clone(&self.lock().seats[instance].returned);

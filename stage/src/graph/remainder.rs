@@ -26,10 +26,10 @@ struct State<T> {
 impl<T: Send + 'static> Remainder<T> {
     pub(super) fn open(
         returned: Arc<Returned<T>>,
-        former: Option<SubscriptionId>,
+        former: &[SubscriptionId],
         Subscription { id, subscriber, .. }: Subscription<T>,
     ) -> Arc<dyn Publisher<T>> {
-        let left: VecDeque<_> = former.map_or_else(Vec::new, |former| returned.take(former)).into();
+        let left: VecDeque<_> = former.iter().flat_map(|former| returned.take(*former)).collect();
         let state = Mutex::new(State { left, given: Demand::ZERO, is_over: false });
         let remainder = Self { id, subscriber, returned, state };
         remainder.give(Demand::ZERO);
@@ -112,7 +112,7 @@ mod tests {
             interest: Default::default(),
             subscriber: Arc::clone(&ear) as _,
         };
-        (id, Remainder::open(Arc::clone(returned), Some(former), subscription), ear)
+        (id, Remainder::open(Arc::clone(returned), &[former], subscription), ear)
     }
 
     #[test]

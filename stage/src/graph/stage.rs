@@ -130,9 +130,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let mailbox = self.seats()[mine].mailbox();
         let id = SubscriptionId::new();
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
-        let renews = match how {
+        let renews = match &how {
             How::Once => None,
-            How::Anew(former) | How::Remainder(former) => Some(Renews { former }),
+            How::Anew(former) => Some(Renews { former: *former }),
+            How::Remainder(former) => Some(Renews { former: former.last().copied() }),
         };
         // A stage that has ended is not subscribed; what is opened then is cancelled below.
         let opening = Opening { id, to: source.name(), window, cancel, keep, renews };
@@ -147,7 +148,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
                 subscriber: Arc::clone(&mailbox) as _,
             };
             let opened = match (how, source.local()) {
-                (How::Remainder(former), Some(place)) => Ok(place.remainder(theirs, former, subscription)),
+                (How::Remainder(former), Some(place)) => Ok(place.remainder(theirs, &former, subscription)),
                 _ => source.open(theirs, subscription).await,
             };
             if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened)) {

@@ -62,8 +62,8 @@ struct Wire {
     producer: Option<usize>,
     cancel: Cancel,
     connect: Connect,
-    /// The subscription that was made last.
-    latest: Option<SubscriptionId>,
+    /// The subscriptions that were made, the latest last; no more than [`FORMER`].
+    former: VecDeque<SubscriptionId>,
     state: WireState,
 }
 
@@ -136,8 +136,8 @@ impl Books {
                 if let Some(producer) = producer.filter(|producer| *producer != consumer) {
                     self.stages[producer].wires.push(number);
                 }
-                let (latest, state) = (None, WireState::Open);
-                self.wires.push(Wire { consumer, producer, cancel, connect, latest, state });
+                let (former, state) = (VecDeque::new(), WireState::Open);
+                self.wires.push(Wire { consumer, producer, cancel, connect, former, state });
                 self.connect(number, work);
             }
             _ => work.openings.push(connect(How::Once).1),
@@ -269,16 +269,20 @@ impl Books {
             (WireState::Made, _) => return,
             (WireState::Stale, Some(producer)) if !wire.outlives(&producer.exit) => return,
             (WireState::Open, Some(producer)) if producer.life == Life::Over && producer.exit.is_graceful() => {
-                How::Remainder(wire.latest)
+                How::Remainder(wire.former.iter().copied().collect())
             }
             // One that has ended and of which that is not known yet is waited for.
             (_, Some(producer)) if producer.life != Life::Up || producer.control.is_down() => return,
-            (_, _) => How::Anew(wire.latest),
+            (_, _) => How::Anew(wire.former.back().copied()),
         };
         let (id, opening) = (wire.connect)(how);
         work.openings.push(opening);
         let wire = &mut self.wires[number];
-        (wire.latest, wire.state) = (Some(id), WireState::Made);
+        if wire.former.len() == FORMER {
+            wire.former.pop_front();
+        }
+        wire.former.push_back(id);
+        wire.state = WireState::Made;
     }
 
     /// A stage has ended for good.
@@ -314,18 +318,23 @@ impl Books {
         self.reasons = first.into_iter().chain([last]).collect();
     }
 
-    /// Tells a stage to end when it has nothing left to do, if all are told so and no neighbour of it may come back.
+    /// Tells a stage to end when it has nothing left to do, if all are told so, its subscriptions are made, and no
+    /// neighbour of it may come back.
     fn tell_complete(&self, number: usize) {
         let entry = &self.stages[number];
         let may_come_back = |other: usize| {
             let other = &self.stages[other];
             other.restart != Restart::Temporary && other.life != Life::Over
         };
+        let is_open = |wire: &usize| self.wires[*wire].consumer == number && self.wires[*wire].state == WireState::Open;
+        if !self.is_completing || entry.life != Life::Up || entry.wires.iter().any(is_open) {
+            return;
+        }
         let mut neighbours = entry.wires.iter().flat_map(|wire| {
             let Wire { consumer, producer, .. } = &self.wires[*wire];
             [Some(*consumer), *producer].into_iter().flatten().filter(|other| *other != number)
         });
-        if self.is_completing && entry.life == Life::Up && !neighbours.any(may_come_back) {
+        if !neighbours.any(may_come_back) {
             entry.control.complete();
         }
     }
@@ -394,6 +403,11 @@ impl Wire {
         }
     }
 }
+
+/// How many former subscriptions are remembered. A producer that ends may still be left by the consumer's former life
+/// while the next subscribes in vain, and what comes back then comes back through an earlier one; more than a few cannot
+/// be under way.
+const FORMER: usize = 16;
 
 /// How many causes are remembered: those that still reach a stage late, through one that was busy or had no demand.
 const CAUSES: usize = 256;

@@ -42,14 +42,14 @@ pub(crate) struct Declared {
 pub(crate) type Connect = Box<dyn Fn(How) -> (SubscriptionId, BoxFuture<'static>) + Send + Sync>;
 
 /// How a subscription is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum How {
     /// It ends when it ends.
     Once,
     /// It may be made again, and takes the place of a former one, if there was one.
     Anew(Option<SubscriptionId>),
-    /// As `Anew`, to a producer that was exhausted and has ended for good.
-    Remainder(Option<SubscriptionId>),
+    /// As `Anew`, to a producer that was exhausted and has ended for good. It takes the place of all former ones.
+    Remainder(Vec<SubscriptionId>),
 }
 
 /// What is left to do once the books are closed, as it may run the user's code.

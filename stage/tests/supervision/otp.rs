@@ -77,7 +77,7 @@ async fn otp_beyond_the_intensity_all_stages_stop_in_reverse_though_nobody_joins
 async fn otp_a_stage_that_does_not_stop_in_time_is_killed_and_then_all_start() {
     let log = Log::new();
     let graph = Graph::new("demo").strategy(Strategy::OneForAll);
-    let numbers = graph.producer("numbers", support::endless(&Log::new())).restart(Restart::Transient);
+    let numbers = graph.producer("numbers", support::count(5, &Log::new())).restart(Restart::Transient);
     let stuck = {
         let (make, first) = (named("stuck", &log), std::cell::Cell::new(true));
         move || Named { is_stuck: first.replace(false), ..make() }

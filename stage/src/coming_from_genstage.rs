@@ -34,6 +34,8 @@
 //! | `GenStage.stream/2` | [`SourceExt::events`](crate::SourceExt::events) |
 //! | a consumer of one `handle_events/3` | a closure: [`each`](crate::each), [`each_batch`](crate::each_batch); between stages [`map`](crate::map), [`filter_map`](crate::filter_map), [`flat_map`](crate::flat_map) |
 //! | `dispatcher: GenStage.DemandDispatcher` | the default |
+//! | a `Supervisor` of stages, `restart: :permanent`, `:transient`, `:temporary` | [`Stage::restart`](crate::Stage::restart) |
+//! | `strategy:`, `max_restarts:`, `max_seconds:` | [`Graph::strategy`](crate::Graph::strategy), [`Graph::intensity`](crate::Graph::intensity); and [`Graph::backoff`](crate::Graph::backoff) |
 //! | a module with `@behaviour GenStage.Dispatcher` | [`Dispatcher`](crate::Dispatcher), with [`Stage::dispatcher`](crate::Stage::dispatcher) |
 //!
 //! # Differences
@@ -49,6 +51,8 @@
 //! | a full buffer drops | drops, or fails the stage ([`Keep::Fail`](crate::Keep::Fail)) | some data must not be lost |
 //! | a crash loses what the consumer was handling | on request it is handed back and redelivered: [`Stage::subscribe_acknowledged`](crate::Stage::subscribe_acknowledged) | at least once |
 //! | an exit propagates to everybody linked | a failure names the stage where it began, once | one cause is one cause |
+//! | one crash counts once for each stage that falls with it | counts once | the cause is one, and the bound on restarts is for causes |
+//! | a consumer that outlives its producer must subscribe to the next one itself | declared subscriptions are made again | the graph knows them |
 //! | asks are messages that add up | asks are cumulative | a repeated or overtaken ask does no harm, which matters between machines |
 //! | `call` may wait for ever | always has a timeout, 5 s by default, and fails fast while the stage drains | |
 //! | `cast` fills the mailbox without bound | is refused beyond 1,024 waiting messages | everything is bounded |

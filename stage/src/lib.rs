@@ -69,7 +69,8 @@
 //!
 //! What is guaranteed: events of one producer reach a consumer in the order in which they were emitted; when a finite
 //! source ends, everything it emitted is handled before [`Graph::run`] returns; an error or a panic in a callback is
-//! the graph's error and never a shorter result. What a failing stage was handling is lost with it.
+//! the graph's error and never a shorter result. What a failing stage was handling is lost with it. A stage that
+//! [may be restarted](Stage::restart) is made anew instead.
 //!
 //! This crate never opens a socket, and never starts a task but through a [`Spawner`].
 //!
@@ -83,6 +84,7 @@
 //! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to
 //! * `upstream`, `downstream`: the two pure halves of a stage
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
+//! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `spawner`, `error`
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference

@@ -1,6 +1,6 @@
 //! [`Mailbox`]: the one queue through which a stage hears from its neighbours, its graph, and whoever has a reference.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
 
+use crate::graph::remainder::Returned;
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
 
@@ -69,36 +70,6 @@ pub(crate) struct Mailbox<I, O> {
     stage: String,
     consumer: ConsumerId,
     returned: Arc<Returned<O>>,
-}
-
-/// What subscribers handed back after the stage had ended, for when they come again: see
-/// [`Remainder`](crate::graph::remainder::Remainder). Bounded by the demand that they had granted.
-pub(crate) struct Returned<O>(Mutex<BTreeMap<SubscriptionId, Vec<(Events<O>, Attempt)>>>);
-
-impl<O> Returned<O> {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self(Mutex::new(BTreeMap::new())))
-    }
-
-    pub(crate) fn keep(&self, id: SubscriptionId, unfinished: Vec<(Events<O>, Attempt)>) {
-        if !unfinished.is_empty() {
-            self.lock().entry(id).or_default().extend(unfinished);
-        }
-    }
-
-    pub(crate) fn take(&self, id: SubscriptionId) -> Vec<(Events<O>, Attempt)> {
-        self.lock().remove(&id).unwrap_or_default()
-    }
-
-    /// Drops everything; returns how many events that were.
-    pub(crate) fn clear(&self) -> usize {
-        let returned = std::mem::take(&mut *self.lock());
-        returned.values().flatten().map(|(events, _)| events.len()).sum()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SubscriptionId, Vec<(Events<O>, Attempt)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct State<I, O> {

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_dispatcher::{Buffer, Dispatcher, Keep, SubscriptionId};
 
-use super::remainder::Remainder;
+use super::remainder::{Remainder, Returned};
 use crate::callbacks::{Callbacks, guarded_now};
 use crate::counters::Counters;
 use crate::downstream::Downstream;
 use crate::driver::Driver;
 use crate::ending::Ending;
 use crate::handle::{CallError, Inbox, Post, Sender};
-use crate::mailbox::{Mailbox, Message, Returned};
+use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
 use crate::message::Local;
 use crate::supervision::driver::Enrolled;

@@ -1,12 +1,44 @@
-//! [`Remainder`]: what is left of a producer that has ended, for a consumer that comes back.
+//! [`Returned`] and [`Remainder`]: what is left of a producer that has ended, for a consumer that comes back.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_dispatcher::{Attempt, Demand, Events, SubscriptionId};
 
-use crate::mailbox::Returned;
 use crate::{EndCause, Exit, Publisher, Subscriber, Subscription};
+
+/// What subscribers handed back after a stage had ended, for when they come again. Bounded by the demand that they had
+/// granted.
+pub(crate) struct Returned<O>(Mutex<BTreeMap<SubscriptionId, Unfinished<O>>>);
+
+/// Batches, oldest first, each with the number of the attempt that is to follow.
+type Unfinished<O> = Vec<(Events<O>, Attempt)>;
+
+impl<O> Returned<O> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::new(BTreeMap::new())))
+    }
+
+    pub(crate) fn keep(&self, id: SubscriptionId, unfinished: Unfinished<O>) {
+        if !unfinished.is_empty() {
+            self.lock().entry(id).or_default().extend(unfinished);
+        }
+    }
+
+    pub(crate) fn take(&self, id: SubscriptionId) -> Unfinished<O> {
+        self.lock().remove(&id).unwrap_or_default()
+    }
+
+    /// Drops everything; returns how many events that were.
+    pub(crate) fn clear(&self) -> usize {
+        let returned = std::mem::take(&mut *self.lock());
+        returned.values().flatten().map(|(events, _)| events.len()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SubscriptionId, Unfinished<O>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The publishing end of a subscription to a producer that was exhausted before its consumer was restarted: it gives
 /// what the consumer had handed back, which is nothing unless it acknowledges, and then ends as the producer did.

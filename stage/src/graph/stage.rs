@@ -198,6 +198,40 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     /// [`subscribe_acknowledged`](Self::subscribe_acknowledged) a consumer loses nothing unless its producer fails as
     /// well. A producer begins again where its factory makes it begin.
     ///
+    /// ```
+    /// # use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Producer, Restart, Result};
+    /// # struct Numbers;
+    /// # impl Producer for Numbers {
+    /// #     type Out = u64;
+    /// #     async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+    /// #         cx.emit_all(0..demand as u64);
+    /// #         cx.stop(Exit::Normal);
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// struct Fragile;
+    ///
+    /// impl Consumer for Fragile {
+    ///     type In = u64;
+    ///     async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_>) -> Result {
+    ///         if events[0] == 0 && events.attempt().number() == 1 {
+    ///             return Err("not today".into());
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// let graph = Graph::new("demo");
+    /// let numbers = graph.producer("numbers", || Numbers);
+    /// graph.consumer("fragile", || Fragile).subscribe_acknowledged(&numbers, 5..10).restart(Restart::Transient);
+    /// let outcome = graph.run().await?;
+    /// assert_eq!(outcome.stage("fragile").map(|stage| stage.restarts), Some(1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # What is not restarted
     ///
     /// * A graph that is being drained or stopped, or that has failed, starts nothing: what is down then has failed.

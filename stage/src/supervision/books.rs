@@ -65,6 +65,8 @@ struct Wire {
     /// The subscriptions that were made, the latest last; no more than [`FORMER`].
     former: VecDeque<SubscriptionId>,
     state: WireState,
+    /// Whether the consumer has failed to subscribe because this life of the producer was over already.
+    was_late: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +139,7 @@ impl Books {
                     self.stages[producer].wires.push(number);
                 }
                 let (former, state) = (VecDeque::new(), WireState::Open);
-                self.wires.push(Wire { consumer, producer, cancel, connect, former, state });
+                self.wires.push(Wire { consumer, producer, cancel, connect, former, state, was_late: false });
                 self.connect(number, work);
             }
             _ => work.openings.push(connect(How::Once).1),
@@ -160,6 +162,7 @@ impl Books {
                 wire.state = WireState::Stale;
             }
         }
+        let was_late = self.was_late(number, &exit);
         let was_giving_up = self.supervision.is_giving_up();
         let fate = if !was_made {
             self.supervision.start_failed(number, now)
@@ -168,7 +171,7 @@ impl Books {
         } else if let Some(failure) = follows {
             self.supervision.exited(number, &Exit::Failed(failure), true, now)
         } else {
-            let counted = self.counts_already(number, &exit, now);
+            let counted = was_late || self.counts_already(number, &exit, now);
             self.supervision.exited(number, &exit, counted, now)
         };
         if !was_giving_up && self.supervision.is_giving_up() {
@@ -198,6 +201,8 @@ impl Books {
                     let wire = &mut self.wires[*wire];
                     if wire.consumer == number {
                         wire.state = WireState::Open;
+                    } else {
+                        wire.was_late = false;
                     }
                 }
                 Some(made)
@@ -351,6 +356,21 @@ impl Books {
             })
         };
         sources.peek().is_some() && sources.all(is_over)
+    }
+
+    /// Whether a stage could not subscribe only because it came as a producer ended, which is no cause of its own.
+    fn was_late(&mut self, number: usize, exit: &Exit) -> bool {
+        if !matches!(exit, Exit::Failed(failure) if failure.kind() == FailureKind::Subscribe) {
+            return false;
+        }
+        let wires = self.stages[number].wires.iter().copied();
+        let late = wires.filter(|wire| {
+            let Wire { consumer, producer, was_late, .. } = self.wires[*wire];
+            consumer == number && !was_late && producer.is_some_and(|producer| self.stages[producer].control.is_down())
+        });
+        let late: Vec<usize> = late.collect();
+        late.iter().for_each(|wire| self.wires[*wire].was_late = true);
+        !late.is_empty()
     }
 
     /// A stage that was not stopped has ended because its producer was: not by its own will.

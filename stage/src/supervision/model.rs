@@ -56,6 +56,18 @@ impl Bench {
         commands
     }
 
+    /// The next that is done, once whoever is asked to end has ended.
+    fn next_but_stops(&mut self) -> Option<Command> {
+        loop {
+            match self.next() {
+                Some(Stop(child)) => {
+                    self.exit(child, &Exit::Shutdown);
+                }
+                command => return command,
+            }
+        }
+    }
+
     fn fails(&mut self, child: usize) -> Vec<Command> {
         self.exit(child, &failed());
         self.commands()
@@ -151,15 +163,7 @@ fn otp_a_restart_that_fails_counts_and_is_tried_again() {
     let mut bench = Bench::new(Strategy::RestForOne, three_in_five(), &PERMANENT);
     bench.exit(1, &failed());
     for _ in 0..2 {
-        let stops = std::iter::from_fn(|| {
-            let command = bench.next();
-            if let Some(Stop(child)) = command {
-                bench.exit(child, &Exit::Shutdown);
-            }
-            command.filter(|command| matches!(command, Stop(_)))
-        });
-        stops.for_each(drop);
-        // The first poll that was no stop was the start of 1.
+        assert_eq!(bench.next_but_stops(), Some(Start(1)));
         assert_eq!(bench.supervision.start_failed(1, bench.now), Fate::Returns);
     }
     assert_eq!(bench.next(), Some(Start(1)));
@@ -395,8 +399,8 @@ impl<'a> Naive<'a> {
 
     fn start_until(&mut self, then: Duration) {
         let mut now = Duration::ZERO;
-        loop {
-            let Some(first) = self.waits_until.iter().flatten().min().copied().filter(|at| *at <= then) else { break };
+        let first = |naive: &Self| naive.waits_until.iter().flatten().min().copied().filter(|at| *at <= then);
+        while let Some(first) = first(self) {
             now = now.max(first);
             // Whoever is due by then, in order of declaration.
             let child = self.waits_until.iter().position(|at| at.is_some_and(|at| at <= now)).expect("one is due");

@@ -134,7 +134,7 @@ async fn otp_a_restart_that_fails_counts_and_is_tried_again() {
         } else {
             let error = limited(running.join()).await.unwrap_err();
             assert_eq!(error.failure.message(), "oops", "the first");
-            assert_eq!(error.others.iter().map(|other| other.message()).collect::<Vec<_>>(), ["no parts"]);
+            assert_eq!(error.others.iter().map(aqueduct_stage::Failure::message).collect::<Vec<_>>(), ["no parts"]);
         }
     }
 }

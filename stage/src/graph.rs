@@ -207,7 +207,8 @@ impl Graph {
     /// # Errors
     ///
     /// [`GraphError`] with the first failure; the other stages are then shut down, with five seconds of grace. A
-    /// success is never short: if a stage ended before its work was done, that is an error.
+    /// success is never short: if a stage ended before its work was done, that is an error. A failure after which a stage
+    /// [was restarted](Stage::restart) is none; more of them than [are borne](Self::intensity) are.
     ///
     /// # Cancel safety
     ///

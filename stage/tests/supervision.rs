@@ -10,6 +10,8 @@ mod edges;
 mod otp;
 #[path = "supervision/random.rs"]
 mod random;
+#[path = "supervision/traces.rs"]
+mod traces;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};

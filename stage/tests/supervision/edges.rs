@@ -190,3 +190,67 @@ async fn timers_of_a_former_life_do_not_ring_in_the_next() {
     assert_eq!(log.all().len(), 10, "one a second, not two");
     limited(running.stop(Duration::from_secs(1))).await.unwrap();
 }
+
+/// Fails in its first life, and has enough after its second batch.
+struct Sated {
+    life: u64,
+    batches: u64,
+}
+
+impl Consumer for Sated {
+    type In = u64;
+
+    async fn handle_events(&mut self, _: Batch<u64>, cx: &mut Cx<'_>) -> Result {
+        if self.life == 1 {
+            return Err("too hot".into());
+        }
+        self.batches += 1;
+        if self.batches == 2 {
+            cx.stop(Exit::Normal);
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_does_not_fail_for_a_consumer_that_came_back_and_had_enough() {
+    let (graph, mut life) = (Graph::new("demo"), 0);
+    let numbers = graph.producer("numbers", support::endless(&Log::new()));
+    let sated = graph.consumer("sated", move || {
+        life += 1;
+        Sated { life, batches: 0 }
+    });
+    sated.subscribe(&numbers, 0..10).restart(Restart::Transient);
+    let outcome = limited(graph.run()).await.unwrap();
+    assert_eq!(outcome.stage("sated").unwrap().restarts, 1);
+}
+
+/// Emits five numbers, and takes a second to end.
+struct Lingering;
+
+impl Producer for Lingering {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, _: usize, cx: &mut Cx<'_, u64>) -> Result {
+        cx.emit_all(0..5);
+        cx.stop(Exit::Normal);
+        Ok(())
+    }
+
+    async fn terminate(&mut self, _: &Exit) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_subscribes_as_its_producer_ends_comes_again_and_that_is_no_second_cause() {
+    let log = Log::new();
+    let graph = Graph::new("demo").intensity(Intensity::new(1, Duration::from_secs(5)));
+    let numbers = graph.producer("numbers", || Lingering);
+    let sink = support::sink_with(&log, |sink| sink.poison = Some(3));
+    graph.consumer("sink", sink).subscribe_acknowledged(&numbers, 0..10).restart(Restart::Transient);
+    let outcome = limited(graph.run()).await.unwrap();
+    assert_eq!(log.events(), [0, 1, 2, 3, 4]);
+    let sink = outcome.stage("sink").unwrap();
+    assert_eq!((sink.restarts, sink.discarded), (2, 0));
+}

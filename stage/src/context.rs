@@ -107,7 +107,8 @@ impl<'a, O> Cx<'a, O> {
         self.wishes.stop.get_or_insert(exit);
     }
 
-    /// The reference to this very instance of the stage, to send itself messages: `cx.stage_ref::<Self>()`.
+    /// The reference to this very instance of the stage, to send itself messages: `cx.stage_ref::<Self>()`. It ends with
+    /// this life of the instance, and so do timers set through it, also if the stage is restarted.
     ///
     /// # Panics
     ///

@@ -61,7 +61,8 @@ impl<M: Send + 'static, O: Send + 'static, S: Handle<M, O>> Message<S, O> for M 
     }
 }
 
-/// Sends messages to one instance of a stage. Cheap to clone; dropping it does nothing.
+/// Sends messages to one instance of a stage, also after a [restart](crate::Stage::restart). Cheap to clone; dropping it
+/// does nothing.
 pub struct StageRef<S, O = Never> {
     name: Arc<str>,
     inbox: Arc<dyn Inbox<O>>,
@@ -352,7 +353,7 @@ impl<R> Future for Call<R> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The stage has ended, or is draining, or failed while it handled the message.
+    /// The stage has ended, or is draining, or failed while it handled the message, or waits for its restart.
     #[error("the stage has stopped")]
     Stopped,
     /// It has more messages waiting than it should.

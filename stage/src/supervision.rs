@@ -10,6 +10,8 @@ use crate::restart::Restarts;
 use crate::{Backoff, Exit, Intensity, Restart};
 
 mod books;
+#[cfg(test)]
+mod checklist;
 pub(crate) mod driver;
 #[cfg(test)]
 mod model;
@@ -21,6 +23,7 @@ pub enum Strategy {
     #[default]
     OneForOne,
     /// It, and every stage that was declared after it: those are stopped, the last first, and all are started in order.
+    /// A stage that does not stop within 5 s is killed at its next `await`.
     RestForOne,
     /// All: the others are stopped, the last first, and all are started in order, also those that were done.
     OneForAll,

@@ -37,6 +37,13 @@
 //! | a `Supervisor` of stages, `restart: :permanent`, `:transient`, `:temporary` | [`Stage::restart`](crate::Stage::restart) |
 //! | `strategy:`, `max_restarts:`, `max_seconds:` | [`Graph::strategy`](crate::Graph::strategy), [`Graph::intensity`](crate::Graph::intensity); and [`Graph::backoff`](crate::Graph::backoff) |
 //! | a module with `@behaviour GenStage.Dispatcher` | [`Dispatcher`](crate::Dispatcher), with [`Stage::dispatcher`](crate::Stage::dispatcher) |
+//! | `ConsumerSupervisor` | [`Graph::tasks`](crate::Graph::tasks) |
+//! | its child's `restart: :transient`, `shutdown:`; `max_restarts:`, `max_seconds:` | [`TaskOptions`](crate::TaskOptions), with [`Graph::tasks_with`](crate::Graph::tasks_with) |
+//! | `ConsumerSupervisor.start_child/2`, `terminate_child/2`, `which_children/1`, `count_children/1` | the same names, on what [`StageRef::children`](crate::StageRef::children) answers |
+//! | `DynamicSupervisor`, `Task.Supervisor` | [`TaskSupervisor`](crate::TaskSupervisor) |
+//! | `Task.Supervisor.async_nolink/2`, `Task.await/2` | [`TaskSupervisor::start_task`](crate::TaskSupervisor::start_task), `.await` |
+//! | `Process.flag(:trap_exit, true)` in a child | [`Stopping::current`](crate::Stopping::current) |
+//! | `:brutal_kill`, `:infinity` | [`Shutdown::Kill`](crate::Shutdown::Kill), [`Shutdown::Unlimited`](crate::Shutdown::Unlimited) |
 //!
 //! # Differences
 //!
@@ -60,4 +67,10 @@
 //! | `from_enumerable` blocks until it has all that was asked for | a stream's items leave when they are there, and its stage takes messages meanwhile | a slow source must not hold back what is there |
 //! | a permanent `GenStage.stream` exits the process that reads when its producer ends | it ends after an exhausted producer, and gives an error as its last item after any other | a short result is never silent |
 //! | dropping out of a `GenStage.stream` waits until the producers have answered | dropping it does not wait; what they send meanwhile goes to the next reader | a `Drop` cannot wait |
+//! | a consumer supervisor whose children fail goes on, and that is all | it goes on, and [`Graph::run`](crate::Graph::run) fails in the end, unless failures are [tolerated](crate::TaskOptions::tolerate_failures) | an event that was not handled is work that was lost |
+//! | a consumer supervisor with permanent children is refused at its start | cannot be written | a task that has done its event has nothing more to do |
+//! | a supervisor with too many restarts exits with `:shutdown` | it fails, and so does the graph | the same |
+//! | a child that does not trap exits dies as soon as it is told to end | has its shutdown time to finish what it is doing | the same |
+//! | a consumer supervisor that stops as its producer is done ends its children | waits for them | the same |
+//! | a child is a process | a future in a task that runs one child after the other: it is polled, dropped and waited for by itself, but `tokio::task::id` is not its own | an event costs no task of its own |
 //! | `hibernate`, `code_change`, `format_status` | not there | nothing in Rust corresponds |

@@ -72,6 +72,8 @@ pub enum FailureKind {
     Shutdown,
     /// A stage that is to run always ended without a failure, and more often than it may be restarted.
     Ended,
+    /// Tasks of a supervisor have failed, or it has given up restarting them.
+    Tasks,
     /// The connection to the producer's or consumer's node was lost.
     Disconnected,
     /// The other node broke the protocol, or sent what could not be decoded.
@@ -136,6 +138,7 @@ impl fmt::Display for Failure {
             FailureKind::Overflow => write!(f, "stage {origin:?} overflowed: {message}"),
             FailureKind::Shutdown => write!(f, "stage {origin:?} was shut down early: {message}"),
             FailureKind::Ended => write!(f, "stage {origin:?} ended: {message}"),
+            FailureKind::Tasks => write!(f, "tasks of {origin:?}: {message}"),
             FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
             FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),
             FailureKind::Remote => write!(f, "on {origin}: {message}"),

@@ -260,6 +260,10 @@ impl Graph {
         text + "}\n"
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Lets more be declared, until the next launch.
     pub(crate) fn reopen(&self) {
         self.lock().open = true;

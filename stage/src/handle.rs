@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 use tokio_stream::{Stream, StreamExt};
 
+use crate::counters::Counters;
 use crate::members::Shared;
 use crate::{BoxFuture, Cx, DemandMode, Never, Result};
 
@@ -65,6 +66,7 @@ impl<M: Send + 'static, O: Send + 'static, S: Handle<M, O>> Message<S, O> for M 
 /// does nothing.
 pub struct StageRef<S, O = Never> {
     name: Arc<str>,
+    instance: usize,
     inbox: Arc<dyn Inbox<O>>,
     graph: Arc<Shared>,
     stage: PhantomData<fn() -> S>,
@@ -143,8 +145,8 @@ where
 }
 
 impl<S: 'static, O: Send + 'static> StageRef<S, O> {
-    pub(crate) fn new(name: Arc<str>, inbox: Arc<dyn Inbox<O>>, graph: Arc<Shared>) -> Self {
-        Self { name, inbox, graph, stage: PhantomData }
+    pub(crate) fn new(name: Arc<str>, instance: usize, inbox: Arc<dyn Inbox<O>>, graph: Arc<Shared>) -> Self {
+        Self { name, instance, inbox, graph, stage: PhantomData }
     }
 
     /// The stage's name.
@@ -282,6 +284,29 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
         self.inbox.post(Post::Letter(letter), sender)
     }
 
+    /// As [`cast`](Self::cast), by a task of the stage's own that has one message under way at a time.
+    pub(crate) fn cast_as_helper<M>(&self, message: M) -> Result<(), CallError>
+    where
+        M: Message<S, O>,
+    {
+        self.cast_as(Sender::Helper, message)
+    }
+
+    /// What the stage has done so far.
+    pub(crate) fn counters(&self) -> Option<Arc<Counters>> {
+        self.graph.counters(&self.name, self.instance)
+    }
+
+    /// The reference to what works for the stage besides its own task.
+    pub(crate) fn companion(&self) -> Option<Box<dyn Any>> {
+        self.graph.reference(&self.name, self.instance)
+    }
+
+    /// Which of the stage's instances it is, from 0.
+    pub(crate) fn instance(&self) -> usize {
+        self.instance
+    }
+
     fn status(&self) -> Call<Status> {
         let (reply, answer) = oneshot::channel();
         let refused = self.inbox.post(Post::Status(reply), Sender::Anybody).err();
@@ -293,6 +318,7 @@ impl<S, O> Clone for StageRef<S, O> {
     fn clone(&self) -> Self {
         Self {
             name: Arc::clone(&self.name),
+            instance: self.instance,
             inbox: Arc::clone(&self.inbox),
             graph: Arc::clone(&self.graph),
             stage: PhantomData,

@@ -85,6 +85,7 @@
 //! * `upstream`, `downstream`: the two pure halves of a stage
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
+//! * `supervisor`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
@@ -116,6 +117,7 @@ mod running;
 mod spawner;
 mod stream;
 mod supervision;
+mod supervisor;
 pub mod testing;
 mod upstream;
 
@@ -146,3 +148,7 @@ pub use running::Running;
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};
 pub use stream::{EventStream, EventStreamError, FromIter, FromStream, SourceExt};
 pub use supervision::Strategy;
+pub use supervisor::{
+    Child, ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, Shutdown, StartChildError, Stopping,
+    SupervisorOptions, TaskHandle, TaskOptions, TaskRestart, TaskSupervisor, Tasks, TasksRef, Temporary, Transient,
+};

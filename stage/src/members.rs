@@ -39,6 +39,16 @@ pub(crate) trait Control: Send + Sync {
 /// The callbacks of a stage with their type erased, for the [`Control`] that made them.
 pub(crate) type Made = Box<dyn Any + Send>;
 
+/// What works for a stage besides its own task.
+pub(crate) trait Companion: Send + Sync {
+    /// End now.
+    fn stop(&self);
+    /// What was lost that should not have been, if anything was.
+    fn loss(&self) -> Option<Failure>;
+    /// What is given to those who want to talk to it rather than to this instance of a stage, if it works for that.
+    fn reference(self: Arc<Self>, stage: &str, instance: usize) -> Option<Box<dyn Any>>;
+}
+
 /// What the tasks of a graph share with its handle.
 pub(crate) struct Shared {
     spawner: Arc<dyn Spawner>,
@@ -55,6 +65,7 @@ pub(crate) struct State {
     stages: Vec<Member>,
     /// How many of them have not ended for good.
     open: usize,
+    companions: Vec<Arc<dyn Companion>>,
     /// Distinct failures, in the order in which they were reported.
     failures: Vec<Failure>,
     /// The bound on restarts, if it is the reason for the end.
@@ -198,6 +209,7 @@ impl Shared {
     pub(crate) fn new(spawner: Arc<dyn Spawner>) -> Self {
         let state = State {
             stages: Vec::new(),
+            companions: Vec::new(),
             open: 0,
             failures: Vec::new(),
             exceeded: None,
@@ -216,6 +228,16 @@ impl Shared {
         state.stages.push(member);
         state.open += 1;
         state.stages.len() - 1
+    }
+
+    /// Takes in what works for a stage.
+    pub(crate) fn accompany(&self, companion: Arc<dyn Companion>) {
+        self.lock().companions.push(companion);
+    }
+
+    /// Lets go of what works for the stages, which refers to the graph.
+    pub(crate) fn dismiss(&self) {
+        let _dropped_unlocked = std::mem::take(&mut self.lock().companions);
     }
 
     /// Starts a task that ends when the graph is killed.
@@ -379,6 +401,12 @@ impl Shared {
         stages.iter().for_each(|stage| what(&**stage));
     }
 
+    /// Ends every stage now, and what works for it.
+    pub(crate) fn stop(&self) {
+        self.tell(|stage| stage.stop());
+        self.companions().iter().for_each(|companion| companion.stop());
+    }
+
     pub(crate) fn kill(&self) {
         self.killed.store(true, Ordering::Release);
         // Woken outside the lock, which the tasks take.
@@ -398,6 +426,27 @@ impl Shared {
 
     pub(crate) fn overflows(&self) -> Vec<Failure> {
         self.lock().stages.iter().filter_map(Member::overflow).collect()
+    }
+
+    /// What those have lost that work for the stages.
+    pub(crate) fn losses(&self) -> Vec<Failure> {
+        self.companions().iter().filter_map(|companion| companion.loss()).collect()
+    }
+
+    /// What an instance of a stage has done so far.
+    pub(crate) fn counters(&self, name: &str, instance: usize) -> Option<Arc<Counters>> {
+        let state = self.lock();
+        let member = state.stages.iter().find(|stage| stage.instance == instance && *stage.stage == *name)?;
+        Some(Arc::clone(&member.counters))
+    }
+
+    /// The reference to what works for an instance of a stage: to the latest, if the stage was restarted.
+    pub(crate) fn reference(&self, stage: &str, instance: usize) -> Option<Box<dyn Any>> {
+        self.companions().into_iter().rev().find_map(|companion| companion.reference(stage, instance))
+    }
+
+    fn companions(&self) -> Vec<Arc<dyn Companion>> {
+        self.lock().companions.clone()
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

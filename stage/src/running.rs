@@ -145,6 +145,7 @@ impl Running {
         self.end(GRACE_AFTER_FAILURE).await;
         let (outcome, mut failures, exceeded) = self.shared.conclude();
         failures.extend(self.shared.overflows());
+        failures.extend(self.shared.losses());
         if failures.is_empty() {
             failures.extend(
                 outcome
@@ -174,7 +175,8 @@ impl Running {
             stage.drain();
         });
         self.kill_after(grace).await;
-        let (outcome, failures, exceeded) = self.shared.conclude();
+        let (outcome, mut failures, exceeded) = self.shared.conclude();
+        failures.extend(self.shared.losses());
         GraphError::unless_empty(failures, exceeded).map(|()| outcome)
     }
 
@@ -197,7 +199,7 @@ impl Running {
     /// Ends all tasks of the graph, and waits until they are gone.
     async fn end(&self, grace: Duration) {
         self.supervisor.end();
-        self.shared.tell(|stage| stage.stop());
+        self.shared.stop();
         self.kill_after(grace).await;
     }
 
@@ -214,6 +216,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.shared.kill();
+        self.shared.dismiss();
     }
 }
 

@@ -93,6 +93,7 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
             let counters = Arc::new(Counters::new());
             let runs = Runs::<S, C, F> {
                 place: Arc::clone(self),
+                instance,
                 seat: Arc::clone(seat),
                 make: Arc::clone(make),
                 counters: Arc::clone(&counters),
@@ -144,6 +145,7 @@ impl<I: Send + 'static, O: Send + 'static> Local<O> for Place<I, O> {
 /// Makes what runs at a seat, and tells it what the graph wants.
 struct Runs<S, C: Callbacks, F> {
     place: Arc<Place<C::In, C::Out>>,
+    instance: usize,
     seat: Arc<Seat<C::In, C::Out>>,
     make: Arc<Mutex<F>>,
     /// Those of all its lives.
@@ -193,7 +195,7 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         }
         drop(spec);
         // Bound to this life: timers that a stage has set for itself end with it.
-        let stage_ref = StageRef::<S, C::Out>::new(name, mailbox as _, Arc::clone(shared));
+        let stage_ref = StageRef::<S, C::Out>::new(name, self.instance, mailbox as _, Arc::clone(shared));
         let made = made.and_then(|made| made.downcast::<C>().ok());
         let (make, shared) = (Arc::clone(&self.make), Arc::clone(shared));
         Box::pin(async move {

@@ -250,12 +250,12 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
 
     /// The reference through which messages are sent to the first instance.
     pub fn stage_ref(&self) -> StageRef<S, O> {
-        self.reference(&self.seats()[0])
+        self.reference((0, &self.seats()[0]))
     }
 
     /// The references to all instances.
     pub fn instances(&self) -> Vec<StageRef<S, O>> {
-        self.seats().iter().map(|seat| self.reference(seat)).collect()
+        self.seats().iter().enumerate().map(|seat| self.reference(seat)).collect()
     }
 
     /// The name it was declared with.
@@ -263,8 +263,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         &self.place.name
     }
 
-    fn reference(&self, seat: &Arc<Seat<I, O>>) -> StageRef<S, O> {
-        StageRef::new(Arc::clone(&self.place.name), Arc::clone(seat) as _, Arc::clone(&self.shared))
+    fn reference(&self, (instance, seat): (usize, &Arc<Seat<I, O>>)) -> StageRef<S, O> {
+        StageRef::new(Arc::clone(&self.place.name), instance, Arc::clone(seat) as _, Arc::clone(&self.shared))
     }
 }
 

@@ -237,6 +237,17 @@ impl<S: 'static, O: Send + 'static> StageRef<S, O> {
         );
     }
 
+    /// Starts a task on behalf of the stage, through the graph's [`Spawner`](crate::Spawner). `name` is for reports and
+    /// debuggers.
+    ///
+    /// It is dropped, wherever it waits, when the graph ends. It outlives the stage: one that is to end with it asks
+    /// something of the stage's, a channel for instance, that is dropped with the stage. Nobody waits for it, and its
+    /// panic is nobody's failure: what the stage has to know, the task sends as a message. Does nothing once the graph
+    /// has ended.
+    pub fn spawn(&self, name: &str, task: impl Future<Output = ()> + Send + 'static) {
+        self.graph.spawn_helper(name, Box::pin(task));
+    }
+
     /// Sets whether demand is passed on or kept, for a stage with output.
     ///
     /// # Errors

@@ -88,6 +88,7 @@
 //! * `supervisor`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
+//! * [`stages`]: ready-made stages
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
 
 mod any;
@@ -119,6 +120,7 @@ mod stream;
 mod supervision;
 mod supervisor;
 pub mod testing;
+pub mod stages;
 mod upstream;
 
 pub use aqueduct_dispatcher::{

@@ -1,0 +1,24 @@
+//! Ready-made stages.
+//!
+//! | stage | what it does |
+//! |---|---|
+//! | [`queue`] | emits what is pushed into it; a push waits until its event was taken |
+//! | [`batches`] | puts events together, by count and by time |
+//! | [`Rate::limit`] | limits how many events are asked for in a period, which can be changed while it runs |
+//!
+//! Each is an ordinary [`Producer`](crate::Producer) or [`ProducerConsumer`](crate::ProducerConsumer), built on what
+//! this crate offers to everybody.
+//!
+//! Modules: `bell` wakes a stage from a task; `intake` is the window of a stage that asks by itself; `allowance` says how
+//! many events may be asked for.
+
+mod allowance;
+mod batches;
+mod bell;
+mod intake;
+mod queue;
+mod rate;
+
+pub use batches::{Batches, batches};
+pub use queue::{Closed, Queue, QueueProducer, TryPushError, queue};
+pub use rate::{Rate, RateLimit};

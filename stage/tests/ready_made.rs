@@ -6,6 +6,10 @@ mod support;
 
 #[path = "ready_made/batches.rs"]
 mod batches;
+#[path = "ready_made/chunked.rs"]
+mod chunked;
+#[path = "ready_made/pmap.rs"]
+mod pmap;
 #[path = "ready_made/queue.rs"]
 mod queue;
 #[path = "ready_made/rate.rs"]

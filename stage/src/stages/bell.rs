@@ -17,18 +17,27 @@ pub(super) struct Bell<S, O> {
     rung: AtomicBool,
 }
 
-impl<S, O> Bell<S, O>
+/// A bell of any stage.
+pub(super) trait Chime: Send + Sync {
+    /// Wakes the stage. Returns whether it is still there.
+    fn ring(&self) -> bool;
+    /// The stage is about to look: what comes from now on rings anew.
+    fn answered(&self);
+}
+
+impl<S, O> Bell<S, O> {
+    pub(super) fn new(stage: StageRef<S, O>) -> Self {
+        Self { stage, rung: AtomicBool::new(false) }
+    }
+}
+
+impl<S, O> Chime for Bell<S, O>
 where
     S: 'static,
     O: Send + 'static,
     Ring: Message<S, O>,
 {
-    pub(super) fn new(stage: StageRef<S, O>) -> Self {
-        Self { stage, rung: AtomicBool::new(false) }
-    }
-
-    /// Wakes the stage. Returns whether it is still there.
-    pub(super) fn ring(&self) -> bool {
+    fn ring(&self) -> bool {
         if self.rung.swap(true, Ordering::AcqRel) {
             return true;
         }
@@ -43,8 +52,7 @@ where
         }
     }
 
-    /// The stage is about to look: what comes from now on rings anew.
-    pub(super) fn answered(&self) {
+    fn answered(&self) {
         self.rung.store(false, Ordering::Release);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Semaphore, oneshot};
 
-use super::bell::{Bell, Ring};
+use super::bell::{Bell, Chime, Ring};
 use crate::{Cx, Exit, Handle, Producer, Result};
 
 /// A bounded queue, and a factory for the producer that emits what is pushed into it: the `QueueBroadcaster` of

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
-use super::bell::{Bell, Ring};
+use super::bell::{Bell, Chime, Ring};
 use super::intake::Intake;
 use crate::{Batch, Cx, Edge, EndCause, Handle, Mode, Peer, ProducerConsumer, Result};
 

@@ -6,10 +6,11 @@
 //! | crate | what it has | feature |
 //! |---|---|---|
 //! | [`aqueduct_stage`] | producers, consumers, graphs; re-exported here at the top | always |
+//! | [`stages`] | ready-made stages; [`TcpAcceptor`](stages::TcpAcceptor) and [`UdpDatagrams`](stages::UdpDatagrams) with a feature | always; `net` |
 //! | [`transport`] | the same subscriptions across machines, over QUIC with mutual TLS | `transport` |
 //!
 //! `full` switches every feature on.
-#![cfg_attr(not(feature = "transport"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(not(all(feature = "net", feature = "transport")), allow(rustdoc::broken_intra_doc_links))]
 
 pub use aqueduct_stage::*;
 

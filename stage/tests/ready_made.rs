@@ -8,6 +8,8 @@ mod support;
 mod batches;
 #[path = "ready_made/chunked.rs"]
 mod chunked;
+#[path = "ready_made/net.rs"]
+mod net;
 #[path = "ready_made/pmap.rs"]
 mod pmap;
 #[path = "ready_made/queue.rs"]

@@ -104,7 +104,11 @@ where
         if let Some(from) = self.from.filter(|_| !self.chunk.is_empty()) {
             self.crew.hand_in([(Origin { from, events: 0 }, std::mem::take(&mut self.chunk))]);
         }
-        self.crew.finish(cx, |cx, results| cx.emit_all(results)).await
+        self.crew
+            .finish(cx, |cx, results| {
+                cx.emit_all(results);
+            })
+            .await
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, R::Item>) -> Result<Mode> {
@@ -128,7 +132,9 @@ where
     type Reply = ();
 
     async fn handle(&mut self, _: Ring, cx: &mut Cx<'_, R::Item>) -> Result {
-        self.crew.serve(cx, |cx, results| cx.emit_all(results))
+        self.crew.serve(cx, |cx, results| {
+            cx.emit_all(results);
+        })
     }
 }
 

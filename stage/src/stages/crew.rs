@@ -91,7 +91,7 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
 
     /// The stage is done with events for which there is no job.
     pub(super) fn skip<O>(&mut self, origin: Origin, cx: &mut Cx<'_, O>) {
-        self.intake.done(origin.from, origin.events);
+        tell(&mut self.intake, Some(origin));
         self.ask(cx);
     }
 
@@ -138,16 +138,25 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
         let Some(board) = &self.board else { return (0, None) };
         board.bell.answered();
         board.lock().take(&mut self.done);
-        let mut emitted = 0;
+        let (mut emitted, mut fault) = (0, None);
+        // Told together, as most come from where the one before came from.
+        let mut gone: Option<Origin> = None;
         for Done { origin, result, .. } in self.done.drain(..) {
-            self.intake.done(origin.from, origin.events);
+            match &mut gone {
+                Some(gone) if gone.from == origin.from => gone.events += origin.events,
+                _ => tell(&mut self.intake, gone.replace(origin)),
+            }
             match result {
                 Ok(result) => emit(cx, result),
-                Err(fault) => return (emitted, Some(fault)),
+                Err(error) => {
+                    fault = Some(error);
+                    break;
+                }
             }
             emitted += 1;
         }
-        (emitted, None)
+        tell(&mut self.intake, gone);
+        (emitted, fault)
     }
 
     fn ask<O>(&mut self, cx: &mut Cx<'_, O>) {
@@ -162,6 +171,13 @@ impl<J, R> Drop for Crew<J, R> {
             let (workers, _left) = board.lock().close();
             workers.into_iter().for_each(Waker::wake);
         }
+    }
+}
+
+/// The stage is done with events.
+fn tell(intake: &mut Intake, gone: Option<Origin>) {
+    if let Some(Origin { from, events }) = gone {
+        intake.done(from, events);
     }
 }
 

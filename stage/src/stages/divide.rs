@@ -201,7 +201,7 @@ impl<D: Divide> Helpers<D> {
             tokio::select! {
                 biased;
                 // The stage has ended, or another part has failed.
-                () = answer.closed() => return,
+                () = answer.closed() => {}
                 solved = solved => drop(answer.send(solved)),
             }
         }));
@@ -240,7 +240,11 @@ impl<D: Divide> ProducerConsumer for DivideAndConquer<D> {
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_, D::Solution>) -> Result {
-        self.crew.finish(cx, |cx, solution| cx.emit(solution)).await
+        self.crew
+            .finish(cx, |cx, solution| {
+                cx.emit(solution);
+            })
+            .await
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, D::Solution>) -> Result<Mode> {
@@ -258,7 +262,9 @@ impl<D: Divide> Handle<Ring, D::Solution> for DivideAndConquer<D> {
     type Reply = ();
 
     async fn handle(&mut self, _: Ring, cx: &mut Cx<'_, D::Solution>) -> Result {
-        self.crew.serve(cx, |cx, solution| cx.emit(solution))
+        self.crew.serve(cx, |cx, solution| {
+            cx.emit(solution);
+        })
     }
 }
 

@@ -124,7 +124,11 @@ where
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_, O>) -> Result {
-        self.crew.finish(cx, |cx, result| cx.emit(result)).await
+        self.crew
+            .finish(cx, |cx, result| {
+                cx.emit(result);
+            })
+            .await
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, O>) -> Result<Mode> {
@@ -148,7 +152,9 @@ where
     type Reply = ();
 
     async fn handle(&mut self, _: Ring, cx: &mut Cx<'_, O>) -> Result {
-        self.crew.serve(cx, |cx, result| cx.emit(result))
+        self.crew.serve(cx, |cx, result| {
+            cx.emit(result);
+        })
     }
 }
 

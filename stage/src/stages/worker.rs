@@ -60,9 +60,16 @@ where
     fn poll_woken(&mut self) {
         let mut woken = std::mem::take(&mut self.scratch);
         self.woken.take(&mut woken);
-        for place in woken.drain(..) {
-            self.places[place].bell.is_woken.store(false, Ordering::Release);
-            self.poll_place(place);
+        for index in woken.drain(..) {
+            let Place { future, receipt, bell, waker } = &mut self.places[index];
+            bell.is_woken.store(false, Ordering::Release);
+            // A waker may outlive its future; then there is nothing to poll.
+            if let Poll::Ready(result) = poll_caught(future, None::<fn() -> Fut>, waker)
+                && let Some(receipt) = receipt.take()
+            {
+                self.done.push(receipt.done(result));
+                self.free.push(index);
+            }
         }
         self.scratch = woken;
     }
@@ -70,19 +77,24 @@ where
     /// Begins what it was given, until every place is taken.
     fn begin_jobs(&mut self) -> Began {
         let mut began = Began::default();
-        while let Some(place) = self.free_place() {
-            let Some(job) = self.jobs.pop_front() else {
-                self.free.push(place);
-                break;
-            };
-            began.all += 1;
-            let (job, receipt) = job.begin();
-            let Place { future, receipt: slot, .. } = &mut self.places[place];
-            *slot = Some(receipt);
-            match catch_unwind(AssertUnwindSafe(|| future.set(Some((self.work)(job))))) {
-                Ok(()) => began.pending += usize::from(!self.poll_place(place)),
-                Err(panic) => self.finish(place, Err(Fault::Panic(panic))),
+        'places: while !self.jobs.is_empty()
+            && let Some(index) = self.free_place()
+        {
+            let Place { future, receipt: slot, waker, .. } = &mut self.places[index];
+            // What is ready at once leaves the place to the next.
+            while let Some(job) = self.jobs.pop_front() {
+                began.all += 1;
+                let (job, receipt) = job.begin();
+                match poll_caught(future, Some(|| (self.work)(job)), waker) {
+                    Poll::Ready(result) => self.done.push(receipt.done(result)),
+                    Poll::Pending => {
+                        *slot = Some(receipt);
+                        began.pending += 1;
+                        continue 'places;
+                    }
+                }
             }
+            self.free.push(index);
         }
         began
     }
@@ -100,28 +112,33 @@ where
             index
         })
     }
+}
 
-    /// Returns whether it is done.
-    fn poll_place(&mut self, index: usize) -> bool {
-        let Place { future, waker, .. } = &mut self.places[index];
-        // A waker may outlive its future.
-        let Some(polled) = future.as_mut().as_pin_mut() else { return true };
-        let mut cx = Context::from_waker(waker);
-        let result = match catch_unwind(AssertUnwindSafe(|| polled.poll(&mut cx))) {
-            Ok(Poll::Pending) => return false,
-            Ok(Poll::Ready(result)) => result.map_err(Fault::Error),
-            Err(panic) => Err(Fault::Panic(panic)),
-        };
-        let result = catch_unwind(AssertUnwindSafe(|| future.set(None))).map_err(Fault::Panic).and(result);
-        self.finish(index, result);
-        true
-    }
-
-    fn finish(&mut self, place: usize, result: Result<R, Fault>) {
-        if let Some(receipt) = self.places[place].receipt.take() {
-            self.done.push(receipt.done(result));
+/// Polls the future in a place, after putting one there if there is a new one. It is dropped when it is done; a panic of
+/// any of that is its result.
+fn poll_caught<R, Fut: Future<Output = Result<R>>>(
+    future: &mut Pin<Box<Option<Fut>>>,
+    begin: Option<impl FnOnce() -> Fut>,
+    waker: &Waker,
+) -> Poll<Result<R, Fault>> {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        if let Some(begin) = begin {
+            future.set(Some(begin()));
         }
-        self.free.push(place);
+        let Some(polled) = future.as_mut().as_pin_mut() else { return Poll::Pending };
+        let polled = polled.poll(&mut Context::from_waker(waker));
+        if polled.is_ready() {
+            future.set(None);
+        }
+        polled
+    }));
+    match polled {
+        Ok(polled) => polled.map_err(Fault::Error),
+        Err(panic) => {
+            // The first panic is the one to tell.
+            let _ = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+            Poll::Ready(Err(Fault::Panic(panic)))
+        }
     }
 }
 

@@ -229,7 +229,7 @@ mod tests {
         done: Vec<Job<u64>>,
         room: usize,
     ) -> (Vec<Job<u64>>, bool, bool) {
-        let mut done = done.into_iter().map(|job| job.begin()).map(|(job, receipt)| receipt.done(Ok(job))).collect();
+        let mut done = done.into_iter().map(Job::begin).map(|(job, receipt)| receipt.done(Ok(job))).collect();
         let mut jobs = VecDeque::new();
         match work.exchange(desk, Waker::noop(), &mut done, &mut jobs, room) {
             Turn::Work { call, collector, ring } => {

@@ -120,7 +120,7 @@ async fn parts_are_merged_in_order_whatever_the_number_of_tasks() {
 async fn an_error_or_a_panic_in_a_part_is_the_stages() {
     for (fails_at, kind, message) in [(700, FailureKind::Error, "no 700"), (301, FailureKind::Panic, "oh 301")] {
         let add = Add { fails_at: Some(fails_at), ..Add::default() };
-        let error = conquer(8, &add, &[0..1_000]).await.unwrap_err();
+        let error = conquer(8, &add, &[0..1_000, 0..2]).await.unwrap_err();
         let error = error.downcast_ref::<aqueduct_stage::GraphError>().unwrap();
         assert_eq!((error.failure.kind(), error.failure.origin()), (kind, "divide"));
         assert!(error.to_string().ends_with(message), "{error}");

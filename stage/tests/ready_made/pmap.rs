@@ -108,7 +108,7 @@ async fn small_work_on_two_threads_loses_nothing() {
     let doubled = graph
         .stage("double", || {
             stages::pmap(64, |number: u64| async move {
-                if number % 3 == 0 {
+                if number.is_multiple_of(3) {
                     tokio::task::yield_now().await;
                 }
                 Ok(number * 2)

@@ -5,6 +5,8 @@ use std::time::Duration;
 use aqueduct_stage::stages::{self, Closed, TryPushError};
 use aqueduct_stage::{Exit, Graph, Mode};
 
+use tokio::task::JoinSet;
+
 use crate::support::{Log, settled, sink, sink_with, with};
 use crate::{collect, poll_once, run};
 
@@ -52,19 +54,17 @@ async fn a_full_queue_refuses_or_makes_wait_and_keeps_the_order() {
     queue.try_push(0).unwrap();
     queue.try_push(1).unwrap();
     assert_eq!(queue.try_push(9), Err(TryPushError::Full { event: 9, capacity: 2 }));
-    let waiting = tokio::spawn({
-        let queue = queue.clone();
-        async move { queue.push(2).await }
-    });
-    settled().await;
+    let waits = queue.clone();
+    let mut waiting = Box::pin(waits.push(2));
+    assert!(poll_once(waiting.as_mut()).is_pending());
     assert_eq!(queue.len(), 2);
     let (graph, log) = (Graph::new("test"), Log::new());
     let events = graph.producer("events", producer);
     graph.consumer("sink", sink(&log)).subscribe(&events, 0..1);
     let mut running = graph.start();
-    waiting.await.unwrap().unwrap();
+    waiting.await.unwrap();
     queue.push(3).await.unwrap();
-    drop(queue);
+    drop((queue, waits));
     running.join().await.unwrap();
     assert_eq!(log.events(), [0, 1, 2, 3]);
 }
@@ -109,16 +109,12 @@ async fn who_still_waits_when_the_graph_ends_is_given_the_event_back() {
     let graph = Graph::new("test");
     let events = graph.producer("events", producer);
     let mut running = graph.start();
-    let push = |event: &'static str| {
-        let queue = queue.clone();
-        tokio::spawn(async move { queue.push(event).await })
-    };
-    let (inside, outside) = (push("inside"), push("outside"));
-    settled().await;
+    let (mut inside, mut outside) = (Box::pin(queue.push("inside")), Box::pin(queue.push("outside")));
+    assert!(poll_once(inside.as_mut()).is_pending() && poll_once(outside.as_mut()).is_pending());
     running.stop(SECOND).await.unwrap();
     drop((running, events));
-    assert_eq!(inside.await.unwrap(), Err(Closed("inside")));
-    assert_eq!(outside.await.unwrap(), Err(Closed("outside")));
+    assert_eq!(inside.await, Err(Closed("inside")));
+    assert_eq!(outside.await, Err(Closed("outside")));
     assert!(queue.is_closed());
 }
 
@@ -147,15 +143,17 @@ async fn what_many_push_is_emitted_once_each() {
     let events = graph.producer("events", producer).concurrency(2);
     graph.consumer("sink", collect(&log)).subscribe(&events, 5..10);
     let mut running = graph.start();
+    let mut pushers = JoinSet::new();
     for pusher in 0..8_u32 {
         let queue = queue.clone();
-        tokio::spawn(async move {
+        pushers.spawn(async move {
             for number in 0..500_u32 {
                 queue.push((pusher, number)).await.unwrap();
             }
         });
     }
     drop(queue);
+    tokio::time::timeout(60 * SECOND, pushers.join_all()).await.unwrap();
     let outcome = tokio::time::timeout(60 * SECOND, running.join()).await.unwrap().unwrap();
     assert!(outcome.stages.iter().all(|stage| matches!(stage.exit, Exit::Normal)));
     let mut seen = log.all();

@@ -16,8 +16,8 @@
 //! |---|---|
 //! | [`interval`] | ticks |
 //! | [`lines`] | the lines of a reader |
-//! | [`TcpAcceptor`] | connections; with the feature `net` |
-//! | [`UdpDatagrams`] | datagrams; with the feature `net` |
+//! | `TcpAcceptor` | connections; with the feature `net` |
+//! | `UdpDatagrams` | datagrams; with the feature `net` |
 //!
 //! Each stage is an ordinary [`Producer`](crate::Producer) or [`ProducerConsumer`](crate::ProducerConsumer), built on what
 //! this crate offers to everybody.

@@ -33,6 +33,8 @@
 //! | `on_cancel: :continue`, `:stop` | [`Stage::on_cancel`](crate::Stage::on_cancel), for every producer |
 //! | `GenStage.stream/2` | [`SourceExt::events`](crate::SourceExt::events) |
 //! | a consumer of one `handle_events/3` | a closure: [`each`](crate::each), [`each_batch`](crate::each_batch); between stages [`map`](crate::map), [`filter_map`](crate::filter_map), [`flat_map`](crate::flat_map) |
+//! | the `QueueBroadcaster` of its documentation | [`stages::queue`](crate::stages::queue()), with `broadcast` |
+//! | the `RateLimiter` of its documentation | [`stages::Rate`](crate::stages::Rate) |
 //! | `dispatcher: GenStage.DemandDispatcher` | the default |
 //! | a `Supervisor` of stages, `restart: :permanent`, `:transient`, `:temporary` | [`Stage::restart`](crate::Stage::restart) |
 //! | `strategy:`, `max_restarts:`, `max_seconds:` | [`Graph::strategy`](crate::Graph::strategy), [`Graph::intensity`](crate::Graph::intensity); and [`Graph::backoff`](crate::Graph::backoff) |

@@ -39,8 +39,10 @@ async fn a_batch_leaves_when_its_time_has_passed_since_its_first_event() {
     tokio::time::sleep(SECOND / 10).await;
     assert_eq!(log.all(), [vec![0, 1]]);
     // The time of a batch that filled up says nothing about the next one.
-    source.cast(emit([2, 3, 4])).unwrap();
-    tokio::time::sleep(SECOND / 2).await;
+    source.cast(emit([2])).unwrap();
+    tokio::time::sleep(SECOND * 2 / 10).await;
+    source.cast(emit([3, 4])).unwrap();
+    tokio::time::sleep(SECOND * 5 / 10).await;
     source.cast(emit([5])).unwrap();
     tokio::time::sleep(SECOND * 9 / 10).await;
     assert_eq!(log.all(), [vec![0, 1], vec![2, 3, 4]]);

@@ -63,7 +63,13 @@ async fn print_all(numbers: RangeInclusive<u64>, busy: &Arc<Busy>) -> Result<(),
     });
     // Up to 6 numbers in the stage, and always 3 to choose from.
     let mapped = mapped.subscribe(&numbers, 3..6);
-    graph.consumer("print", || each(async |line: String| Ok(println!("{line}")))).subscribe(&mapped, 0..6);
+    let print = || {
+        each(async |line: String| {
+            println!("{line}");
+            Ok(())
+        })
+    };
+    graph.consumer("print", print).subscribe(&mapped, 0..6);
     graph.run().await.map(drop)
 }
 

@@ -20,9 +20,10 @@
 //! ```
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aqueduct::{Graph, Result, each, stages};
+use tokio::time::Instant;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result {
@@ -44,7 +45,10 @@ async fn main() -> Result {
                 let writes = Arc::clone(&writes);
                 each(move |number: u32| {
                     *writes.lock().unwrap_or_else(PoisonError::into_inner) += &format!(" {number}");
-                    async move { Ok(tokio::time::sleep(takes).await) }
+                    async move {
+                        tokio::time::sleep(takes).await;
+                        Ok(())
+                    }
                 })
             };
             graph.consumer(name, listener).subscribe(&news, window);

@@ -20,10 +20,11 @@
 //! in no less than 250 ms: true
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aqueduct::stages::Rate;
 use aqueduct::{Batch, Graph, Result, each_batch};
+use tokio::time::Instant;
 
 const PERIOD: Duration = Duration::from_millis(50);
 

@@ -72,7 +72,8 @@
 //! the graph's error and never a shorter result. What a failing stage was handling is lost with it. A stage that
 //! [may be restarted](Stage::restart) is made anew instead.
 //!
-//! This crate never opens a socket, and never starts a task but through a [`Spawner`].
+//! This crate never starts a task but through a [`Spawner`], and never opens a socket but the listening ones of
+//! [`stages`], with the feature `net`.
 //!
 //! # Modules, in reading order
 //!

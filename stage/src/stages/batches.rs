@@ -97,6 +97,7 @@ impl<T: Send + 'static> ProducerConsumer for Batches<T> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Send + 'static> Handle<Due, Vec<T>> for Batches<T> {
     type Reply = ();
 

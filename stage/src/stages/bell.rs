@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::handle::Message;
 use crate::{CallError, StageRef};
 
-/// Tells a stage that there is something to look at.
+/// Tells a stage that there is something to look at. Its handlers carry `do_not_recommend`: who forgets a handler of their
+/// own should not be shown those of the ready-made stages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring;
 

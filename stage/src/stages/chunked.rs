@@ -122,6 +122,7 @@ where
 }
 
 /// There are results.
+#[diagnostic::do_not_recommend]
 impl<I, R, F, Fut> Handle<Ring, R::Item> for Chunked<I, R, F>
 where
     I: Send + 'static,

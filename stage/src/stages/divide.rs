@@ -258,6 +258,7 @@ impl<D: Divide> ProducerConsumer for DivideAndConquer<D> {
 }
 
 /// There are solutions.
+#[diagnostic::do_not_recommend]
 impl<D: Divide> Handle<Ring, D::Solution> for DivideAndConquer<D> {
     type Reply = ();
 

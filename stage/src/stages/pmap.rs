@@ -142,6 +142,7 @@ where
 }
 
 /// There are results.
+#[diagnostic::do_not_recommend]
 impl<I, O, F, Fut> Handle<Ring, O> for Parallel<I, O, F>
 where
     I: Send + 'static,

@@ -189,6 +189,7 @@ impl<T: Send + 'static> Producer for QueueProducer<T> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Send + 'static> Handle<Ring, T> for QueueProducer<T> {
     type Reply = ();
 

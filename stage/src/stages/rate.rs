@@ -138,6 +138,7 @@ impl<T: Send + 'static> ProducerConsumer for RateLimit<T> {
 }
 
 /// The rate was changed, or the timer has run out.
+#[diagnostic::do_not_recommend]
 impl<T: Send + 'static> Handle<Ring, T> for RateLimit<T> {
     type Reply = ();
 

@@ -117,11 +117,11 @@ mod producer_consumer;
 mod restart;
 mod running;
 mod spawner;
+pub mod stages;
 mod stream;
 mod supervision;
 mod supervisor;
 pub mod testing;
-pub mod stages;
 mod upstream;
 
 pub use aqueduct_dispatcher::{

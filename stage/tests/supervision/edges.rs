@@ -248,9 +248,10 @@ async fn a_consumer_that_subscribes_as_its_producer_ends_comes_again_and_that_is
     let graph = Graph::new("demo").intensity(Intensity::new(1, Duration::from_secs(5)));
     let numbers = graph.producer("numbers", || Lingering);
     let sink = support::sink_with(&log, |sink| sink.poison = Some(3));
-    graph.consumer("sink", sink).subscribe_acknowledged(&numbers, 0..10).restart(Restart::Transient);
+    // With acknowledgement the producer would wait for it.
+    graph.consumer("sink", sink).subscribe(&numbers, 0..10).restart(Restart::Transient);
     let outcome = limited(graph.run()).await.unwrap();
-    assert_eq!(log.events(), [0, 1, 2, 3, 4]);
+    assert!(log.events().is_empty());
     let sink = outcome.stage("sink").unwrap();
-    assert_eq!((sink.restarts, sink.discarded), (2, 0));
+    assert_eq!((sink.restarts, sink.discarded), (2, 5));
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::edge_counters::Edges;
+
 /// Written by the stage's driver alone, a few relaxed stores for each batch; read by anybody.
 #[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) started: Instant,
+    pub(crate) edges: Edges,
     pub(crate) events_in: Counter,
     pub(crate) events_out: Counter,
     pub(crate) discarded: Counter,
@@ -51,6 +54,7 @@ impl Counters {
     pub(crate) fn new() -> Self {
         Self {
             started: Instant::now(),
+            edges: Edges::default(),
             events_in: Counter::default(),
             events_out: Counter::default(),
             discarded: Counter::default(),

@@ -1,12 +1,13 @@
 //! The subscribers a stage serves: its dispatcher and its buffer put together. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use aqueduct_dispatcher::{
     Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Keep, Marker, Refused,
     SubscriptionId, Window,
 };
 
+use crate::by_id::ById;
 use crate::{ConsumerId, DemandMode, Edge, Peer};
 
 /// The producing half of a stage.
@@ -25,7 +26,7 @@ pub(crate) struct Downstream<T> {
     /// What waits for a place in the buffer to be left: in the order of places.
     markers: VecDeque<(u64, Marker)>,
     next_marker: u64,
-    subscribers: BTreeMap<SubscriptionId, Subscribed>,
+    subscribers: ById<Subscribed>,
     /// Asked of the callback, and not emitted yet.
     owed: Demand,
     deliveries: Deliveries<T>,
@@ -60,7 +61,7 @@ impl<T> Downstream<T> {
             left: 0,
             markers: VecDeque::new(),
             next_marker: 0,
-            subscribers: BTreeMap::new(),
+            subscribers: ById::new(),
             owed: Demand::ZERO,
             deliveries: Deliveries::new(),
             scratch: VecDeque::new(),
@@ -94,7 +95,7 @@ impl<T> Downstream<T> {
     pub(crate) fn ask(&mut self, id: SubscriptionId, up_to: Demand) {
         if !self.is_holding_back() && self.kept.is_empty() {
             self.pass_on(id, up_to);
-        } else if self.subscribers.contains_key(&id) {
+        } else if self.subscribers.contains(id) {
             if self.kept.len() >= KEPT_ASKS
                 && let Some((_, kept)) = self.kept.iter_mut().rev().find(|(other, _)| *other == id)
             {
@@ -108,7 +109,7 @@ impl<T> Downstream<T> {
     /// A subscriber leaves; nothing if it was not there.
     pub(crate) fn cancel(&mut self, id: SubscriptionId) -> Option<Edge> {
         let edge = self.edge(id)?;
-        self.subscribers.remove(&id);
+        self.subscribers.remove(id);
         self.kept.retain(|(other, _)| *other != id);
         self.dispatcher.cancel(id, &mut self.deliveries);
         Some(edge)
@@ -133,7 +134,7 @@ impl<T> Downstream<T> {
 
     /// What callbacks are told of a subscription.
     pub(crate) fn edge(&self, id: SubscriptionId) -> Option<Edge> {
-        let Subscribed { window, cancel, .. } = *self.subscribers.get(&id)?;
+        let Subscribed { window, cancel, .. } = *self.subscribers.get(id)?;
         Some(Edge { id, peer: Peer::Consumer, window, cancel })
     }
 
@@ -251,7 +252,7 @@ impl<T> Downstream<T> {
     }
 
     fn pass_on(&mut self, id: SubscriptionId, up_to: Demand) {
-        let Some(Subscribed { asked, .. }) = self.subscribers.get_mut(&id) else { return };
+        let Some(Subscribed { asked, .. }) = self.subscribers.get_mut(id) else { return };
         let more = up_to.saturating_sub(*asked);
         if !more.is_zero() {
             *asked = up_to;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
-use tracing::Instrument;
 
+use crate::by_id::ById;
 use crate::callbacks::{Callbacks, Role, guarded, guarded_now};
 use crate::context::Wishes;
 use crate::downstream::Downstream;
+use crate::edge_counters::EdgeCounters;
 use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
 use crate::mailbox::{Message, Opening, Renews};
@@ -32,7 +33,7 @@ pub(crate) struct Driver<C: Callbacks> {
     wishes: Wishes,
 
     upstream: Upstream,
-    producers: BTreeMap<SubscriptionId, Producer<C::In>>,
+    producers: ById<Producer<C::In>>,
     /// A producer-consumer's in-queue: worked off only while there is demand.
     arrivals: VecDeque<Arrival<C::In, C::Out>>,
     /// How many of the arrivals are infos.
@@ -42,7 +43,7 @@ pub(crate) struct Driver<C: Callbacks> {
 
     downstream: Downstream<C::Out>,
     keep: Keep,
-    subscribers: BTreeMap<SubscriptionId, Consumer<C::Out>>,
+    subscribers: ById<Consumer<C::Out>>,
     /// What was sent to subscribers that had ended, until their cancels arrive.
     refused: BTreeMap<SubscriptionId, Unfinished<C::Out>>,
     out: Vec<C::Out>,
@@ -72,19 +73,19 @@ type Unfinished<T> = Vec<(Events<T>, Attempt)>;
 /// A producer this stage is subscribed to.
 struct Producer<I> {
     /// What it is called, for reports.
-    name: String,
+    name: Arc<str>,
     /// There once the subscription is made.
     publisher: Option<Arc<dyn Publisher<I>>>,
     keep: Option<fn(Events<I>) -> Events<I>>,
-    /// How many of its events were handled, if it is told.
-    handled: Demand,
+    /// What was asked of it, and how many of its events were handled.
+    counters: Arc<EdgeCounters>,
 }
 
 /// A consumer that is subscribed to this stage.
 struct Consumer<O> {
     subscriber: Arc<dyn Subscriber<O>>,
-    /// How many events it was given.
-    given: Demand,
+    /// What it has asked for, and how many events it was given.
+    counters: Arc<EdgeCounters>,
     /// How many of them it has handled, if it hands back what it does not finish.
     handled: Option<Demand>,
 }
@@ -140,13 +141,13 @@ impl<C: Callbacks> Driver<C> {
             stage_ref,
             wishes: Wishes::default(),
             upstream: Upstream::default(),
-            producers: BTreeMap::new(),
+            producers: ById::new(),
             arrivals: VecDeque::new(),
             infos_queued: 0,
             in_hand: None,
             downstream,
             keep,
-            subscribers: BTreeMap::new(),
+            subscribers: ById::new(),
             refused: BTreeMap::new(),
             out: Vec::new(),
             marked: BTreeMap::new(),
@@ -162,14 +163,9 @@ impl<C: Callbacks> Driver<C> {
 
     /// Runs the stage to its end.
     pub(crate) async fn run(mut self) {
-        let span = tracing::info_span!("stage.run", stage = &*self.ending.stage, role = ?C::ROLE);
-        async {
-            let exit = self.serve().await;
-            let exit = Box::pin(self.terminate(exit)).await;
-            self.end(exit);
-        }
-        .instrument(span)
-        .await;
+        let exit = self.serve().await;
+        let exit = Box::pin(self.terminate(exit)).await;
+        self.end(exit);
     }
 
     async fn serve(&mut self) -> Exit {
@@ -221,6 +217,9 @@ impl<C: Callbacks> Driver<C> {
                     self.queue(Arrival::Events(id, events, attempt)).await?;
                 }
                 Some(Message::Ask(id, up_to)) => {
+                    if let Some(consumer) = self.subscribers.get(id) {
+                        consumer.counters.asked.set(up_to.count());
+                    }
                     self.downstream.ask(id, up_to);
                     self.on_demand().await?;
                 }
@@ -249,7 +248,7 @@ impl<C: Callbacks> Driver<C> {
             Message::Deliver(..) | Message::Ask(..) => unreachable!("they are handled where they are received"),
             Message::Subscribe(subscription) => self.on_subscribe(*subscription).await,
             Message::Handled(id, up_to) => {
-                if let Some(Consumer { handled, .. }) = self.subscribers.get_mut(&id) {
+                if let Some(Consumer { handled, .. }) = self.subscribers.get_mut(id) {
                     *handled = (*handled).max(Some(up_to));
                 }
                 ControlFlow::Continue(())
@@ -261,7 +260,8 @@ impl<C: Callbacks> Driver<C> {
                 if let Some(Renews { former }) = renews {
                     self.upstream.renew(id, former);
                 }
-                self.producers.insert(id, Producer { name: to, publisher: None, keep, handled: Demand::ZERO });
+                let counters = self.ending.counters.edges.to_producer(id, Arc::clone(&to));
+                self.producers.insert(id, Producer { name: to, publisher: None, keep, counters });
                 ControlFlow::Continue(())
             }
             Message::Opened(id, Ok(publisher)) => self.on_opened(id, publisher).await,
@@ -370,8 +370,10 @@ impl<C: Callbacks> Driver<C> {
         }
         if self.state == State::Exhausted {
             // What may be handed back may have to be given again.
-            let may_come_back =
-                self.subscribers.values().any(|one| one.handled.is_some_and(|handled| handled < one.given));
+            let may_come_back = self
+                .subscribers
+                .values()
+                .any(|one| one.handled.is_some_and(|handled| handled.count() < one.counters.passed.get()));
             let nothing_waits = self.downstream.waiting() == 0 && self.refused.is_empty() && !may_come_back;
             let delivered = self.downstream.is_delivered() && nothing_waits;
             if delivered || (self.draining && nothing_waits) {
@@ -435,6 +437,7 @@ impl<C: Callbacks> Driver<C> {
         counters.buffered.set(0);
         counters.demand.set(0);
         counters.outstanding.set(0);
+        counters.edges.clear();
         self.ending.announce(exit);
     }
 

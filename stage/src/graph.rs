@@ -106,7 +106,8 @@ impl Graph {
 
     /// A graph whose tasks are started by `spawner`, for tests that put stages on a machine of their own.
     pub fn with_spawner(name: impl Into<String>, spawner: impl Spawner) -> Self {
-        let (name, shared) = (Arc::from(name.into()), Arc::new(Shared::new(Arc::new(spawner))));
+        let name: Arc<str> = name.into().into();
+        let shared = Arc::new(Shared::new(Arc::clone(&name), Arc::new(spawner)));
         let supervisor = Arc::new(Supervisor::new(Arc::clone(&shared), &name));
         Self { name, shared, supervisor, plan: Arc::new(Mutex::new(Plan::default())) }
     }

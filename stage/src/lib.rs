@@ -84,7 +84,7 @@
 //! * `stream`: to and from `tokio_stream`; `closure`, `any`: closures and boxed values as stages
 //! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to
 //! * `upstream`, `downstream`: the two pure halves of a stage
-//! * `mailbox`, `driver`, `callbacks`, `counters`, `ending`: the task around them; `members`: all tasks of a graph
+//! * `mailbox`, `driver`, `callbacks`, `counters`, `edge_counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `supervisor`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`
@@ -94,6 +94,7 @@
 
 mod any;
 mod batch;
+mod by_id;
 mod callbacks;
 mod closure;
 pub mod coming_from_genstage;
@@ -104,6 +105,7 @@ mod dispatching;
 mod downstream;
 mod driver;
 mod edge;
+mod edge_counters;
 mod ending;
 mod error;
 mod graph;
@@ -111,11 +113,13 @@ mod handle;
 mod mailbox;
 mod members;
 mod message;
+mod metrics;
 mod outcome;
 mod producer;
 mod producer_consumer;
 mod restart;
 mod running;
+mod snapshot;
 mod spawner;
 pub mod stages;
 mod stream;
@@ -143,11 +147,13 @@ pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, Subscr
 pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
 pub use message::{ConsumerId, EndCause, Publisher, Source, Subscriber, Subscription};
-pub use outcome::{Outcome, Snapshot, StageOutcome, StageSnapshot};
+pub use metrics::{Metric, MetricLabels};
+pub use outcome::{Outcome, StageOutcome};
 pub use producer::Producer;
 pub use producer_consumer::ProducerConsumer;
 pub use restart::{Backoff, Intensity, Restart};
 pub use running::Running;
+pub use snapshot::{Snapshot, StageSnapshot, SubscriptionSnapshot};
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};
 pub use stream::{EventStream, EventStreamError, FromIter, FromStream, SourceExt};
 pub use supervision::Strategy;

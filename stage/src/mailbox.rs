@@ -44,7 +44,7 @@ pub(crate) enum Message<I, O> {
 pub(crate) struct Opening<I> {
     pub(crate) id: SubscriptionId,
     /// What the producer is called.
-    pub(crate) to: String,
+    pub(crate) to: Arc<str>,
     pub(crate) window: Window,
     pub(crate) cancel: Cancel,
     /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.

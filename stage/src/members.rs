@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::counters::Counters;
-use crate::outcome::{Snapshot, StageOutcome, StageSnapshot};
-use crate::{BoxFuture, Exit, Failure, FailureKind, Intensity, Outcome, Spawner};
+use crate::outcome::StageOutcome;
+use crate::{BoxFuture, Exit, Failure, FailureKind, Intensity, Outcome, Snapshot, Spawner, StageSnapshot, snapshot};
 
 /// What a graph tells its stages.
 pub(crate) trait Control: Send + Sync {
@@ -51,6 +51,8 @@ pub(crate) trait Companion: Send + Sync {
 
 /// What the tasks of a graph share with its handle.
 pub(crate) struct Shared {
+    /// The graph's name.
+    pub(crate) graph: Arc<str>,
     spawner: Arc<dyn Spawner>,
     state: Mutex<State>,
     /// Notified when the state has changed; only the handle waits.
@@ -206,7 +208,7 @@ impl State {
 }
 
 impl Shared {
-    pub(crate) fn new(spawner: Arc<dyn Spawner>) -> Self {
+    pub(crate) fn new(graph: Arc<str>, spawner: Arc<dyn Spawner>) -> Self {
         let state = State {
             stages: Vec::new(),
             companions: Vec::new(),
@@ -219,7 +221,7 @@ impl Shared {
             fallen: VecDeque::new(),
         };
         let (state, changed, fell) = (Mutex::new(state), Notify::new(), Notify::new());
-        Self { spawner, state, changed, fell, killed: AtomicBool::new(false) }
+        Self { graph, spawner, state, changed, fell, killed: AtomicBool::new(false) }
     }
 
     /// Takes a stage in; returns its number, for [`report`](Self::report).
@@ -451,7 +453,12 @@ impl Shared {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        Snapshot { stages: self.lock().stages.iter().map(|stage| stage.snapshot(now)).collect() }
+        let stages = &self.lock().stages;
+        Snapshot {
+            graph: self.graph.to_string(),
+            stages: stages.iter().map(|stage| stage.snapshot(now)).collect(),
+            subscriptions: snapshot::subscriptions(stages),
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {

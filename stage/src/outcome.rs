@@ -1,9 +1,6 @@
-//! [`Outcome`]: what each stage of a graph did. [`Snapshot`]: what it is doing.
+//! [`Outcome`]: what each stage of a graph did.
 
 use std::fmt;
-use std::time::Duration;
-
-use aqueduct_dispatcher::Demand;
 
 use crate::Exit;
 
@@ -58,56 +55,5 @@ impl fmt::Display for Outcome {
             }
         }
         Ok(())
-    }
-}
-
-/// What the stages of a running graph are doing. Nothing is computed until somebody asks for it, and asking does not
-/// disturb the stages; gauges are those of the last time a stage waited.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct Snapshot {
-    /// One entry for each instance of each stage, in the order of declaration.
-    pub stages: Vec<StageSnapshot>,
-}
-
-/// What one instance of a stage is doing.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct StageSnapshot {
-    /// Its name.
-    pub stage: String,
-    /// Which of the stage's instances it is, from 0.
-    pub instance: usize,
-    /// Whether it has ended, for good.
-    pub ended: bool,
-    /// How often it was [restarted](crate::Stage::restart).
-    pub restarts: u64,
-    /// How many events it has handled.
-    pub events_in: u64,
-    /// How many events it has sent to subscribers.
-    pub events_out: u64,
-    /// How many events it emitted that nobody got.
-    pub discarded: u64,
-    /// How many events could not be dispatched.
-    pub failed: u64,
-    /// How many events wait in it for somebody to ask.
-    pub buffered: u64,
-    /// What its subscribers have asked for and not been given.
-    pub demand: Demand,
-    /// What it has asked of its producers and not handled yet.
-    pub outstanding: Demand,
-    /// Time in callbacks and in passing events on. With the two others it adds up to the time since the start, less the
-    /// time in which the stage waited for its restart.
-    pub busy: Duration,
-    /// Time in which it waited for events: demand was open, and nothing came.
-    pub idle: Duration,
-    /// Time in which it waited for demand.
-    pub blocked: Duration,
-}
-
-impl Snapshot {
-    /// The entry of the first instance of the stage called `name`.
-    pub fn stage(&self, name: &str) -> Option<&StageSnapshot> {
-        self.stages.iter().find(|snapshot| snapshot.stage == name)
     }
 }

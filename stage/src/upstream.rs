@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
 
+use crate::by_id::ById;
 use crate::{Edge, EndCause, Exit, FailureKind, Mode, Peer};
 
 /// All subscriptions of one stage.
 #[derive(Debug, Default)]
 pub(crate) struct Upstream {
-    subscriptions: BTreeMap<SubscriptionId, Subscribed>,
+    subscriptions: ById<Subscribed>,
     /// A permanent producer was exhausted: the stage ends when no subscription is left.
     ends_when_empty: bool,
     /// A subscription ended before its producer was exhausted.
@@ -91,25 +92,25 @@ impl Upstream {
     /// A subscription may be made again should it end early: until then something is missing, and afterwards no more.
     /// It is itself in the place of `former`, if there was one.
     pub(crate) fn renew(&mut self, id: SubscriptionId, former: Option<SubscriptionId>) {
-        if let Some(subscribed) = self.subscriptions.get_mut(&id) {
+        if let Some(subscribed) = self.subscriptions.get_mut(id) {
             subscribed.renewal = Renewal::Perhaps;
         }
         let Some(former) = former else { return };
         self.awaited.remove(&former);
-        if let Some(subscribed) = self.subscriptions.get_mut(&former) {
+        if let Some(subscribed) = self.subscriptions.get_mut(former) {
             subscribed.renewal = Renewal::Done;
         }
     }
 
     /// What callbacks are told of a subscription.
     pub(crate) fn edge(&self, id: SubscriptionId) -> Option<Edge> {
-        let Subscribed { window, cancel, .. } = *self.subscriptions.get(&id)?;
+        let Subscribed { window, cancel, .. } = *self.subscriptions.get(id)?;
         Some(Edge { id, peer: Peer::Producer, window, cancel })
     }
 
     /// The edge is there: what to ask first, all in all. Nothing in manual mode, or if it has ended in the meantime.
     pub(crate) fn opened(&mut self, id: SubscriptionId, mode: Mode) -> Option<Demand> {
-        let subscribed = self.subscriptions.get_mut(&id)?;
+        let subscribed = self.subscriptions.get_mut(id)?;
         subscribed.mode = mode;
         match mode {
             Mode::Automatic => subscribed.ask(subscribed.window.max()),
@@ -119,12 +120,12 @@ impl Upstream {
 
     /// The consumer asks for more by itself: what to ask, all in all. Nothing unless it is in manual mode.
     pub(crate) fn ask(&mut self, id: SubscriptionId, more: Demand) -> Option<Demand> {
-        self.subscriptions.get_mut(&id).filter(|subscribed| subscribed.mode == Mode::Manual)?.ask(more)
+        self.subscriptions.get_mut(id).filter(|subscribed| subscribed.mode == Mode::Manual)?.ask(more)
     }
 
     /// From now on the end of this subscription does not concern the stage.
     pub(crate) fn abandon(&mut self, id: SubscriptionId) {
-        if let Some(subscribed) = self.subscriptions.get_mut(&id) {
+        if let Some(subscribed) = self.subscriptions.get_mut(id) {
             subscribed.cancel = Cancel::Temporary;
         }
     }
@@ -132,7 +133,7 @@ impl Upstream {
     /// Takes note of `count` events that arrived. The answer is to be cut into [pieces](Self::next_piece). Events that were
     /// not asked for, or that belong to an unknown subscription, are to be handled all the same.
     pub(crate) fn receive(&self, id: SubscriptionId, count: usize) -> Arrived {
-        let (whole, excess) = match self.subscriptions.get(&id) {
+        let (whole, excess) = match self.subscriptions.get(id) {
             Some(Subscribed { mode, outstanding, .. }) => {
                 (*mode == Mode::Manual, Demand::from(count).saturating_sub(*outstanding).as_len())
             }
@@ -148,10 +149,10 @@ impl Upstream {
             return None;
         }
         let whole = std::mem::take(&mut arrived.whole);
-        let subscribed = self.subscriptions.get_mut(&id).filter(|subscribed| subscribed.mode == Mode::Automatic);
+        let subscribed = self.subscriptions.get_mut(id).filter(|subscribed| subscribed.mode == Mode::Automatic);
         let Some(Subscribed { window, outstanding, asked, .. }) = subscribed.filter(|_| !whole) else {
             let events = std::mem::take(&mut arrived.rest);
-            if let Some(manual) = self.subscriptions.get_mut(&id) {
+            if let Some(manual) = self.subscriptions.get_mut(id) {
                 manual.outstanding = manual.outstanding.saturating_sub(Demand::from(events));
             }
             return Some(Piece { events, then_ask: None });
@@ -170,7 +171,7 @@ impl Upstream {
 
     /// The edge has ended. What it means depends on its [`Cancel`] policy.
     pub(crate) fn ended(&mut self, id: SubscriptionId, cause: &EndCause) -> AfterEnd {
-        let Some(subscribed) = self.subscriptions.remove(&id) else { return AfterEnd::Live };
+        let Some(subscribed) = self.subscriptions.remove(id) else { return AfterEnd::Live };
         let reason = cause.reason();
         if !cause.is_exhausted() {
             let down = if let EndCause::Down(exit) = cause { Some(exit.clone()) } else { None };

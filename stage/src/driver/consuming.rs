@@ -1,5 +1,7 @@
 //! The consuming half of the driver: producers, and the events that arrive from them.
 
+use tracing::Instrument;
+
 use super::*;
 
 /// An arrival of which handles are kept.
@@ -30,7 +32,7 @@ impl<I> InHand<I> {
 
 impl<C: Callbacks> Driver<C> {
     pub(super) async fn on_opened(&mut self, id: SubscriptionId, publisher: Arc<dyn Publisher<C::In>>) -> Flow {
-        let (Some(producer), Some(edge)) = (self.producers.get_mut(&id), self.upstream.edge(id)) else {
+        let (Some(producer), Some(edge)) = (self.producers.get_mut(id), self.upstream.edge(id)) else {
             publisher.cancel(id, Exit::Normal);
             return ControlFlow::Continue(());
         };
@@ -38,7 +40,7 @@ impl<C: Callbacks> Driver<C> {
             publisher.handled(id, Demand::ZERO);
         }
         producer.publisher = Some(publisher);
-        tracing::debug!(producer = producer.name, %id, "subscribed");
+        tracing::debug!(name: "edge.subscribe", producer = &*producer.name, %id, "subscribed");
         let mode: Mode = callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
         // Before its wishes, so that a manual consumer may ask at once.
         if let Some(up_to) = self.upstream.opened(id, mode) {
@@ -48,22 +50,25 @@ impl<C: Callbacks> Driver<C> {
     }
 
     pub(super) fn ask(&self, id: SubscriptionId, up_to: Demand) {
-        if let Some(Producer { publisher: Some(publisher), .. }) = self.producers.get(&id) {
+        if let Some(Producer { publisher: Some(publisher), counters, .. }) = self.producers.get(id) {
+            counters.asked.set(up_to.count());
             publisher.ask(id, up_to);
         }
     }
 
-    /// Tells a producer that takes events back that it need not.
-    fn acknowledge(&mut self, id: SubscriptionId, count: usize) {
-        if let Some(Producer { publisher: Some(publisher), handled, .. }) = self.producers.get_mut(&id) {
-            handled.add(Demand::from(count));
-            publisher.handled(id, *handled);
+    /// Counts what was handled, and tells a producer that takes events back that it need not.
+    fn handled(&self, id: SubscriptionId, count: usize) {
+        if let Some(Producer { publisher: Some(publisher), counters, keep, .. }) = self.producers.get(id) {
+            counters.passed.add(count as u64);
+            if keep.is_some() {
+                publisher.handled(id, Demand::new(counters.passed.get()));
+            }
         }
     }
 
     /// Ends a subscription of this stage, on whichever side it is.
     pub(super) async fn cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
-        match self.producers.get(&id) {
+        match self.producers.get(id) {
             Some(Producer { publisher: Some(publisher), .. }) => {
                 publisher.cancel(id, reason);
                 ControlFlow::Continue(())
@@ -117,7 +122,7 @@ impl<C: Callbacks> Driver<C> {
         if arrived.excess > 0 {
             tracing::warn!(%id, excess = arrived.excess, "more events than were asked for");
         }
-        if let Some(Producer { keep: Some(keep), .. }) = self.producers.get(&id) {
+        if let Some(Producer { keep: Some(keep), .. }) = self.producers.get(id) {
             events = keep(events);
             self.in_hand = events.another().map(|behind| InHand { id, attempt, begun: Vec::new().into(), behind });
         }
@@ -138,8 +143,8 @@ impl<C: Callbacks> Driver<C> {
             }
             if let Some(in_hand) = &mut self.in_hand {
                 in_hand.finish();
-                self.acknowledge(id, count);
             }
+            self.handled(id, count);
             self.after_callback()?;
             if self.state != State::Running {
                 break;
@@ -158,8 +163,9 @@ impl<C: Callbacks> Driver<C> {
     }
 
     pub(super) async fn on_ended(&mut self, id: SubscriptionId, cause: EndCause) -> Flow {
-        if let Some(producer) = self.producers.remove(&id) {
-            tracing::debug!(producer = producer.name, %id, %cause, "subscription ended");
+        self.ending.counters.edges.remove(id);
+        if let Some(producer) = self.producers.remove(id) {
+            tracing::debug!(name: "edge.cancel", producer = &*producer.name, %id, %cause, "subscription ended");
         }
         if let Some(edge) = self.upstream.edge(id) {
             callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));

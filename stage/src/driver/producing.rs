@@ -8,8 +8,11 @@ impl<C: Callbacks> Driver<C> {
         let window = options.window_or(Window::NEAR);
         match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
             Ok(()) if self.state != State::Over => {
-                tracing::debug!(%id, "subscribed to");
-                self.subscribers.insert(id, Consumer { subscriber, given: Demand::ZERO, handled: None });
+                tracing::debug!(name: "edge.subscribe", %id, "subscribed to");
+                self.subscribers.insert(
+                    id,
+                    Consumer { subscriber, counters: self.ending.counters.edges.to_consumer(id), handled: None },
+                );
                 // Whoever comes after a failure takes what is left.
                 self.lost_subscriber = None;
                 if self.state == State::Running {
@@ -43,11 +46,12 @@ impl<C: Callbacks> Driver<C> {
         let left = self.downstream.leave(id, unfinished);
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
         let Some(edge) = left else { return ControlFlow::Continue(()) };
-        tracing::debug!(id = %edge.id, %cause, "subscription ended");
+        tracing::debug!(name: "edge.cancel", id = %edge.id, %cause, "subscription ended");
         if let Exit::Failed(failure) = cause.reason() {
             self.lost_subscriber = Some(failure.clone());
         }
-        if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(&edge.id) {
+        self.ending.counters.edges.remove(edge.id);
+        if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(edge.id) {
             subscriber.ended(edge.id, EndCause::Cancelled(cause.reason().clone()));
         }
         if self.state == State::Running {
@@ -128,11 +132,11 @@ impl<C: Callbacks> Driver<C> {
         while let Some(decision) = self.downstream.next_decision() {
             match decision {
                 Decision::Deliver(delivery) => {
-                    let Some(consumer) = self.subscribers.get_mut(&delivery.to) else { continue };
+                    let Some(consumer) = self.subscribers.get_mut(delivery.to) else { continue };
                     let count = delivery.events.len();
                     match consumer.subscriber.try_deliver(delivery.to, delivery.events, delivery.attempt) {
                         Ok(()) => {
-                            consumer.given.add(Demand::from(count));
+                            consumer.counters.passed.add(count as u64);
                             self.ending.counters.events_out.add(count as u64);
                         }
                         Err(events) => self.refused.entry(delivery.to).or_default().push((events, delivery.attempt)),
@@ -141,7 +145,8 @@ impl<C: Callbacks> Driver<C> {
                 Decision::Fail(id, why) => {
                     let failure = Failure::new(&*self.ending.stage, FailureKind::Selector, why);
                     tracing::warn!(%id, %failure, "subscription failed");
-                    if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(&id) {
+                    self.ending.counters.edges.remove(id);
+                    if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(id) {
                         subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
                     }
                 }

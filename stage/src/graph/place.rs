@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_dispatcher::{Buffer, Dispatcher, Keep, SubscriptionId};
+use tracing::Instrument;
 
 use super::remainder::{Remainder, Returned};
 use crate::callbacks::{Callbacks, guarded_now};
@@ -198,7 +199,14 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         let stage_ref = StageRef::<S, C::Out>::new(name, self.instance, mailbox as _, Arc::clone(shared));
         let made = made.and_then(|made| made.downcast::<C>().ok());
         let (make, shared) = (Arc::clone(&self.make), Arc::clone(shared));
-        Box::pin(async move {
+        let span = tracing::info_span!(
+            "stage.run",
+            graph = &*shared.graph,
+            stage = &*self.place.name,
+            instance = self.instance,
+            role = ?C::ROLE
+        );
+        let life = async move {
             match made.map_or_else(|| make_callbacks(&ending.stage, &make), |made| Ok(*made)) {
                 Ok(callbacks) => {
                     let driver = Driver::new(ending, callbacks, Arc::new(stage_ref), downstream, keep);
@@ -209,7 +217,8 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
                     ending.announce(Exit::Failed(failure));
                 }
             }
-        })
+        };
+        Box::pin(life.instrument(span))
     }
 }
 

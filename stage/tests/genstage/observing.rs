@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aqueduct_stage::{Graph, Mode, Snapshot, StageSnapshot, SubscribeError};
+use aqueduct_stage::{Exit, Graph, Mode, Snapshot, StageSnapshot, SubscribeError};
 
 use crate::support::{Far, Gate, Log, count, emit, endless, idle, relay, settled, sink, sink_with, with};
 
@@ -138,4 +138,44 @@ fn a_graph_is_drawn_with_dot() {
 }
 "#;
     assert_eq!(drawn().to_dot(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_subscription_shows_its_demand_and_what_is_in_flight() {
+    let (graph, log, gate) = (Graph::new("test"), Log::new(), Gate::closed());
+    let numbers = graph.producer("numbers", idle(&Log::new()));
+    let relay = graph.stage("relay", relay(&Log::new())).subscribe(&numbers, 5..10);
+    let make = sink_with(&log, |sink| sink.gate = Some(gate.clone()));
+    let sink = graph.consumer("sink", make).subscribe(&relay, 2..4);
+    let far = Far::new().called("elsewhere");
+    let mut running = graph.start();
+    settled().await;
+    let shown = |snapshot: &Snapshot, from: &str, to: &str| {
+        let one = snapshot.between(from, to).next().unwrap();
+        (one.asked, one.given, one.handled.unwrap(), one.demand().count(), one.in_flight())
+    };
+    let snapshot = running.snapshot();
+    assert_eq!((shown(&snapshot, "numbers", "relay"), snapshot.subscriptions.len()), ((10, 0, 0, 10, 0), 2));
+    numbers.stage_ref().call(emit(0..8)).await.unwrap();
+    settled().await;
+    // The sink has begun the first two of the four that it asked for. The relay has handled everything.
+    let snapshot = running.snapshot();
+    assert_eq!(shown(&snapshot, "relay", "sink"), (4, 4, 0, 0, 4));
+    assert_eq!(shown(&snapshot, "numbers", "relay"), (15, 8, 8, 7, 0));
+    gate.open(1);
+    settled().await;
+    assert_eq!(shown(&running.snapshot(), "relay", "sink"), (6, 6, 2, 0, 4));
+    let metric = |name| running.snapshot().metrics().filter(|one| one.name == name).map(|one| one.value).sum::<f64>();
+    assert_eq!((metric("edge_demand_outstanding"), metric("edge_in_flight")), (7.0, 4.0));
+    // One to elsewhere, and one that has ended.
+    let id = running.subscribe(&sink, &far, 1..3);
+    gate.open(100);
+    settled().await;
+    let snapshot = running.snapshot();
+    let one = snapshot.between("elsewhere", "sink").next().unwrap();
+    assert_eq!((one.id, one.from_instance, one.to_instance, one.asked, one.in_flight()), (id, None, Some(0), 3, 0));
+    running.cancel(&sink, snapshot.between("relay", "sink").next().unwrap().id, Exit::Normal);
+    settled().await;
+    let _ = running.stop(Duration::from_secs(1)).await;
+    assert!(running.snapshot().subscriptions.is_empty());
 }

@@ -162,7 +162,7 @@ impl<C: Callbacks> Driver<C> {
     }
 
     /// Runs the stage to its end.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(&mut self) {
         let exit = self.serve().await;
         let exit = Box::pin(self.terminate(exit)).await;
         self.end(exit);

@@ -25,7 +25,7 @@ pub(crate) enum Message<I, O> {
     /// This stage is being subscribed to a producer.
     Opening(Box<Opening<I>>),
     /// The subscription was made, or not.
-    Opened(SubscriptionId, Result<Arc<dyn Publisher<I>>, SubscribeError>),
+    Opened(SubscriptionId, Result<Arc<dyn Publisher<I>>, Box<SubscribeError>>),
     /// A producer sent events.
     Deliver(SubscriptionId, Events<I>, Attempt),
     /// A producer ended the edge.

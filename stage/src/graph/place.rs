@@ -83,6 +83,13 @@ impl<I: Send, O: Send> Inbox<O> for Seat<I, O> {
 }
 
 impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
+    /// The producing half of a new life, and what it does when its buffer is full.
+    fn downstream(&self) -> (Downstream<O>, Keep) {
+        let spec = self.lock();
+        let buffer = Buffer::new(spec.capacity, spec.keep);
+        (Downstream::new((spec.dispatcher)(), buffer, spec.mode, spec.awaited), spec.keep)
+    }
+
     /// Takes the instances into the graph.
     pub(super) fn enrol<S: 'static, C: Callbacks<In = I, Out = O>, F: FnMut() -> C + Send + 'static>(
         self: &Arc<Self>,
@@ -188,17 +195,13 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         let reporter = Arc::clone(shared);
         let report = Box::new(move |exit| reporter.report(number, exit));
         let mut ending = Ending::new(Arc::clone(&name), Arc::clone(&mailbox), Arc::clone(&self.counters), report);
-        let spec = self.place.lock();
-        let (buffer, keep) = (Buffer::new(spec.capacity, spec.keep), spec.keep);
-        let downstream = Downstream::new((spec.dispatcher)(), buffer, spec.mode, spec.awaited);
-        if spec.on_cancel == OnCancel::Stop {
+        if self.place.lock().on_cancel == OnCancel::Stop {
             let _ = mailbox.push(Message::Complete);
         }
-        drop(spec);
         // Bound to this life: timers that a stage has set for itself end with it.
         let stage_ref = StageRef::<S, C::Out>::new(name, self.instance, mailbox as _, Arc::clone(shared));
         let made = made.and_then(|made| made.downcast::<C>().ok());
-        let (make, shared) = (Arc::clone(&self.make), Arc::clone(shared));
+        let (make, shared, place) = (Arc::clone(&self.make), Arc::clone(shared), Arc::clone(&self.place));
         let span = tracing::info_span!(
             "stage.run",
             graph = &*shared.graph,
@@ -209,7 +212,9 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         let life = async move {
             match made.map_or_else(|| make_callbacks(&ending.stage, &make), |made| Ok(*made)) {
                 Ok(callbacks) => {
-                    let driver = Driver::new(ending, callbacks, Arc::new(stage_ref), downstream, keep);
+                    // Made here, so that it is not carried about twice.
+                    let (downstream, keep) = place.downstream();
+                    let mut driver = Driver::new(ending, callbacks, Arc::new(stage_ref), downstream, keep);
                     driver.run().await;
                 }
                 Err(failure) => {

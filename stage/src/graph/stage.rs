@@ -151,7 +151,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
                 (How::Remainder(former), Some(place)) => Ok(place.remainder(theirs, &former, subscription)),
                 _ => source.open(theirs, subscription).await,
             };
-            if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened)) {
+            if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened.map_err(Box::new)))
+            {
                 publisher.cancel(id, Exit::Normal);
             }
         });

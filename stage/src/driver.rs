@@ -273,11 +273,15 @@ impl<C: Callbacks> Driver<C> {
                 Role::Consumer => self.on_ended(id, cause).await,
                 _ => self.queue(Arrival::Ended(id, cause)).await,
             },
-            Message::Unsubscribe(id, reason, silently) => {
-                if silently {
+            Message::Unsubscribe(id, reason, replaced) => {
+                if replaced.is_some() {
                     self.upstream.abandon(id);
                 }
-                self.cancel(id, reason).await
+                let flow = self.cancel(id, reason).await;
+                if let Some(tell) = replaced {
+                    let _ = tell.send(());
+                }
+                flow
             }
             Message::Post(post) => self.on_post(post).await,
             Message::Drain => {

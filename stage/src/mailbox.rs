@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
+use tokio::sync::oneshot;
 
 use crate::graph::remainder::Returned;
 use crate::handle::{CallError, Inbox, Post, Sender};
@@ -30,8 +31,9 @@ pub(crate) enum Message<I, O> {
     Deliver(SubscriptionId, Events<I>, Attempt),
     /// A producer ended the edge.
     Ended(SubscriptionId, EndCause),
-    /// End a subscription to a producer; with `true` its end does not concern the stage.
-    Unsubscribe(SubscriptionId, Exit, bool),
+    /// End a subscription. With a sender another takes its place: then its end does not concern the stage, and the sender
+    /// is told when the producer has been.
+    Unsubscribe(SubscriptionId, Exit, Option<oneshot::Sender<()>>),
     /// Somebody with a reference wants something.
     Post(Post<O>),
     /// Emit nothing more: deliver what there is, and end.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_dispatcher::{SubscribeOptions, SubscriptionId};
+use tokio::sync::oneshot;
 
 use crate::graph::{Graph, Stage};
 use crate::mailbox::Message;
@@ -91,12 +92,12 @@ impl Running {
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     pub fn cancel<S, I, O, D>(&self, stage: &Stage<S, I, O, D>, id: SubscriptionId, reason: Exit) {
         for seat in stage.seats() {
-            let _ = seat.mailbox().push(Message::Unsubscribe(id, reason.clone(), false));
+            let _ = seat.mailbox().push(Message::Unsubscribe(id, reason.clone(), None));
         }
     }
 
-    /// Ends the subscription `old`, which does not end the consumer whatever its policy, and subscribes anew. An unknown
-    /// `old` does not matter.
+    /// Ends the subscription `old` and subscribes anew. The end of the old one does not end the consumer, whatever its
+    /// policy, nor does the consumer count as having missed something. An unknown `old` does not matter.
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     pub fn resubscribe<S, I, O, D, Src>(
         &self,
@@ -113,10 +114,25 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        for seat in consumer.seats() {
-            let _ = seat.mailbox().push(Message::Unsubscribe(old, reason.clone(), true));
-        }
-        self.subscribe(consumer, source, options)
+        let (id, opening) = consumer.opening(0, source, 0, options.into(), None, How::Once);
+        let told: Vec<_> = consumer
+            .seats()
+            .iter()
+            .map(|seat| {
+                let (tell, told) = oneshot::channel();
+                let _ = seat.mailbox().push(Message::Unsubscribe(old, reason.clone(), Some(tell)));
+                told
+            })
+            .collect();
+        let opening = async move {
+            // A producer hears of the old one first: a broadcast has each consumer once. Who has ended tells nobody.
+            for told in told {
+                let _ = told.await;
+            }
+            opening.await;
+        };
+        self.shared.spawn_helper("subscribe", Box::pin(opening));
+        id
     }
 
     /// What every stage is doing.

@@ -123,10 +123,10 @@ impl Upstream {
         self.subscriptions.get_mut(id).filter(|subscribed| subscribed.mode == Mode::Manual)?.ask(more)
     }
 
-    /// From now on the end of this subscription does not concern the stage.
+    /// From now on the end of this subscription does not concern the stage: another takes its place.
     pub(crate) fn abandon(&mut self, id: SubscriptionId) {
         if let Some(subscribed) = self.subscriptions.get_mut(id) {
-            subscribed.cancel = Cancel::Temporary;
+            (subscribed.cancel, subscribed.renewal) = (Cancel::Temporary, Renewal::Done);
         }
     }
 

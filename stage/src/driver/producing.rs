@@ -100,7 +100,7 @@ impl<C: Callbacks> Driver<C> {
         }
         for (id, reason) in std::mem::take(&mut self.wishes.cancels) {
             // Handled when its turn comes, like any cancel: a callback is not called within another.
-            let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, false));
+            let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, None));
         }
         match self.wishes.stop.take() {
             None => {}

@@ -6,7 +6,7 @@ use aqueduct_stage::{
     Cancel, EndCause, Exit, Failure, FailureKind, Graph, Peer, SubscribeError, SubscribeOptions, SubscriptionId, Window,
 };
 
-use crate::support::{Far, Log, Note, count, endless, idle, oops, settled, sink, with};
+use crate::support::{Far, Log, Note, count, emit, endless, idle, oops, settled, sink, with};
 
 fn unknown() -> Far {
     Far::refusing(SubscribeError::Unknown { name: "nobody".into(), at: "here".into() })
@@ -155,6 +155,23 @@ async fn genstage_054_resubscribing_elsewhere_moves_the_consumer() {
     assert_eq!(notes[1].first_subscribed().await, new);
     running.join().await.unwrap();
     assert!(log.events().ends_with(&[5, 6]) || log.events().contains(&6));
+    assert!(log.all().contains(&Note::End), "of the two it has missed nothing that it wanted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_hears_of_the_old_subscription_before_the_new_one() {
+    let (graph, log, notes) = (Graph::new("test"), Log::new(), Log::new());
+    let numbers = graph.producer("numbers", idle(&notes)).broadcast();
+    let sink = graph.consumer("sink", sink(&log));
+    let running = graph.start();
+    let old = running.subscribe(&sink, &numbers, 5..10);
+    settled().await;
+    let new = running.resubscribe(&sink, old, Exit::Normal, &numbers, 0..3);
+    settled().await;
+    let snapshot = running.snapshot();
+    assert_eq!(snapshot.between("numbers", "sink").map(|one| one.id).collect::<Vec<_>>(), [new]);
+    numbers.stage_ref().call(emit(0..2)).await.unwrap();
+    assert_eq!(log.events_reach(2).await, [0, 1]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -143,6 +143,12 @@ impl<T> Downstream<T> {
         self.mode = mode;
     }
 
+    /// Passes everything on from now on, to those who are there.
+    pub(crate) fn hold_nothing_back(&mut self) {
+        self.mode = DemandMode::Forward;
+        self.awaited = self.awaited.min(self.seen.max(1));
+    }
+
     pub(crate) fn mode(&self) -> DemandMode {
         self.mode
     }

@@ -74,6 +74,7 @@ type Unfinished<T> = Vec<(Events<T>, Attempt)>;
 struct Producer<I> {
     /// What it is called, for reports.
     name: Arc<str>,
+    is_far: bool,
     /// There once the subscription is made.
     publisher: Option<Arc<dyn Publisher<I>>>,
     keep: Option<fn(Events<I>) -> Events<I>>,
@@ -255,13 +256,13 @@ impl<C: Callbacks> Driver<C> {
             }
             Message::Leave(id, cause, unfinished) => self.leave(id, cause, unfinished).await,
             Message::Opening(opening) => {
-                let Opening { id, to, window, cancel, keep, renews } = *opening;
+                let Opening { id, to, is_far, window, cancel, keep, renews } = *opening;
                 self.upstream.subscribe(id, window, cancel);
                 if let Some(Renews { former }) = renews {
                     self.upstream.renew(id, former);
                 }
                 let counters = self.ending.counters.edges.to_producer(id, Arc::clone(&to));
-                self.producers.insert(id, Producer { name: to, publisher: None, keep, counters });
+                self.producers.insert(id, Producer { name: to, is_far, publisher: None, keep, counters });
                 ControlFlow::Continue(())
             }
             Message::Opened(id, Ok(publisher)) => self.on_opened(id, publisher).await,
@@ -289,7 +290,9 @@ impl<C: Callbacks> Driver<C> {
                 if C::ROLE == Role::Producer {
                     self.exhaust();
                 }
-                ControlFlow::Continue(())
+                self.leave_far_producers();
+                self.downstream.hold_nothing_back();
+                self.on_demand().await
             }
             Message::Complete => {
                 self.completing = true;

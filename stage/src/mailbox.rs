@@ -47,6 +47,8 @@ pub(crate) struct Opening<I> {
     pub(crate) id: SubscriptionId,
     /// What the producer is called.
     pub(crate) to: Arc<str>,
+    /// Not a stage of this process, so that nobody tells it to end with the graph.
+    pub(crate) is_far: bool,
     pub(crate) window: Window,
     pub(crate) cancel: Cancel,
     /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.

@@ -66,6 +66,15 @@ impl<C: Callbacks> Driver<C> {
         }
     }
 
+    /// A graph that drains takes nothing more from elsewhere; what was given is handled.
+    pub(super) fn leave_far_producers(&self) {
+        for (id, producer) in self.producers.iter().filter(|(_, producer)| producer.is_far) {
+            if let Some(publisher) = &producer.publisher {
+                publisher.cancel(id, Exit::Shutdown);
+            }
+        }
+    }
+
     /// Ends a subscription of this stage, on whichever side it is.
     pub(super) async fn cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
         match self.producers.get(id) {

@@ -136,7 +136,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
             How::Remainder(former) => Some(Renews { former: former.last().copied() }),
         };
         // A stage that has ended is not subscribed; what is opened then is cancelled below.
-        let opening = Opening { id, to: source.name().into(), window, cancel, keep, renews };
+        let (to, is_far) = (source.name().into(), source.local().is_none());
+        let opening = Opening { id, to, is_far, window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
         let source = source.clone();
         let opening = Box::pin(async move {

@@ -9,7 +9,7 @@ use aqueduct_stage::{
 use tokio::time::Instant;
 
 use crate::support::{
-    Counted, Far, Gate, Log, Note, count, emit, endless, idle, relay, settled, sink, sink_with, with,
+    Counted, Far, Gate, Heard, Log, Note, count, emit, endless, idle, relay, settled, sink, sink_with, with,
 };
 
 /// Panics in one of its callbacks.
@@ -374,4 +374,36 @@ async fn shutdown_does_not_wait_for_subscribers_of_a_stage_that_has_emitted_noth
     assert_eq!(started.elapsed(), Duration::ZERO);
     assert!(notes.iter().all(|log| log.all().last() == Some(&Note::Terminated("normal".into()))));
     drop(late);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_producers_elsewhere() {
+    for cancel in [Cancel::Permanent, Cancel::Transient, Cancel::Temporary] {
+        let (graph, log, far) = (Graph::new("test"), Log::new(), Far::new());
+        let relay = graph.stage("relay", relay(&Log::new()));
+        let relay = relay.subscribe(&far, SubscribeOptions::from(5..10).cancel(cancel));
+        graph.consumer("sink", sink(&log)).subscribe(&relay, 5..10);
+        let mut running = graph.start();
+        far.asked(10).await;
+        far.deliver(0..7);
+        let outcome = running.shutdown(Duration::from_secs(60)).await.unwrap();
+        assert_eq!((log.events(), outcome.stages.len()), ((0..7).collect(), 2), "{cancel:?}");
+        assert!(far.heard().all().contains(&Heard::Cancel("shutdown".into())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_drains_what_was_held_back() {
+    let (graph, log) = (Graph::new("test"), Log::new());
+    let numbers = graph.producer("numbers", idle(&Log::new())).accumulate();
+    let others = graph.producer("others", idle(&Log::new())).wait_for_subscribers(3);
+    graph.consumer("sink", sink(&log)).subscribe(&numbers, 5..10).subscribe(&others, 5..10);
+    let mut running = graph.start();
+    settled().await;
+    numbers.stage_ref().call(emit(0..4)).await.unwrap();
+    others.stage_ref().call(emit(4..7)).await.unwrap();
+    running.shutdown(Duration::from_secs(60)).await.unwrap();
+    let mut events = log.events();
+    events.sort_unstable();
+    assert_eq!(events, (0..7).collect::<Vec<_>>());
 }

@@ -7,14 +7,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::counters::Counters;
-use crate::outcome::StageOutcome;
-use crate::{BoxFuture, Exit, Failure, FailureKind, Intensity, Outcome, Snapshot, Spawner, StageSnapshot, snapshot};
+use crate::{BoxFuture, Exit, Failure, Intensity, Outcome, Snapshot, Spawner, snapshot};
+
+mod member;
+
+pub(crate) use member::Member;
 
 /// What a graph tells its stages.
 pub(crate) trait Control: Send + Sync {
@@ -94,85 +96,6 @@ pub(crate) struct Fallen {
     pub(crate) exit: Exit,
     /// Whether it was made at all.
     pub(crate) was_made: bool,
-}
-
-/// One instance of a stage.
-pub(crate) struct Member {
-    pub(crate) stage: Arc<str>,
-    pub(crate) instance: usize,
-    pub(crate) control: Arc<dyn Control>,
-    pub(crate) counters: Arc<Counters>,
-    /// Whether the user said what to do when the buffer is full.
-    may_drop: bool,
-    /// The task of what runs there.
-    task: Option<usize>,
-    /// Whether what runs there was made.
-    was_made: bool,
-    restarts: u64,
-    /// How and when it ended, if it may be started again.
-    fallen: Option<(Exit, Instant)>,
-    /// How and when it ended, for good.
-    ended: Option<(Exit, Instant)>,
-    /// For how long it has been down before it was started again.
-    down: Duration,
-}
-
-impl Member {
-    pub(crate) fn new(
-        stage: Arc<str>,
-        instance: usize,
-        control: Arc<dyn Control>,
-        counters: Arc<Counters>,
-        may_drop: bool,
-    ) -> Self {
-        let (task, was_made, restarts, fallen, ended, down) = (None, true, 0, None, None, Duration::ZERO);
-        Self { stage, instance, control, counters, may_drop, task, was_made, restarts, fallen, ended, down }
-    }
-
-    /// Events were dropped that should not have been.
-    fn overflow(&self) -> Option<Failure> {
-        let dropped = self.counters.overflowed.get();
-        let why = || format!("its buffer was full and {dropped} events were dropped; `buffer` says what to do then");
-        (dropped > 0 && !self.may_drop).then(|| Failure::new(&*self.stage, FailureKind::Overflow, why()))
-    }
-
-    fn outcome(&self) -> Option<StageOutcome> {
-        let (exit, _) = self.ended.clone()?;
-        let Counters { events_in, events_out, discarded, failed, .. } = &*self.counters;
-        Some(StageOutcome {
-            stage: self.stage.to_string(),
-            instance: self.instance,
-            exit,
-            events_in: events_in.get(),
-            events_out: events_out.get(),
-            discarded: discarded.get(),
-            failed: failed.get(),
-            restarts: self.restarts,
-        })
-    }
-
-    pub(crate) fn snapshot(&self, now: Instant) -> StageSnapshot {
-        let counters = &*self.counters;
-        let until = self.ended.as_ref().or(self.fallen.as_ref()).map_or(now, |(_, at)| *at);
-        let alive = until.duration_since(counters.started).saturating_sub(self.down);
-        let (idle, blocked) = counters.idle_and_blocked(until);
-        StageSnapshot {
-            stage: self.stage.to_string(),
-            instance: self.instance,
-            ended: self.ended.is_some(),
-            restarts: self.restarts,
-            events_in: counters.events_in.get(),
-            events_out: counters.events_out.get(),
-            discarded: counters.discarded.get(),
-            failed: counters.failed.get(),
-            buffered: counters.buffered.get(),
-            demand: crate::Demand::new(counters.demand.get()),
-            outstanding: crate::Demand::new(counters.outstanding.get()),
-            busy: alive.saturating_sub(idle + blocked),
-            idle,
-            blocked,
-        }
-    }
 }
 
 impl State {

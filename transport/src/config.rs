@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn_proto::HashedConnectionIdGenerator;
+
 use crate::Limits;
+use crate::identity::EndpointKeys;
 
 /// How a node uses its connections. The defaults suit nodes of one data centre, and of one machine.
 ///
@@ -21,8 +24,15 @@ pub struct NodeConfig {
     pub(crate) idle_timeout: Duration,
     pub(crate) keep_alive: Duration,
     pub(crate) handshake_timeout: Duration,
+    pub(crate) unused_timeout: Duration,
     pub(crate) max_connections: usize,
+    pub(crate) max_half_open: usize,
     pub(crate) max_subscriptions: u32,
+    stream_window_bytes: u32,
+    connection_window_bytes: u32,
+    initial_mtu: u16,
+    max_mtu: u16,
+    migration: bool,
 }
 
 impl Default for NodeConfig {
@@ -32,8 +42,17 @@ impl Default for NodeConfig {
             idle_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
+            unused_timeout: Duration::from_secs(60),
             max_connections: 1024,
+            max_half_open: 64,
             max_subscriptions: 1024,
+            // A round trip of 16 ms at 2 Gbit/s.
+            stream_window_bytes: 4 << 20,
+            // Four subscriptions at full speed.
+            connection_window_bytes: 16 << 20,
+            initial_mtu: MIN_MTU,
+            max_mtu: ETHERNET_MTU,
+            migration: false,
         }
     }
 }
@@ -50,14 +69,17 @@ impl NodeConfig {
     /// ends counts. A lower value notices a lost machine earlier, and gives up on a merely slow one sooner. (A process
     /// that ends in an orderly way is noticed at once.)
     ///
-    /// The [keep-alive](Self::keep_alive) must be well below it.
+    /// At least 1 ms. The [keep-alive](Self::keep_alive) must be below it, and should be well below it: what is lost of
+    /// two signs of life is then made good by the third.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
         self
     }
 
-    /// Sets how often a sign of life is sent on an idle connection. Default 1 s.
+    /// Sets how often a sign of life is sent on an idle connection. Default 1 s; more than zero, and below the
+    /// [idle timeout](Self::idle_timeout). It costs a packet of some 30 bytes and its acknowledgement. A peer that was
+    /// killed and has been started again says so in its answer, so this is also how soon that is noticed.
     #[must_use]
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.keep_alive = interval;
@@ -65,17 +87,42 @@ impl NodeConfig {
     }
 
     /// Sets how long dialling, the introduction of two nodes, and the answer to a subscription may take, each. Default
-    /// 5 s.
+    /// 5 s. Who is dialled gives the dialler as long for both together. A higher value suits slow machines, and lets
+    /// somebody who dials and says nothing hold a [half-open connection](Self::max_half_open) for longer.
     #[must_use]
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.handshake_timeout = timeout;
         self
     }
 
-    /// Sets how many connections other nodes may have to this one. Default 1024; further ones are refused.
+    /// Sets after how long without a subscription a connection that this node has dialled is closed. Default 60 s. The next
+    /// subscription dials again, which takes a few round trips. A lower value saves the memory and the signs of life of
+    /// connections that nobody needs.
+    #[must_use]
+    pub fn unused_timeout(mut self, timeout: Duration) -> Self {
+        self.unused_timeout = timeout;
+        self
+    }
+
+    /// Sets how many connections other nodes may have to this one. Default 1024; further ones are refused. Those that
+    /// this node dials do not count. Each may hold a [connection window](Self::connection_window_bytes) of memory, if
+    /// all of its subscriptions are stalled in the middle of an event.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// Sets how many connections may be half open: somebody dials, and has not yet proved who it is. Default 64, at least
+    /// 2.
+    ///
+    /// From half of it on, a dialler must first prove that it receives at its address, for which nothing is kept here:
+    /// forged addresses cannot take the other half. Above that half, no address gets more than a quarter. A dialler that
+    /// finds no room is not answered, and tries again by itself after about a second. Raising it lets more nodes join at
+    /// the same time, for some 10 KB and one handshake's work each.
+    #[must_use]
+    pub fn max_half_open(mut self, connections: usize) -> Self {
+        self.max_half_open = connections;
         self
     }
 
@@ -86,9 +133,107 @@ impl NodeConfig {
         self
     }
 
+    /// Sets how many bytes may be on their way on one subscription. Default 4 MiB, which is a round trip of 16 ms at
+    /// 2 Gbit/s; at least 64 KiB. A long fast line needs more (its round trip times its rate); less bounds what a
+    /// subscription can hold of memory while its consumer is slow.
+    #[must_use]
+    pub fn stream_window_bytes(mut self, bytes: u32) -> Self {
+        self.stream_window_bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes may be on their way on one connection, in each direction. Default 16 MiB, which is four
+    /// subscriptions at full speed; at least one [stream window](Self::stream_window_bytes). It bounds the memory of a
+    /// connection.
+    #[must_use]
+    pub fn connection_window_bytes(mut self, bytes: u32) -> Self {
+        self.connection_window_bytes = bytes;
+        self
+    }
+
+    /// Sets the largest packet, in bytes of UDP payload, that is tried from the start. Default 1200, which every path must
+    /// carry (RFC 9000, section 14); at most [`max_mtu`](Self::max_mtu). Raise it only where the path and the peer are
+    /// known to take it: a handshake whose packets are too large for the path does not complete.
+    #[must_use]
+    pub fn initial_mtu(mut self, bytes: u16) -> Self {
+        self.initial_mtu = bytes;
+        self
+    }
+
+    /// Sets the largest packet, in bytes of UDP payload, that is sent and taken. Default 1452, which fits into Ethernet's
+    /// 1500 bytes; 1200 to 65,527. What the path really carries, up to this, is found out within the first round trips,
+    /// and what the other node takes is respected. Receive buffers grow with it.
+    #[must_use]
+    pub fn max_mtu(mut self, bytes: u16) -> Self {
+        self.max_mtu = bytes;
+        self
+    }
+
+    /// Sets [`max_mtu`](Self::max_mtu) to 6000 bytes, for nodes on one machine and for links with jumbo frames: a fourth
+    /// of the packets for the same data. Where the path takes no such packets, it costs a few probes that are lost.
+    #[must_use]
+    pub fn jumbo(self) -> Self {
+        self.max_mtu(JUMBO_MTU)
+    }
+
+    /// Sets whether a peer may go on from another address, as a laptop does that changes its network. Default no: nodes of
+    /// a cluster stay where they are, and nobody who sees their packets can then draw a connection to himself.
+    #[must_use]
+    pub fn migration(mut self, allowed: bool) -> Self {
+        self.migration = allowed;
+        self
+    }
+
+    /// Whether all values go together.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let within = |name, value: u64, least: u64, most: u64| match value {
+            _ if (least..=most).contains(&value) => Ok(()),
+            _ => Err(ConfigError::OutOfBounds { name, least, most, value }),
+        };
+        if self.idle_timeout < MIN_IDLE_TIMEOUT {
+            return Err(ConfigError::IdleTimeout { idle_timeout: self.idle_timeout });
+        }
+        if self.keep_alive.is_zero() || self.keep_alive >= self.idle_timeout {
+            return Err(ConfigError::KeepAlive { keep_alive: self.keep_alive, idle_timeout: self.idle_timeout });
+        }
+        within("max_half_open", self.max_half_open as u64, 2, MAX_HALF_OPEN)?;
+        within("stream_window_bytes", self.stream_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
+        let stream_window = self.stream_window_bytes.into();
+        within("connection_window_bytes", self.connection_window_bytes.into(), stream_window, u32::MAX.into())?;
+        within("max_mtu", self.max_mtu.into(), MIN_MTU.into(), MAX_MTU.into())?;
+        within("initial_mtu", self.initial_mtu.into(), MIN_MTU.into(), self.max_mtu.into())
+    }
+
+    /// The settings of the socket. `keys` make a node that was restarted recognise its old connections, so that it can
+    /// end them at once.
+    pub(crate) fn endpoint(&self, keys: &EndpointKeys) -> quinn::EndpointConfig {
+        let connection_ids = keys.connection_ids;
+        let mut endpoint = quinn::EndpointConfig::new(Arc::new(keys.reset.clone()));
+        endpoint
+            .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)))
+            .max_udp_payload_size(self.max_mtu.max(ETHERNET_PAYLOAD))
+            .expect("bounds were checked");
+        endpoint
+    }
+
+    /// The settings of a listener. Tokens that it gave before hold for as long as the `keys` are the same.
+    pub(crate) fn listening(&self, mut server: quinn::ServerConfig, keys: &EndpointKeys) -> quinn::ServerConfig {
+        server
+            .token_key(Arc::new(keys.tokens.clone()))
+            .transport_config(self.transport())
+            .migration(self.migration)
+            // Each is looked at as soon as it is here, so few wait; what is above is dropped unseen.
+            .max_incoming(self.max_half_open.saturating_mul(4))
+            .incoming_buffer_size(INCOMING_BYTES)
+            .incoming_buffer_size_total(INCOMING_BYTES.saturating_mul(self.max_half_open as u64));
+        server
+    }
+
     /// The settings of QUIC. quinn's own leave the memory of a connection without a bound.
     pub(crate) fn transport(&self) -> Arc<quinn::TransportConfig> {
         let mut transport = quinn::TransportConfig::default();
+        let mut discovery = quinn::MtuDiscoveryConfig::default();
+        discovery.upper_bound(self.max_mtu);
         // A timeout that QUIC cannot express is longer than anybody waits.
         let idle = quinn::IdleTimeout::try_from(self.idle_timeout).unwrap_or(quinn::VarInt::MAX.into());
         transport
@@ -97,15 +242,117 @@ impl NodeConfig {
             // One more for the control stream.
             .max_concurrent_bidi_streams(quinn::VarInt::from_u32(self.max_subscriptions.saturating_add(1)))
             .max_concurrent_uni_streams(quinn::VarInt::from_u32(0))
-            .stream_receive_window(quinn::VarInt::from_u32(STREAM_WINDOW_BYTES))
-            .receive_window(quinn::VarInt::from_u32(CONNECTION_WINDOW_BYTES))
-            .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+            .stream_receive_window(quinn::VarInt::from_u32(self.stream_window_bytes))
+            .receive_window(quinn::VarInt::from_u32(self.connection_window_bytes))
+            .send_window(u64::from(self.connection_window_bytes))
+            .initial_mtu(self.initial_mtu)
+            .mtu_discovery_config((self.max_mtu > self.initial_mtu).then_some(discovery))
             .datagram_receive_buffer_size(None);
         Arc::new(transport)
     }
 }
 
-/// What may be on its way on one subscription, in bytes: a round trip of 16 ms at 2 Gbit/s.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// What may be on its way on one connection, in bytes: four subscriptions at full speed.
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What is wrong with a [`NodeConfig`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A connection without traffic would be taken for lost before its first sign of life, or there would be none.
+    #[error("expected keep_alive above zero and below the idle_timeout of {idle_timeout:?}, got {keep_alive:?}")]
+    KeepAlive {
+        /// The interval between signs of life.
+        keep_alive: Duration,
+        /// The bound.
+        idle_timeout: Duration,
+    },
+    /// No connection would live.
+    #[error("expected idle_timeout of at least {MIN_IDLE_TIMEOUT:?}, got {idle_timeout:?}")]
+    IdleTimeout {
+        /// What was wanted.
+        idle_timeout: Duration,
+    },
+    /// A number is too small or too large.
+    #[error("expected {name} of {least} to {most}, got {value}")]
+    OutOfBounds {
+        /// The setting.
+        name: &'static str,
+        /// The least that is allowed.
+        least: u64,
+        /// The most that is allowed, given the other settings.
+        most: u64,
+        /// What was wanted.
+        value: u64,
+    },
+}
+
+/// What every path carries (RFC 9000, section 14).
+const MIN_MTU: u16 = 1200;
+/// Ethernet's 1500 bytes, less the headers of IPv6 and UDP.
+const ETHERNET_MTU: u16 = 1452;
+/// The same with the header of IPv4: what is taken at least, whatever we send ourselves.
+const ETHERNET_PAYLOAD: u16 = 1472;
+const JUMBO_MTU: u16 = 6000;
+/// What fits into a UDP datagram.
+const MAX_MTU: u16 = 65_527;
+/// QUIC counts in milliseconds, and 0 would mean none.
+const MIN_IDLE_TIMEOUT: Duration = Duration::from_millis(1);
+/// One frame of the usual size.
+const MIN_WINDOW_BYTES: u64 = 64 << 10;
+const MAX_HALF_OPEN: u64 = 65_536;
+/// What is kept of a dialler's packets until it is let in, in bytes: a first flight is two or three packets.
+const INCOMING_BYTES: u64 = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_defaults_go_together() {
+        NodeConfig::default().check().unwrap();
+        NodeConfig::default().jumbo().check().unwrap();
+    }
+
+    #[test]
+    fn a_sign_of_life_comes_before_the_end_of_patience() {
+        let error = NodeConfig::default().keep_alive(5 * SECOND).check().unwrap_err();
+        assert_eq!(error.to_string(), "expected keep_alive above zero and below the idle_timeout of 5s, got 5s");
+        let error = NodeConfig::default().idle_timeout(SECOND).check().unwrap_err();
+        assert_eq!(error, ConfigError::KeepAlive { keep_alive: SECOND, idle_timeout: SECOND });
+        assert!(NodeConfig::default().keep_alive(Duration::ZERO).check().is_err());
+        assert!(NodeConfig::default().idle_timeout(Duration::ZERO).check().is_err());
+    }
+
+    #[test]
+    fn every_number_has_its_bounds() {
+        let says = |config: NodeConfig| config.check().unwrap_err().to_string();
+        let config = NodeConfig::default;
+        assert_eq!(says(config().max_half_open(1)), "expected max_half_open of 2 to 65536, got 1");
+        assert_eq!(says(config().max_mtu(1199)), "expected max_mtu of 1200 to 65527, got 1199");
+        assert_eq!(says(config().initial_mtu(1453)), "expected initial_mtu of 1200 to 1452, got 1453");
+        assert_eq!(says(config().stream_window_bytes(1)), "expected stream_window_bytes of 65536 to 4294967295, got 1");
+        assert_eq!(
+            says(config().connection_window_bytes(65_536)),
+            "expected connection_window_bytes of 4194304 to 4294967295, got 65536"
+        );
+    }
+
+    #[test]
+    fn the_memory_of_a_connection_is_bounded_and_it_stays_at_its_address() {
+        let config = NodeConfig::default();
+        let transport = format!("{:?}", config.transport());
+        for setting in [
+            "max_concurrent_bidi_streams: 1025",
+            "max_concurrent_uni_streams: 0",
+            "stream_receive_window: 4194304",
+            "receive_window: 16777216",
+            "send_window: 16777216",
+            "datagram_receive_buffer_size: None",
+        ] {
+            assert!(transport.contains(setting), "{setting} is not in {transport}");
+        }
+        let identity = crate::Authority::dev("test").unwrap().issue("node").unwrap();
+        let server = config.listening(identity.server_config(), identity.endpoint_keys());
+        assert!(format!("{server:?}").contains("migration: false"), "{server:?}");
+    }
+}

@@ -1,15 +1,18 @@
 //! Connections between two nodes: dialling, the introduction of both, and taking subscriptions.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use aqueduct_stage::SubscribeError;
-use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, VarInt};
-use tokio::time::timeout;
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::error_chain;
-use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse};
+use crate::admission::{Place, Verdict};
+use crate::error::{CloseCode, error_chain};
+use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::node::Inner;
 use crate::publication::{IncomingLink, refuse};
 use crate::stream::{FrameStream, StreamError};
@@ -17,10 +20,9 @@ use crate::{IdentityError, NodeName};
 
 /// The version of the protocol that this crate speaks.
 const PROTO: u16 = 1;
-/// The code with which a connection is closed that breaks the rules.
-const CLOSE_PROTOCOL: u32 = 2;
-/// The code with which a connection is closed that is not wanted.
-const CLOSE_REFUSED: u32 = 3;
+/// How often a peer may break the rules on one of its streams before the whole connection is closed: a fault of one
+/// subscription should not end the others, and somebody who keeps trying should not go on.
+const MAX_OFFENCES: u32 = 3;
 
 /// A connection on which both nodes have introduced themselves.
 #[derive(Clone)]
@@ -28,9 +30,42 @@ pub(crate) struct Established {
     connection: Connection,
     /// Who is at the other end, by its certificate.
     pub(crate) peer: Arc<NodeName>,
+    /// How many use it.
+    uses: Arc<watch::Sender<usize>>,
+    /// Whether this value is one of them.
+    _use: Option<Arc<Use>>,
 }
 
 impl Established {
+    fn new(connection: Connection, peer: NodeName) -> Self {
+        Self { connection, peer: Arc::new(peer), uses: Arc::default(), _use: None }
+    }
+
+    /// The same connection, in use until the answer and all clones of it are dropped.
+    pub(crate) fn in_use(&self) -> Self {
+        Self { _use: Some(Arc::new(Use::new(&self.uses))), ..self.clone() }
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        *self.uses.borrow() > 0
+    }
+
+    /// Waits until it has not been used for so long.
+    pub(crate) async fn unused_for(&self, limit: Duration) {
+        let mut uses = self.uses.subscribe();
+        // It cannot fail: the sender is ours.
+        while uses.wait_for(|uses| *uses == 0).await.is_ok() && timeout(limit, uses.changed()).await.is_ok() {}
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
+    pub(crate) fn close(&self, code: CloseCode, why: &str) {
+        self.connection.close(code.into(), why.as_bytes());
+    }
+
     pub(crate) fn is_alive(&self) -> bool {
         self.connection.close_reason().is_none()
     }
@@ -41,12 +76,29 @@ impl Established {
     }
 }
 
+/// Counts as a use for as long as it lives.
+struct Use(Arc<watch::Sender<usize>>);
+
+impl Use {
+    fn new(uses: &Arc<watch::Sender<usize>>) -> Self {
+        uses.send_modify(|uses| *uses += 1);
+        Self(Arc::clone(uses))
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.0.send_modify(|uses| *uses -= 1);
+    }
+}
+
 /// Dials the node at `at`, and waits until both have introduced themselves.
 pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Established, SubscribeError> {
     let limit = node.config.handshake_timeout;
+    let identity = node.identity();
     let connecting = node
         .endpoint
-        .connect_with(node.identity.client_config(node.config.transport()), at, &node.identity.server_name())
+        .connect_with(identity.client_config(node.config.transport()), at, &identity.server_name())
         .map_err(|error| unreachable(at, error))?;
     let connection = match timeout(limit, connecting).await {
         Ok(connected) => connected.map_err(|error| explain(at, &error))?,
@@ -58,7 +110,7 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
     };
     match introduced {
         Ok((peer, control)) => {
-            let established = Established { connection, peer: Arc::new(peer) };
+            let established = Established::new(connection, peer);
             node.spawn_connection(serve(Arc::downgrade(node), established.clone(), control));
             Ok(established)
         }
@@ -66,7 +118,7 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
             // TLS 1.3 lets the dialler finish first, so a certificate that was refused shows only now. To be asked
             // before we close: quinn then remembers only that.
             let closed = connection.close_reason();
-            connection.close(VarInt::from_u32(CLOSE_PROTOCOL), b"handshake");
+            connection.close(error.code().into(), b"handshake");
             Err(match closed {
                 Some(closed) => explain(at, &closed),
                 None => match error {
@@ -84,37 +136,47 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
 pub(crate) async fn listen(endpoint: Endpoint, node: Weak<Inner>) {
     while let Some(incoming) = endpoint.accept().await {
         let Some(node) = node.upgrade() else { return };
-        if endpoint.open_connections() >= node.config.max_connections || node.is_shutting_down() {
-            tracing::warn!(from = %incoming.remote_address(), bound = node.config.max_connections, "connection refused");
-            incoming.refuse();
-            continue;
+        let from = incoming.remote_address();
+        match node.gate.enter(from.ip(), incoming.remote_address_validated()) {
+            _ if node.is_shutting_down() => incoming.refuse(),
+            Ok(place) => node.spawn_connection(accept(Arc::downgrade(&node), incoming, place)),
+            // An address that is not validated can always be asked to prove itself.
+            Err(Verdict::Validate) => drop(incoming.retry()),
+            Err(Verdict::Refuse) => {
+                tracing::warn!(%from, bound = node.config.max_connections, "connection refused");
+                incoming.refuse();
+            }
+            Err(Verdict::Defer | Verdict::Accept) => incoming.ignore(),
         }
-        let accepted = accept(Arc::downgrade(&node), incoming);
-        node.spawn_connection(accepted);
     }
 }
 
-async fn accept(node: Weak<Inner>, incoming: Incoming) {
+async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
     let from = incoming.remote_address();
-    let Some((limit, shared)) = node.upgrade().map(|node| (node.config.handshake_timeout, node)) else { return };
-    let welcomed = timeout(limit, async {
-        let connection = incoming.await?;
-        match welcome(&shared, &connection).await {
-            Ok((peer, control)) => Ok((connection, peer, control)),
-            Err(error) => {
-                connection.close(VarInt::from_u32(CLOSE_REFUSED), error.to_string().as_bytes());
-                Err(error)
-            }
-        }
-    });
-    let welcomed = welcomed.await.unwrap_or(Err(HandshakeError::Timeout(limit)));
+    let Some(shared) = node.upgrade() else { return };
+    let welcomed = admit(&shared, incoming).await;
     drop(shared);
     match welcomed {
         Ok((connection, peer, control)) => {
             tracing::debug!(%peer, %from, "connected");
-            serve(node, Established { connection, peer: Arc::new(peer) }, control).await;
+            place.joined();
+            serve(node, Established::new(connection, peer), control).await;
         }
         Err(error) => tracing::warn!(%from, error = error_chain(&error), "connection refused"),
+    }
+}
+
+/// Lets a dialler prove who it is and introduce itself, all in one time limit.
+async fn admit(node: &Inner, incoming: Incoming) -> Result<(Connection, NodeName, FrameStream), HandshakeError> {
+    let limit = node.config.handshake_timeout;
+    let end = Instant::now() + limit;
+    let connection = timeout_at(end, incoming).await.map_err(|_| HandshakeError::Timeout(limit))??;
+    match timeout_at(end, welcome(node, &connection)).await.unwrap_or(Err(HandshakeError::Timeout(limit))) {
+        Ok((peer, control)) => Ok((connection, peer, control)),
+        Err(error) => {
+            connection.close(error.code().into(), error.to_string().as_bytes());
+            Err(error)
+        }
     }
 }
 
@@ -122,14 +184,14 @@ async fn accept(node: Weak<Inner>, incoming: Incoming) {
 async fn serve(node: Weak<Inner>, established: Established, control: FrameStream) {
     // The control stream stays open for as long as the connection does.
     let _control = control;
-    let peer = Arc::clone(&established.peer);
-    let connection = established.connection;
+    let Established { connection, peer, .. } = established;
+    let offences = Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0) });
     loop {
         match connection.accept_bi().await {
             Ok(stream) => {
                 let Some(node) = node.upgrade() else { return };
                 let stream = FrameStream::new(stream, node.config.limits.clone());
-                node.spawn_link(take_subscription(Arc::clone(&node), stream, peer.to_string()));
+                node.spawn_link(take_subscription(Arc::clone(&node), stream, Arc::clone(&peer), Arc::clone(&offences)));
             }
             Err(closed) => {
                 tracing::debug!(%peer, %closed, "connection ended");
@@ -139,38 +201,65 @@ async fn serve(node: Weak<Inner>, established: Established, control: FrameStream
     }
 }
 
-/// Reads what a subscriber wants, and serves it.
-async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: String) {
-    let frame = match timeout(node.config.handshake_timeout, next_frame(&mut stream)).await {
-        Ok(Ok(Frame::Subscribe(subscribe))) => subscribe,
-        other => {
-            let got = other.map(|answer| answer.map(|frame| frame.name()));
-            tracing::warn!(peer, ?got, "expected a subscription");
-            stream.reset(CLOSE_PROTOCOL);
-            return;
+/// What a peer has done wrong on one connection.
+struct Offences {
+    connection: Connection,
+    count: AtomicU32,
+}
+
+impl Offences {
+    /// Counts one, and closes the connection at the last.
+    fn add(&self, why: &str) {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_OFFENCES {
+            self.connection.close(CloseCode::Protocol.into(), why.as_bytes());
         }
+    }
+}
+
+/// Reads what a subscriber wants, and serves it.
+async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Arc<NodeName>, offences: Arc<Offences>) {
+    let limit = node.config.handshake_timeout;
+    let wanted = timeout(limit, next_frame(&mut stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
+    let error = match wanted {
+        Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, stream, &peer).await,
+        Ok(other) => HandshakeError::Unexpected(other.name()),
+        Err(error) => error,
     };
-    let publication = node.publication(&frame.producer);
+    tracing::warn!(%peer, error = error_chain(&error), "expected a subscription");
+    let code = error.code();
+    stream.reset(code as u32);
+    // Neither a slow line nor a change of mind is an offence.
+    if code == CloseCode::Protocol && !error.is_lost() {
+        offences.add(&error.to_string());
+    }
+}
+
+async fn answer(node: Arc<Inner>, subscribe: Subscribe, stream: FrameStream, peer: &NodeName) {
+    let publication = node.publication(&subscribe.producer, peer);
     let shutting_down = node.is_shutting_down();
-    let link = IncomingLink { subscribe: frame, stream, limits: node.config.limits.clone(), peer };
+    let link = IncomingLink { subscribe, stream, limits: node.config.limits.clone(), peer: peer.to_string() };
     // A link must not keep its node alive: whoever publishes decides how long.
     drop(node);
     match publication {
+        Err(error) => {
+            tracing::warn!(%error, "subscription refused");
+            refuse(link, Reason::Unauthorized, &error.to_string(), None).await;
+        }
         _ if shutting_down => refuse(link, Reason::Shutdown, "the node is shutting down", None).await,
-        None => refuse(link, Reason::UnknownProducer, "", None).await,
-        Some(publication) => publication.serve(link).await,
+        Ok(None) => refuse(link, Reason::UnknownProducer, "", None).await,
+        Ok(Some(publication)) => publication.serve(link).await,
     }
 }
 
 /// The dialler's side of the introduction.
 async fn introduce(node: &Inner, connection: &Connection) -> Result<(NodeName, FrameStream), HandshakeError> {
-    let peer = node.identity.peer(connection)?;
+    let peer = node.identity().peer(connection)?;
     let mut control = FrameStream::new(connection.open_bi().await?, node.config.limits.clone());
     let hello = Hello {
         proto_min: PROTO,
         proto_max: PROTO,
-        cluster: node.identity.cluster().to_owned(),
-        node: node.identity.node().to_owned(),
+        cluster: node.identity().cluster().to_owned(),
+        node: node.identity().node().to_owned(),
         incarnation: node.incarnation,
         features: Vec::new(),
     };
@@ -186,7 +275,7 @@ async fn introduce(node: &Inner, connection: &Connection) -> Result<(NodeName, F
 
 /// The listener's side of the introduction.
 async fn welcome(node: &Inner, connection: &Connection) -> Result<(NodeName, FrameStream), HandshakeError> {
-    let peer = node.identity.peer(connection)?;
+    let peer = node.identity().peer(connection)?;
     let mut control = FrameStream::new(connection.accept_bi().await?, node.config.limits.clone());
     let hello = match next_frame(&mut control).await? {
         Frame::Hello(hello) => hello,
@@ -196,7 +285,7 @@ async fn welcome(node: &Inner, connection: &Connection) -> Result<(NodeName, Fra
     let answer = match &judged {
         Ok(()) => Frame::HelloAck(HelloAck {
             proto: PROTO,
-            node: node.identity.node().to_owned(),
+            node: node.identity().node().to_owned(),
             incarnation: node.incarnation,
             features: Vec::new(),
         }),
@@ -269,6 +358,28 @@ enum HandshakeError {
     Version { min: u16, max: u16 },
     #[error("{reason}: {message}")]
     Refused { reason: Reason, message: String },
+}
+
+impl HandshakeError {
+    /// What the other node is told.
+    fn code(&self) -> CloseCode {
+        match self {
+            Self::Timeout(_) => CloseCode::Timeout,
+            Self::Identity(_) | Self::Impostor { .. } | Self::Version { .. } | Self::Refused { .. } => {
+                CloseCode::Refused
+            }
+            Self::Connection(_) | Self::Stream(_) | Self::Unexpected(_) | Self::Closed => CloseCode::Protocol,
+        }
+    }
+
+    /// Whether the other node has gone away, rather than broken a rule.
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_lost(),
+            Self::Connection(_) | Self::Closed => true,
+            _ => false,
+        }
+    }
 }
 
 fn unreachable(at: SocketAddr, reason: impl std::fmt::Display) -> SubscribeError {

@@ -1,4 +1,29 @@
-//! What errors are to people.
+//! What errors are to people, and to the node at the other end.
+
+use quinn::VarInt;
+
+/// The code with which a connection is closed (RFC 9000, section 19.19). What TLS refuses, such as a certificate, has
+/// a code of QUIC's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum CloseCode {
+    /// The node ends.
+    Shutdown = 0,
+    /// The peer broke a rule of the protocol.
+    Protocol = 2,
+    /// The peer is not wanted.
+    Refused = 3,
+    /// The peer took too long to say who it is.
+    Timeout = 4,
+    /// Nobody needs the connection.
+    Unused = 5,
+}
+
+impl From<CloseCode> for VarInt {
+    fn from(code: CloseCode) -> Self {
+        Self::from_u32(code as u32)
+    }
+}
 
 /// An error and its causes, on one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {

@@ -9,11 +9,13 @@
 //! | `name.rs` | [`NodeName`]: the name in a certificate, and what may be a name |
 //! | `authority.rs` | [`Authority`]: issues development certificates |
 //! | `pem.rs` | reading certificates and keys, with errors that name the file |
+//! | `keys.rs` | [`EndpointKeys`]: what a node must remember of itself across a restart |
 //! | `tls.rs` | the TLS settings of both ends, and the check of a peer's cluster |
 //! | `error.rs` | [`IdentityError`] |
 
 mod authority;
 mod error;
+mod keys;
 mod name;
 mod pem;
 mod tls;
@@ -30,6 +32,8 @@ pub use authority::Authority;
 pub use error::IdentityError;
 pub use name::{NameError, NodeName};
 pub use pem::IdentityPem;
+
+pub(crate) use keys::EndpointKeys;
 
 use pem::{load, read_certificates, read_key, read_roots};
 
@@ -62,6 +66,7 @@ struct Inner {
     certified: Arc<CertifiedKey>,
     /// Never empty.
     roots: Arc<RootCertStore>,
+    keys: EndpointKeys,
 }
 
 impl Identity {
@@ -118,6 +123,11 @@ impl Identity {
         self.inner.name.cluster()
     }
 
+    /// What a node must remember of itself across a restart.
+    pub(crate) fn endpoint_keys(&self) -> &EndpointKeys {
+        &self.inner.keys
+    }
+
     /// Who is at the other end of `connection`, by the certificate that the handshake verified. The one place from which
     /// a peer's name may be taken: whatever else a peer says about itself must equal it.
     ///
@@ -143,6 +153,7 @@ impl Identity {
         let name = NodeName::from_certificate(&chain[0])
             .map_err(|source| IdentityError::Name { place: certificate.into(), source })?;
         let key_der = read_key(&pem.key, key)?;
+        let keys = EndpointKeys::derive(key_der.secret_der());
         let roots = Arc::new(read_roots(&pem.authorities, authorities)?);
         let certified = CertifiedKey::from_der(chain, key_der, &tls::provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
@@ -150,7 +161,7 @@ impl Identity {
             }
             source => IdentityError::Unusable { place: key.into(), source },
         })?;
-        Ok(Self { inner: Arc::new(Inner { name, pem, certified: Arc::new(certified), roots }) })
+        Ok(Self { inner: Arc::new(Inner { name, pem, certified: Arc::new(certified), roots, keys }) })
     }
 }
 

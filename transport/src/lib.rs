@@ -24,13 +24,16 @@
 //!
 //! # Modules, in reading order
 //!
-//! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is
+//! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
+//!   do what, and who may dial
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
 //! * `connection`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * [`local`]: further processes of the running program
 
+mod access;
+mod admission;
 mod codec;
 mod config;
 mod connection;
@@ -49,8 +52,9 @@ mod runtime;
 mod stream;
 mod wire;
 
+pub use access::Access;
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
-pub use config::NodeConfig;
+pub use config::{ConfigError, NodeConfig};
 pub use frame::FrameError;
 pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};
 pub use limits::Limits;

@@ -6,19 +6,23 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aqueduct_stage::{Source, Spawner, SubscribeError, TokioSpawner};
-use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, VarInt};
+use quinn::{AsyncUdpSocket, Endpoint, Runtime};
 use tokio::net::ToSocketAddrs;
 use tokio_util::task::TaskTracker;
 
+use crate::access::AccessError;
+use crate::admission::{Admission, Gate};
+use crate::config::ConfigError;
 use crate::connection::{self, Established};
+use crate::error::CloseCode;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
-use crate::{Identity, NodeConfig, Wire};
+use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, Wire};
 
 /// A process that publishes sources to other nodes and subscribes to theirs.
 ///
@@ -73,21 +77,29 @@ pub struct Node {
 }
 
 pub(crate) struct Inner {
-    pub(crate) identity: Identity,
+    identity: RwLock<Identity>,
+    /// The one it was started with: what its connections are marked with outlives a change.
+    first_identity: Identity,
     pub(crate) config: NodeConfig,
+    pub(crate) gate: Gate,
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) endpoint: Endpoint,
     pub(crate) incarnation: u64,
     address: SocketAddr,
-    publications: Mutex<BTreeMap<String, Arc<dyn Publication>>>,
-    /// The connection to each address that was dialled; locked while dialling, so that two never dial at once.
-    dialled: Mutex<BTreeMap<SocketAddr, Arc<tokio::sync::Mutex<Option<Established>>>>>,
+    publications: Mutex<Publications>,
+    /// The connection to each address that was dialled, for as long as there is one.
+    dialled: Mutex<BTreeMap<SocketAddr, Slot>>,
     /// Links in both directions.
     links: TaskTracker,
     /// Everything else.
     pub(crate) connections: TaskTracker,
     shutting_down: AtomicBool,
 }
+
+/// The connection to an address; locked while dialling, so that two never dial at once.
+type Slot = Arc<tokio::sync::Mutex<Option<Established>>>;
+/// What is published by each name, and who may have it.
+type Publications = BTreeMap<String, (Access, Arc<dyn Publication>)>;
 
 impl Node {
     /// A node with the default configuration at `address`; port 0 lets the system choose one. Must be called on a tokio
@@ -109,12 +121,26 @@ impl Node {
         NodeBuilder { identity, config: NodeConfig::default(), spawner: Arc::new(TokioSpawner) }
     }
 
-    /// Lets other nodes subscribe to `source` by `name`: to a stage, or to a source of yet another node.
+    /// Lets every node of the cluster subscribe to `source` by `name`: to a stage, or to a source of yet another node.
     ///
     /// # Errors
     ///
     /// [`PublishError`] if the name is taken, or the source has several instances: put a stage of one instance behind it.
     pub fn publish<Src>(&self, name: &str, source: &Src) -> Result<(), PublishError>
+    where
+        Src: Source<Item: Wire> + Clone,
+    {
+        self.publish_to(Access::everybody(), name, source)
+    }
+
+    /// Lets some nodes of the cluster subscribe to `source` by `name`. A node without the right is told so
+    /// ([`SubscribeError::Refused`], with its name and that of the producer) before anything of the source is touched,
+    /// and this node logs it. What is already subscribed is not looked at again.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_to<Src>(&self, subscribers: Access, name: &str, source: &Src) -> Result<(), PublishError>
     where
         Src: Source<Item: Wire> + Clone,
     {
@@ -125,7 +151,7 @@ impl Node {
         if publications.contains_key(name) {
             return Err(PublishError::Taken(name.to_owned()));
         }
-        publications.insert(name.to_owned(), Arc::new(Published(source.clone())));
+        publications.insert(name.to_owned(), (subscribers, Arc::new(Published(source.clone()))));
         Ok(())
     }
 
@@ -141,8 +167,33 @@ impl Node {
     }
 
     /// Who it is.
-    pub fn identity(&self) -> &Identity {
-        &self.inner.identity
+    pub fn identity(&self) -> Identity {
+        self.inner.identity()
+    }
+
+    /// Gives it another certificate, key and list of authorities, without a restart: to renew a certificate before it
+    /// expires, or to change authorities. Connections made from now on use the new ones, in both directions; those that
+    /// are there go on with what they were made with.
+    ///
+    /// To change the authority of a cluster, give every node a list that holds the old and the new one; then certificates
+    /// of the new one; then a list without the old one.
+    ///
+    /// A node that is restarted with another private key than it was *started* with cannot tell its peers at once that
+    /// their connections are over; they notice by their [idle timeout](NodeConfig::idle_timeout).
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::OtherNode`] if it names another node or cluster. Nothing is changed then.
+    pub fn set_identity(&self, identity: Identity) -> Result<(), IdentityError> {
+        let mut current = self.inner.identity.write().unwrap_or_else(PoisonError::into_inner);
+        if current.name() != identity.name() {
+            return Err(IdentityError::OtherNode { ours: current.name().clone(), given: identity.name().clone() });
+        }
+        let keys = self.inner.first_identity.endpoint_keys();
+        let server = self.inner.config.listening(identity.server_config(), keys);
+        self.inner.endpoint.set_server_config(Some(server));
+        *current = identity;
+        Ok(())
     }
 
     /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
@@ -157,7 +208,7 @@ impl Node {
         self.inner.shutting_down.store(true, Ordering::Relaxed);
         links.close();
         let in_time = tokio::time::timeout(grace, links.wait()).await.is_ok();
-        endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"shutdown");
+        endpoint.close(CloseCode::Shutdown.into(), b"shutdown");
         connections.close();
         connections.wait().await;
         // Those that were cut off tell their stages so.
@@ -170,19 +221,30 @@ impl Node {
         in_time
     }
 
-    /// The connection to the node at `at`, dialled if there is none.
+    /// The connection to the node at `at`, dialled if there is none. It is in use for as long as the answer, or a clone of
+    /// it, is there.
     pub(crate) async fn connect(&self, at: SocketAddr) -> Result<Established, SubscribeError> {
-        let slot = {
-            let mut dialled = self.inner.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(dialled.entry(at).or_default())
-        };
-        let mut slot = slot.lock().await;
-        if let Some(established) = slot.as_ref().filter(|established| established.is_alive()) {
-            return Ok(established.clone());
+        let slot = self.inner.slot(at);
+        let mut content = slot.lock().await;
+        if let Some(established) = content.as_ref().filter(|established| established.is_alive()) {
+            return Ok(established.in_use());
         }
-        let established = connection::dial(&self.inner, at).await?;
-        *slot = Some(established.clone());
-        Ok(established)
+        *content = None;
+        match connection::dial(&self.inner, at).await {
+            Ok(established) => {
+                let in_use = established.in_use();
+                let watch = keep_while_used(Arc::downgrade(&self.inner), at, established.clone());
+                *content = Some(established);
+                self.inner.spawn_connection(watch);
+                Ok(in_use)
+            }
+            Err(error) => {
+                drop(content);
+                drop(slot);
+                self.inner.forget(at);
+                Err(error)
+            }
+        }
     }
 
     pub(crate) fn config(&self) -> &NodeConfig {
@@ -200,8 +262,38 @@ impl Node {
 }
 
 impl Inner {
-    pub(crate) fn publication(&self, name: &str) -> Option<Arc<dyn Publication>> {
-        self.publications().get(name).cloned()
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is published by that name, if `peer` may have it.
+    pub(crate) fn publication(&self, name: &str, peer: &NodeName) -> Result<Option<Arc<dyn Publication>>, AccessError> {
+        match self.publications().get(name) {
+            None => Ok(None),
+            Some((access, publication)) if access.allows(peer) => Ok(Some(Arc::clone(publication))),
+            Some(_) => Err(AccessError::Subscribe { node: peer.clone(), producer: name.to_owned() }),
+        }
+    }
+
+    fn slot(&self, at: SocketAddr) -> Slot {
+        Arc::clone(self.dialled().entry(at).or_default())
+    }
+
+    /// Leaves an address out of the table if there is no connection to it, and nobody is dialling.
+    fn forget(&self, at: SocketAddr) {
+        let mut dialled = self.dialled();
+        let is_free = |slot: &Slot| {
+            // Others get at it through the table only, which is locked.
+            Arc::strong_count(slot) == 1
+                && slot.try_lock().is_ok_and(|content| content.as_ref().is_none_or(|there| !there.is_alive()))
+        };
+        if dialled.get(&at).is_some_and(is_free) {
+            dialled.remove(&at);
+        }
+    }
+
+    fn dialled(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Slot>> {
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_shutting_down(&self) -> bool {
@@ -216,20 +308,46 @@ impl Inner {
         self.spawner.spawn("connection", Box::pin(self.connections.track_future(task)));
     }
 
-    fn publications(&self) -> MutexGuard<'_, BTreeMap<String, Arc<dyn Publication>>> {
+    fn publications(&self) -> MutexGuard<'_, Publications> {
         self.publications.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.endpoint.close(VarInt::from_u32(CLOSE_SHUTDOWN), b"dropped");
+        self.endpoint.close(CloseCode::Shutdown.into(), b"dropped");
+    }
+}
+
+/// Closes a connection that was dialled when it has not been used for a while, and takes it out of the table when it is
+/// over.
+async fn keep_while_used(node: Weak<Inner>, at: SocketAddr, established: Established) {
+    loop {
+        let Some(limit) = node.upgrade().map(|node| node.config.unused_timeout) else { return };
+        tokio::select! {
+            biased;
+            () = established.closed() => break,
+            () = established.unused_for(limit) => {}
+        }
+        let Some(node) = node.upgrade() else { return };
+        let slot = node.slot(at);
+        // Whoever holds the lock may be about to use it.
+        let content = slot.lock().await;
+        if !established.is_used() {
+            tracing::debug!(peer = %established.peer, "connection not used any more");
+            established.close(CloseCode::Unused, "unused");
+            drop(content);
+            break;
+        }
+    }
+    if let Some(node) = node.upgrade() {
+        node.forget(at);
     }
 }
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Node({} at {})", self.inner.identity.name(), self.inner.address)
+        write!(f, "Node({} at {})", self.inner.first_identity.name(), self.inner.address)
     }
 }
 
@@ -259,7 +377,7 @@ impl NodeBuilder {
     ///
     /// # Errors
     ///
-    /// [`BindError`] if the address cannot be resolved or is not free.
+    /// [`BindError`] if the settings do not go together, or the address cannot be resolved or is not free.
     pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Node, BindError> {
         let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "it resolves to no address");
         for address in tokio::net::lookup_host(address).await.map_err(BindError::Resolve)? {
@@ -279,17 +397,22 @@ impl NodeBuilder {
     ///
     /// # Errors
     ///
-    /// [`BindError::Socket`] if the socket does not work.
+    /// [`BindError::Socket`] if the socket does not work, [`BindError::Config`] if the settings do not go together.
     pub fn socket(self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Node, BindError> {
         let Self { identity, config, spawner } = self;
-        let server = identity.server_config(config.transport());
+        config.check()?;
+        let keys = identity.endpoint_keys();
+        let server = config.listening(identity.server_config(), keys);
         let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
         let address = socket.local_addr().map_err(BindError::Socket)?;
-        let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), Some(server), socket, runtime)
+        let endpoint = Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime)
             .map_err(BindError::Socket)?;
+        let gate = Gate::new(Admission::new(config.max_connections, config.max_half_open));
         let inner = Arc::new(Inner {
-            identity,
+            first_identity: identity.clone(),
+            identity: RwLock::new(identity),
             config,
+            gate,
             spawner,
             endpoint,
             incarnation: start_time(),
@@ -318,6 +441,9 @@ impl fmt::Debug for NodeBuilder {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
+    /// The settings do not go together.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The address means nothing.
     #[error("cannot resolve the address: {0}")]
     Resolve(#[source] io::Error),
@@ -351,5 +477,3 @@ fn start_time() -> u64 {
 
 /// How long a node waits at its end for peers to hear of it.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
-/// The code with which connections are closed when a node ends.
-pub(crate) const CLOSE_SHUTDOWN: u32 = 0;

@@ -12,6 +12,7 @@ use aqueduct_stage::{
 };
 use tokio::sync::Notify;
 
+use crate::access::AccessError;
 use crate::codec::decode;
 use crate::connection::Established;
 use crate::error::error_chain;
@@ -19,7 +20,7 @@ use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
 use crate::node::Node;
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
-use crate::{Limits, Wire};
+use crate::{Access, Limits, Wire};
 
 /// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.
 ///
@@ -29,12 +30,22 @@ pub struct Remote<T> {
     node: Node,
     producer: Arc<str>,
     at: SocketAddr,
+    publishers: Access,
     events: PhantomData<fn() -> T>,
 }
 
 impl<T: Wire> Remote<T> {
     pub(crate) fn new(node: Node, producer: &str, at: SocketAddr) -> Self {
-        Self { node, producer: producer.into(), at, events: PhantomData }
+        Self { node, producer: producer.into(), at, publishers: Access::everybody(), events: PhantomData }
+    }
+
+    /// Subscribes only if the node at that address is one of `publishers`, by its certificate: an address says where a
+    /// node is, and not who. Default: every node of the cluster. Another one gets to know nothing of the subscription,
+    /// and the consumer gets [`SubscribeError::Refused`], with the node's name and the producer's.
+    #[must_use]
+    pub fn published_by(mut self, publishers: Access) -> Self {
+        self.publishers = publishers;
+        self
     }
 
     async fn subscribe(
@@ -65,7 +76,11 @@ impl<T: Wire> Remote<T> {
         link.answer().await.map_err(|error| self.explain(error))?;
         link.told = false;
         let controls = Arc::clone(&link.controls);
-        self.node.spawn_link(link.run());
+        let in_use = established.clone();
+        self.node.spawn_link(async move {
+            link.run().await;
+            drop(in_use);
+        });
         Ok(controls)
     }
 
@@ -101,6 +116,11 @@ impl<T: Wire> Source for Remote<T> {
     async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         // Dialling has limits of its own; this one is for the answer.
         let established = self.node.connect(self.at).await?;
+        if !self.publishers.allows(&established.peer) {
+            let error = AccessError::Publish { node: (*established.peer).clone(), producer: self.producer.to_string() };
+            let by = self.node.identity().name().to_string();
+            return Err(SubscribeError::Refused { at: by, reason: error.to_string() });
+        }
         let limit = self.node.config().handshake_timeout;
         match tokio::time::timeout(limit, self.subscribe(subscription, &established)).await {
             Ok(opened) => opened,
@@ -115,7 +135,8 @@ fn no_answer(at: SocketAddr, limit: Duration) -> SubscribeError {
 
 impl<T> Clone for Remote<T> {
     fn clone(&self) -> Self {
-        Self { node: self.node.clone(), producer: Arc::clone(&self.producer), at: self.at, events: PhantomData }
+        let (producer, publishers) = (Arc::clone(&self.producer), self.publishers.clone());
+        Self { node: self.node.clone(), producer, at: self.at, publishers, events: PhantomData }
     }
 }
 

@@ -70,6 +70,14 @@ pub enum IdentityError {
         /// What is wrong with it.
         source: NameError,
     },
+    /// A running node cannot become another one.
+    #[error("expected an identity of {ours}, got one of {given}")]
+    OtherNode {
+        /// Who the node is.
+        ours: NodeName,
+        /// Whom the new certificate names.
+        given: NodeName,
+    },
     /// A development certificate could not be made.
     #[error("cannot issue a certificate")]
     Issue(#[from] rcgen::Error),

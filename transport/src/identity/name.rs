@@ -89,6 +89,12 @@ pub enum NameError {
         /// The id.
         name: String,
     },
+    /// A pattern can stand for no node's id.
+    #[error("{pattern:?} stands for no node: {RULE}, or '*' for any of them")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+    },
     /// A text is not of the form `aqueduct://<cluster>/node/<id>`.
     #[error("{uri:?} is not of the form aqueduct://<cluster>/node/<id>")]
     NotAName {

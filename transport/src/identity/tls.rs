@@ -20,7 +20,7 @@ use super::{Identity, IdentityError, NodeName};
 
 impl Identity {
     /// What an endpoint needs in order to be dialled by nodes of this cluster, and by nobody else.
-    pub(crate) fn server_config(&self, transport: Arc<quinn::TransportConfig>) -> quinn::ServerConfig {
+    pub(crate) fn server_config(&self) -> quinn::ServerConfig {
         let verifier = SameCluster { cluster: self.cluster().into(), inner: self.chain_verifier() };
         let mut tls = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -33,9 +33,7 @@ impl Identity {
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
         let tls = QuicServerConfig::try_from(tls).expect(INITIAL_SUITE_PROVIDED);
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-        config.transport_config(transport);
-        config
+        quinn::ServerConfig::with_crypto(Arc::new(tls))
     }
 
     /// What an endpoint needs in order to dial nodes of this cluster, as [`server_name`](Self::server_name).
@@ -150,10 +148,9 @@ mod tests {
 
     /// An endpoint on loopback that can dial and be dialled.
     fn endpoint(identity: &Identity) -> Endpoint {
-        let transport = Arc::new(quinn::TransportConfig::default());
-        let server = identity.server_config(transport.clone());
+        let server = identity.server_config();
         let mut endpoint = Endpoint::server(server, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-        endpoint.set_default_client_config(identity.client_config(transport));
+        endpoint.set_default_client_config(identity.client_config(Arc::new(quinn::TransportConfig::default())));
         endpoint
     }
 

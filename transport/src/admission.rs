@@ -5,11 +5,12 @@
 //! only gets at that address, and nothing is kept here meanwhile. That costs honest diallers a round trip, so it is asked
 //! for only from half of the places on. Forged addresses can then take half of the places at most.
 //!
-//! Real addresses are harder to come by, and can take the other half. So no single one gets more than a quarter there.
+//! Real addresses are harder to come by, and can take the other half. So no single one goes on there once it has a quarter.
 //! Who finds no place is not refused but left without an answer: QUIC tries again by itself after about a second, so
 //! honest nodes that come all at once are delayed and not turned away.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,10 +21,11 @@ pub(crate) struct Admission {
     max_half_open: usize,
     /// Who has proved who it is.
     connections: usize,
-    /// Who has not, by address. No entry is zero.
-    half_open: BTreeMap<IpAddr, usize>,
-    /// The sum of the above.
-    half_opened: usize,
+    /// Who has not.
+    half_open: usize,
+    /// Those of them that have proved their address, by that. No entry is zero. A forged address does not count: nobody
+    /// can use up the share of another one.
+    proved: BTreeMap<IpAddr, usize>,
 }
 
 /// What to do with somebody who dials.
@@ -41,7 +43,7 @@ pub(crate) enum Verdict {
 
 impl Admission {
     pub(crate) fn new(max_connections: usize, max_half_open: usize) -> Self {
-        Self { max_connections, max_half_open, connections: 0, half_open: BTreeMap::new(), half_opened: 0 }
+        Self { max_connections, max_half_open, connections: 0, half_open: 0, proved: BTreeMap::new() }
     }
 
     /// Somebody dials from an address, which is proved or not.
@@ -50,32 +52,43 @@ impl Admission {
             return Verdict::Refuse;
         }
         // Those that are half open may all turn out to be welcome.
-        let full = self.connections + self.half_opened >= self.max_connections;
-        if !full && self.half_opened < self.max_half_open / 2 {
+        let full = self.connections + self.half_open >= self.max_connections;
+        if !full && self.half_open < self.max_half_open / 2 {
             return Verdict::Accept;
         }
         if !validated {
             return Verdict::Validate;
         }
-        let of_this_address = self.half_open.get(&from).copied().unwrap_or(0);
-        let full = full || self.half_opened >= self.max_half_open;
+        let of_this_address = self.proved.get(&from).copied().unwrap_or(0);
+        let full = full || self.half_open >= self.max_half_open;
         if full || of_this_address >= self.max_half_open.div_ceil(4) { Verdict::Defer } else { Verdict::Accept }
     }
 
-    fn begin(&mut self, from: IpAddr) {
-        self.half_opened += 1;
-        *self.half_open.entry(from).or_default() += 1;
+    fn begin(&mut self, from: Address) {
+        self.half_open += 1;
+        if let Address::Proved(from) = from {
+            *self.proved.entry(from).or_default() += 1;
+        }
     }
 
-    fn end(&mut self, from: IpAddr) {
-        self.half_opened -= 1;
-        if let Some(count) = self.half_open.get_mut(&from) {
-            *count -= 1;
-            if *count == 0 {
-                self.half_open.remove(&from);
+    fn end(&mut self, from: Address) {
+        self.half_open -= 1;
+        if let Address::Proved(from) = from
+            && let Entry::Occupied(mut count) = self.proved.entry(from)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
             }
         }
     }
+}
+
+/// Where somebody dials from.
+#[derive(Clone, Copy, Debug)]
+enum Address {
+    Proved(IpAddr),
+    Claimed,
 }
 
 /// An [`Admission`] that tasks share.
@@ -92,6 +105,7 @@ impl Gate {
         let mut admission = self.lock();
         match admission.judge(from, validated) {
             Verdict::Accept => {
+                let from = if validated { Address::Proved(from) } else { Address::Claimed };
                 admission.begin(from);
                 Ok(Place { gate: self.clone(), half_open: Some(from) })
             }
@@ -109,7 +123,7 @@ impl Gate {
 pub(crate) struct Place {
     gate: Gate,
     /// From where, until it is known who it is.
-    half_open: Option<IpAddr>,
+    half_open: Option<Address>,
 }
 
 impl Place {
@@ -156,8 +170,15 @@ mod tests {
         drop(places);
         gate.enter(address(9), false).unwrap();
         drop(proved);
-        assert_eq!(gate.lock().half_opened, 0);
-        assert!(gate.lock().half_open.is_empty());
+        assert_eq!(gate.lock().half_open, 0);
+        assert!(gate.lock().proved.is_empty());
+    }
+
+    #[test]
+    fn a_forged_address_costs_its_owner_nothing() {
+        let gate = gate();
+        let _forged: Vec<_> = (0..4).map(|_| gate.enter(address(1), false).unwrap()).collect();
+        gate.enter(address(1), true).unwrap();
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl NodeConfig {
     /// 2.
     ///
     /// From half of it on, a dialler must first prove that it receives at its address, for which nothing is kept here:
-    /// forged addresses cannot take the other half. Above that half, no address gets more than a quarter. A dialler that
+    /// forged addresses cannot take the other half. Above that half, no address goes on that has a quarter already. A dialler that
     /// finds no room is not answered, and tries again by itself after about a second. Raising it lets more nodes join at
     /// the same time, for some 10 KB and one handshake's work each.
     #[must_use]

@@ -1,4 +1,4 @@
-//! Makes certificates as PEM files, runs two nodes with them, says who may subscribe, and renews one while they run.
+//! Makes certificates as PEM files, runs nodes with them, says who may subscribe, and renews one while they run.
 //!
 //! ```text
 //!   node "shop"                       node "billing-1"         node "guest"

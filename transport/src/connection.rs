@@ -70,6 +70,12 @@ impl Established {
         self.connection.close_reason().is_none()
     }
 
+    /// Whether the node at the other end has said that there is no such connection.
+    pub(crate) fn is_disowned(&self) -> bool {
+        use ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
+        matches!(self.connection.close_reason(), Some(Reset | ConnectionClosed(_) | ApplicationClosed(_)))
+    }
+
     /// Opens a stream for a subscription; waits if there are as many as the peer allows.
     pub(crate) async fn open(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
         self.connection.open_bi().await

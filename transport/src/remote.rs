@@ -84,6 +84,24 @@ impl<T: Wire> Remote<T> {
         Ok(controls)
     }
 
+    /// Subscribes on a connection, if who is at its other end may publish this.
+    async fn open_on(
+        &self,
+        established: &Established,
+        subscription: Subscription<T>,
+    ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
+        if !self.publishers.allows(&established.peer) {
+            let error = AccessError::Publish { node: (*established.peer).clone(), producer: self.producer.to_string() };
+            let by = self.node.identity().name().to_string();
+            return Err(SubscribeError::Refused { at: by, reason: error.to_string() });
+        }
+        let limit = self.node.config().handshake_timeout;
+        match tokio::time::timeout(limit, self.subscribe(subscription, established)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(no_answer(self.at, limit)),
+        }
+    }
+
     fn explain(&self, error: OpenError) -> SubscribeError {
         let (name, at) = (self.producer.to_string(), self.at.to_string());
         match error {
@@ -114,17 +132,17 @@ impl<T: Wire> Source for Remote<T> {
     }
 
     async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
-        // Dialling has limits of its own; this one is for the answer.
+        let Subscription { id, consumer, options, interest, subscriber } = &subscription;
+        let (interest, subscriber) = (interest.clone(), Arc::clone(subscriber));
+        let again = Subscription { id: *id, consumer: *consumer, options: *options, interest, subscriber };
+        // Dialling has limits of its own.
         let established = self.node.connect(self.at).await?;
-        if !self.publishers.allows(&established.peer) {
-            let error = AccessError::Publish { node: (*established.peer).clone(), producer: self.producer.to_string() };
-            let by = self.node.identity().name().to_string();
-            return Err(SubscribeError::Refused { at: by, reason: error.to_string() });
-        }
-        let limit = self.node.config().handshake_timeout;
-        match tokio::time::timeout(limit, self.subscribe(subscription, &established)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(no_answer(self.at, limit)),
+        match self.open_on(&established, subscription).await {
+            // It was there from before, and the node at the other end was restarted since.
+            Err(SubscribeError::Unreachable { .. }) if established.is_disowned() => {
+                self.open_on(&self.node.connect(self.at).await?, again).await
+            }
+            opened => opened,
         }
     }
 }

@@ -201,22 +201,10 @@ fn a_peer_notices_a_restart_within_a_second() {
     let (life, there, producing) = start(&theirs, "127.0.0.1:0");
     let at = there.local_addr();
     one_thread().block_on(guarded(async {
-        let patient =
-            NodeConfig::default().idle_timeout(Duration::from_secs(60)).keep_alive(Duration::from_millis(200));
-        let here = node(ours, patient).await;
+        let here = node(ours, patient().keep_alive(Duration::from_millis(200))).await;
         let mut events = here.source::<u64>("endless", at).events(5..10);
         events.next().await.unwrap().unwrap();
-        // Its tasks end where they are, so nobody says goodbye.
-        life.shutdown_background();
-        drop((there, producing));
-        // The port is free when the last of them is gone.
-        let started = tokio::task::spawn_blocking(move || {
-            while std::net::UdpSocket::bind(at).is_err() {
-                std::thread::yield_now();
-            }
-            start(&theirs, &at.to_string())
-        });
-        let again = started.await.unwrap();
+        let (life, again, _producing) = restart(life, (there, producing), theirs, at).await;
         let began = Instant::now();
         let error = timeout(GUARD, async {
             loop {
@@ -230,17 +218,53 @@ fn a_peer_notices_a_restart_within_a_second() {
         println!("noticed within {took:?}: {error}");
         assert!(took < Duration::from_secs(1), "{took:?}");
         // It is dialled anew at once.
-        is_served(&here, &again.1).await;
+        is_served(&here, &again).await;
         assert!(began.elapsed() < Duration::from_secs(2));
-        again.0.shutdown_background();
+        life.shutdown_background();
     }));
+}
+
+/// The same between two signs of life: what shows that the connection is dead is the subscription that needs it.
+#[test]
+fn a_subscription_right_after_a_restart_is_served() {
+    let authority = Authority::dev("test").unwrap();
+    let (ours, theirs) = (authority.issue("here").unwrap(), authority.issue("there").unwrap());
+    let (life, there, producing) = start(&theirs, "127.0.0.1:0");
+    let at = there.local_addr();
+    one_thread().block_on(guarded(async {
+        let here = node(ours, patient().keep_alive(Duration::from_secs(59))).await;
+        is_served(&here, &there).await;
+        let (life, again, _producing) = restart(life, (there, producing), theirs, at).await;
+        is_served(&here, &again).await;
+        life.shutdown_background();
+    }));
+}
+
+/// Ends a node without a word, and starts it again at the same address.
+async fn restart(life: Runtime, alive: (Node, Running), who: Identity, at: SocketAddr) -> (Runtime, Node, Running) {
+    // Its tasks end where they are, so nobody says goodbye.
+    life.shutdown_background();
+    drop(alive);
+    let started = tokio::task::spawn_blocking(move || {
+        // The port is free when the last of them is gone.
+        while std::net::UdpSocket::bind(at).is_err() {
+            std::thread::yield_now();
+        }
+        start(&who, &at.to_string())
+    });
+    started.await.unwrap()
+}
+
+/// Would wait for a minute for a sign of life.
+fn patient() -> NodeConfig {
+    NodeConfig::default().idle_timeout(Duration::from_secs(60))
 }
 
 /// A node with a runtime of its own.
 fn start(identity: &Identity, at: &str) -> (Runtime, Node, Running) {
     let runtime = one_thread();
     let (node, running) = runtime.block_on(async {
-        let node = Node::builder(identity.clone()).bind(at).await.unwrap();
+        let node = Node::builder(identity.clone()).config(patient()).bind(at).await.unwrap();
         let running = produce(&node, "endless", u64::MAX, Access::everybody());
         (node, running)
     });

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 const JOBS: usize = 20;
 
-/// Job 0, 1, .. 19. It waits for the crash before it ends: what is handed back later than that, nobody takes.
+/// Job 0, 1, .. 19. It waits for the crash before it ends, so that the example shows the same each time.
 #[derive(Default)]
 struct Jobs {
     next: usize,

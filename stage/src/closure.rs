@@ -10,6 +10,19 @@ use crate::{Batch, Consumer, Cx, ProducerConsumer, Result};
 ///
 /// An error of `handle` ends the stage, and is reported as the graph's.
 ///
+/// What an `async` closure captures it can only use if it hands out a copy with every event, as a channel does here: the
+/// future must not borrow from the closure.
+///
+/// ```
+/// # use aqueduct_stage::{Consumer, each};
+/// # fn example(results: tokio::sync::mpsc::Sender<u64>) -> impl Consumer<In = u64> {
+/// each(move |n: u64| {
+///     let results = results.clone();
+///     async move { Ok(results.send(n).await?) }
+/// })
+/// # }
+/// ```
+///
 /// ```
 /// use aqueduct_stage::{Graph, each};
 ///

@@ -18,6 +18,8 @@ pub(crate) struct Counters {
     /// Those of the discarded that found the buffer full.
     pub(crate) overflowed: Counter,
     pub(crate) failed: Counter,
+    /// Those of the failed that the dispatcher did not know where to send.
+    pub(crate) undispatched: Counter,
     /// Events that wait for demand.
     pub(crate) buffered: Counter,
     /// Asked for by subscribers and not given yet.
@@ -60,6 +62,7 @@ impl Counters {
             discarded: Counter::default(),
             overflowed: Counter::default(),
             failed: Counter::default(),
+            undispatched: Counter::default(),
             buffered: Counter::default(),
             demand: Counter::default(),
             outstanding: Counter::default(),

@@ -73,6 +73,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, ByDemand> 
 
     /// Gives each event to a consumer of the partition `0..count` that `place` names for it.
     ///
+    /// An event for which `place` names another number, or panics, goes nowhere: it is counted as
+    /// [failed](crate::StageOutcome::failed) and logged, the others go on, and [`Graph::run`](crate::Graph::run) fails in
+    /// the end.
+    ///
     /// # Panics
     ///
     /// If `count` is 0. For a number that is not written in the program use [`partition_by`](Self::partition_by).
@@ -93,7 +97,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, ByDemand> 
     }
 
     /// Gives each event to a consumer of one of `partitions`: `place` answers with the event, which it may have changed,
-    /// and the number of the partition, or with nothing to discard it.
+    /// and the number of the partition, or with nothing to discard it. What it cannot answer fails as with
+    /// [`partition`](Self::partition).
     #[must_use = "the returned stage is the one to subscribe to"]
     pub fn partition_by(
         self,
@@ -126,6 +131,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Stage<S, I, O, Partitione
 
 impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O, D> {
     /// Runs one instance of this stage for each partition of `source`, and subscribes the i-th to the i-th.
+    #[track_caller]
     pub fn subscribe_each<Src: Partitionable<Item = I>>(
         self,
         source: &Src,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::Intensity;
+use crate::{Intensity, Outcome};
 
 /// What a callback may fail with: any error, so that `?` works.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -68,6 +68,10 @@ pub enum FailureKind {
     Selector,
     /// The stage's buffer is full, and is not to drop anything.
     Overflow,
+    /// A producer refused a subscription.
+    Refused,
+    /// Events could not be dispatched, because the function that says where panicked or named no partition.
+    Dispatch,
     /// A stage was shut down before its work was done.
     Shutdown,
     /// A stage that is to run always ended without a failure, and more often than it may be restarted.
@@ -133,6 +137,8 @@ impl fmt::Display for Failure {
             FailureKind::Panic => write!(f, "stage {origin:?} panicked: {message}"),
             FailureKind::Killed => write!(f, "stage {origin:?} was killed: {message}"),
             FailureKind::Subscribe => write!(f, "stage {origin:?} could not subscribe: {message}"),
+            FailureKind::Refused => write!(f, "stage {origin:?} refused a subscription: {message}"),
+            FailureKind::Dispatch => write!(f, "stage {origin:?} could not dispatch: {message}"),
             FailureKind::AlreadySubscribed => write!(f, "stage {origin:?} refused a subscription: {message}"),
             FailureKind::Selector => write!(f, "selector of a subscription to stage {origin:?} panicked: {message}"),
             FailureKind::Overflow => write!(f, "stage {origin:?} overflowed: {message}"),
@@ -205,6 +211,8 @@ pub struct GraphError {
     pub others: Vec<Failure>,
     /// The bound on restarts, if the graph was given up because one more would have been needed.
     pub exceeded: Option<Intensity>,
+    /// What each stage did until it ended; empty if none was started.
+    pub outcome: Outcome,
 }
 
 impl fmt::Display for GraphError {
@@ -227,11 +235,16 @@ impl fmt::Debug for GraphError {
 }
 
 impl GraphError {
-    pub(crate) fn unless_empty(failures: Vec<Failure>, exceeded: Option<Intensity>) -> Result<(), Self> {
+    /// The outcome, if nothing has failed.
+    pub(crate) fn unless_empty(
+        failures: Vec<Failure>,
+        exceeded: Option<Intensity>,
+        outcome: Outcome,
+    ) -> Result<Outcome, Self> {
         let mut failures = failures.into_iter();
         match failures.next() {
-            Some(failure) => Err(Self { failure, others: failures.collect(), exceeded }),
-            None => Ok(()),
+            Some(failure) => Err(Self { failure, others: failures.collect(), exceeded, outcome }),
+            None => Ok(outcome),
         }
     }
 }

@@ -218,7 +218,7 @@ impl Graph {
         let idle = self.lock().idle();
         if let Some(stage) = idle {
             let failure = Failure::new(&*stage, FailureKind::Subscribe, "it is not subscribed to anything");
-            return GraphError::unless_empty(vec![failure], None).map(|()| Outcome::default());
+            return GraphError::unless_empty(vec![failure], None, Outcome::default());
         }
         self.start().join().await
     }
@@ -302,7 +302,7 @@ impl Graph {
             restart: Restart::Temporary,
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
-        let (enrolled, make) = (Arc::clone(&place), Arc::new(Mutex::new(make)));
+        let (enrolled, make) = (Arc::clone(&place), Arc::new(Mutex::new(Some(make))));
         let enrol = move |shared: &Shared| enrolled.enrol::<S, C, _>(&make, shared);
         let mut plan = self.lock();
         assert!(plan.known.insert(Arc::clone(&name)), "graph {:?} has a stage {name:?} already", self.name);

@@ -32,6 +32,8 @@ pub(crate) trait Control: Send + Sync {
     fn renew(&self);
     /// Drops what was handed back and nobody has taken since; returns how many events that were.
     fn drop_returned(&self) -> usize;
+    /// Nothing is made any more: lets go of what makes it.
+    fn forget(&self);
     /// Makes what is to run there.
     fn make(&self) -> Result<Made, Failure>;
     /// What runs there: what was made, or what is made then.
@@ -349,13 +351,11 @@ impl Shared {
         (Outcome { stages }, state.failures.clone(), state.exceeded)
     }
 
-    pub(crate) fn overflows(&self) -> Vec<Failure> {
-        self.lock().stages.iter().filter_map(Member::overflow).collect()
-    }
-
-    /// What those have lost that work for the stages.
+    /// What was lost without anybody having failed.
     pub(crate) fn losses(&self) -> Vec<Failure> {
-        self.companions().iter().filter_map(|companion| companion.loss()).collect()
+        let mut losses: Vec<_> = self.lock().stages.iter().flat_map(Member::losses).collect();
+        losses.extend(self.companions().iter().filter_map(|companion| companion.loss()));
+        losses
     }
 
     /// What an instance of a stage has done so far.

@@ -46,8 +46,15 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for StageOutcome { stage, exit, events_in, events_out, discarded, failed, restarts, .. } in &self.stages {
-            write!(f, "{stage}: {exit}, {events_in} in, {events_out} out, {discarded} discarded, {failed} failed")?;
+        for StageOutcome { stage, instance, exit, events_in, events_out, discarded, failed, restarts, .. } in
+            &self.stages
+        {
+            let several = self.stages.iter().filter(|other| other.stage == *stage).count() > 1;
+            let number = if several { format!(" {instance}") } else { String::new() };
+            write!(
+                f,
+                "{stage}{number}: {exit}, {events_in} in, {events_out} out, {discarded} discarded, {failed} failed"
+            )?;
             match restarts {
                 0 => writeln!(f)?,
                 1 => writeln!(f, ", 1 restart")?,

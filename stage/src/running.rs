@@ -69,6 +69,7 @@ impl Running {
 
     /// Subscribes the first instance of a running stage to a source. The subscription counts as made when it is sent: if
     /// it is refused, the stage is told so as of any end of a subscription.
+    #[track_caller]
     pub fn subscribe<S, I, O, D, Src>(
         &self,
         consumer: &Stage<S, I, O, D>,
@@ -99,6 +100,7 @@ impl Running {
     /// Ends the subscription `old` and subscribes anew. The end of the old one does not end the consumer, whatever its
     /// policy, nor does the consumer count as having missed something. An unknown `old` does not matter.
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
+    #[track_caller]
     pub fn resubscribe<S, I, O, D, Src>(
         &self,
         consumer: &Stage<S, I, O, D>,
@@ -149,8 +151,8 @@ impl Running {
     /// # Errors
     ///
     /// [`GraphError`] with the first failure; the other stages are then shut down, with five seconds of grace. A
-    /// success is never short: if a stage was shut down before its work was done, or dropped events from a full buffer
-    /// without having been [told to](crate::Stage::buffer), that is an error too.
+    /// success is never short: if a stage was shut down before its work was done, dropped events from a full buffer
+    /// without having been [told to](crate::Stage::buffer), or could not tell where an event goes, that is an error too.
     ///
     /// # Cancel safety
     ///
@@ -160,7 +162,6 @@ impl Running {
         self.shared.until(|state| state.is_over() || state.has_failed()).await;
         self.end(GRACE_AFTER_FAILURE).await;
         let (outcome, mut failures, exceeded) = self.shared.conclude();
-        failures.extend(self.shared.overflows());
         failures.extend(self.shared.losses());
         if failures.is_empty() {
             failures.extend(
@@ -171,7 +172,7 @@ impl Running {
                     .map(|stage| Failure::new(&stage.stage, FailureKind::Shutdown, "its source was not exhausted")),
             );
         }
-        GraphError::unless_empty(failures, exceeded).map(|()| outcome)
+        GraphError::unless_empty(failures, exceeded, outcome)
     }
 
     /// Drains the graph: producers emit nothing more, and what they emitted is handled, stage after stage, before it
@@ -193,7 +194,7 @@ impl Running {
         self.kill_after(grace).await;
         let (outcome, mut failures, exceeded) = self.shared.conclude();
         failures.extend(self.shared.losses());
-        GraphError::unless_empty(failures, exceeded).map(|()| outcome)
+        GraphError::unless_empty(failures, exceeded, outcome)
     }
 
     /// Ends every stage now, without waiting for what is on its way. Stages that are still in a callback after `grace`
@@ -209,7 +210,7 @@ impl Running {
     pub async fn stop(&mut self, grace: Duration) -> Result<Outcome, GraphError> {
         self.end(grace).await;
         let (outcome, failures, exceeded) = self.shared.conclude();
-        GraphError::unless_empty(failures, exceeded).map(|()| outcome)
+        GraphError::unless_empty(failures, exceeded, outcome)
     }
 
     /// Ends all tasks of the graph, and waits until they are gone.
@@ -226,6 +227,8 @@ impl Running {
         }
         self.shared.kill();
         self.shared.until(|state| state.tasks.is_empty()).await;
+        // A channel that a factory has cloned ends with the graph, although its stages can still be named.
+        self.shared.tell(|stage| stage.forget());
     }
 }
 
@@ -233,6 +236,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shared.kill();
         self.shared.dismiss();
+        self.shared.tell(|stage| stage.forget());
     }
 }
 

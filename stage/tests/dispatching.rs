@@ -5,7 +5,8 @@
 use std::sync::{Arc, Mutex};
 
 use aqueduct_stage::{
-    Batch, Cancel, Consumer, Cx, Exit, Graph, Partitions, Producer, Result, SubscribeOptions, SubscriptionId,
+    Batch, Cancel, Consumer, Cx, Exit, FailureKind, Graph, Partitions, Producer, Result, SubscribeOptions,
+    SubscriptionId,
 };
 
 /// Emits the numbers up to `end`, exactly as many as it is asked for.
@@ -144,9 +145,13 @@ async fn an_event_whose_partition_cannot_be_told_is_counted_as_failed() {
     };
     let numbers = graph.producer("numbers", count(100)).partition(1, place);
     graph.consumer("rest", seen.collect()).subscribe(&numbers.part(0), 0..10);
-    let outcome = graph.run().await.unwrap();
+    // Everything else is handled, and the loss is not passed over in silence.
+    let error = graph.run().await.unwrap_err();
     assert_eq!(seen.events().len(), 98);
-    assert_eq!(outcome.stage("numbers").unwrap().failed, 2);
+    assert_eq!((error.failure.kind(), error.others.len()), (FailureKind::Dispatch, 0));
+    let [numbers, rest] = ["numbers", "rest"].map(|name| error.outcome.stage(name).unwrap().clone());
+    assert_eq!((numbers.failed, rest.events_in), (2, 98));
+    assert!(matches!((numbers.exit, rest.exit), (Exit::Normal, Exit::Normal)));
 }
 
 #[tokio::test]

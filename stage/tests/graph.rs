@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aqueduct_stage::{
     Batch, BoxFuture, Cancel, Consumer, Cx, Exit, FailureKind, Graph, Keep, Producer, ProducerConsumer, Result,
-    Running, SubscribeOptions,
+    Running, SubscribeOptions, each,
 };
 
 use support::Counted;
@@ -376,4 +376,25 @@ fn a_name_is_taken_once() {
     let graph = Graph::new("test");
     graph.producer("numbers", count(1));
     graph.producer("numbers", count(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_factory_has_captured_goes_with_the_graph() {
+    let (results, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let graph = Graph::new("test");
+    let numbers = graph.iterate("numbers", || 0..3_u64);
+    let sink = move || {
+        let results = results.clone();
+        each(move |n: u64| {
+            let results = results.clone();
+            async move { Ok(results.send(n)?) }
+        })
+    };
+    let sink = graph.consumer("sink", sink).subscribe(&numbers, 0..10);
+    graph.run().await.unwrap();
+    let mut all = Vec::new();
+    while let Some(n) = received.recv().await {
+        all.push(n);
+    }
+    assert_eq!((all, sink.name()), (vec![0, 1, 2], "sink"));
 }

@@ -26,7 +26,7 @@ impl<C: Callbacks> Driver<C> {
             Err(refused) => {
                 let kind = match refused {
                     aqueduct_dispatcher::Refused::AlreadySubscribed => FailureKind::AlreadySubscribed,
-                    _ => FailureKind::Subscribe,
+                    _ => FailureKind::Refused,
                 };
                 let failure = Failure::new(&*self.ending.stage, kind, refused.to_string());
                 tracing::warn!(%failure, "subscription refused");
@@ -159,6 +159,7 @@ impl<C: Callbacks> Driver<C> {
         }
         if failed > 0 {
             self.ending.counters.failed.add(failed);
+            self.ending.counters.undispatched.add(failed);
             tracing::warn!(stage = &*self.ending.stage, failed, "events could not be dispatched");
         }
     }

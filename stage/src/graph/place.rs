@@ -18,7 +18,7 @@ use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
 use crate::message::Local;
 use crate::supervision::driver::Enrolled;
-use crate::{BoxFuture, DemandMode, Exit, Failure, OnCancel, Publisher, Restart, StageRef, Subscription};
+use crate::{BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publisher, Restart, StageRef, Subscription};
 
 /// A place in a graph, and how what runs there is to be made.
 pub(crate) struct Place<I, O> {
@@ -93,7 +93,7 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
     /// Takes the instances into the graph.
     pub(super) fn enrol<S: 'static, C: Callbacks<In = I, Out = O>, F: FnMut() -> C + Send + 'static>(
         self: &Arc<Self>,
-        make: &Arc<Mutex<F>>,
+        make: &Arc<Mutex<Option<F>>>,
         shared: &Shared,
     ) -> Vec<Enrolled> {
         let spec = self.lock();
@@ -155,7 +155,8 @@ struct Runs<S, C: Callbacks, F> {
     place: Arc<Place<C::In, C::Out>>,
     instance: usize,
     seat: Arc<Seat<C::In, C::Out>>,
-    make: Arc<Mutex<F>>,
+    /// Gone once the graph has ended, and what it has captured with it.
+    make: Arc<Mutex<Option<F>>>,
     /// Those of all its lives.
     counters: Arc<Counters>,
     stage: PhantomData<fn() -> S>,
@@ -180,6 +181,11 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
 
     fn renew(&self) {
         self.seat.renew();
+    }
+
+    fn forget(&self) {
+        // Whatever it has captured is dropped outside the lock.
+        let _make = self.make.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn drop_returned(&self) -> usize {
@@ -227,7 +233,11 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
     }
 }
 
-fn make_callbacks<C>(stage: &str, make: &Mutex<impl FnMut() -> C>) -> Result<C, Failure> {
+fn make_callbacks<C>(stage: &str, make: &Mutex<Option<impl FnMut() -> C>>) -> Result<C, Failure> {
     // A factory that has panicked may be asked again.
-    guarded_now(stage, || make.lock().unwrap_or_else(PoisonError::into_inner)())
+    let mut make = make.lock().unwrap_or_else(PoisonError::into_inner);
+    match &mut *make {
+        Some(make) => guarded_now(stage, make),
+        None => Err(Failure::new(stage, FailureKind::Killed, "its graph had ended before it was made")),
+    }
 }

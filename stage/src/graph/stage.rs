@@ -31,6 +31,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     /// its own window of events on their way. With several instances on either side, each subscribes to each.
     ///
     /// Takes a range of demand (`500..1000`), a [`Window`](crate::Window) or [`SubscribeOptions`].
+    #[track_caller]
     pub fn subscribe<Src: Source<Item = I> + Clone>(self, source: &Src, options: impl Into<SubscribeOptions>) -> Self {
         self.subscribe_keeping(source, options.into(), None)
     }
@@ -41,6 +42,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     ///
     /// Without it, what a failing consumer had in hand is lost with it. It costs a clone of each event that is taken by
     /// value. From a producer on another node nothing can be handed back yet.
+    #[track_caller]
     pub fn subscribe_acknowledged<Src: Source<Item = I> + Clone>(
         self,
         source: &Src,

@@ -43,11 +43,20 @@ impl Member {
         Self { stage, instance, control, counters, may_drop, task, was_made, restarts, fallen, ended, down }
     }
 
-    /// Events were dropped that should not have been.
-    pub(super) fn overflow(&self) -> Option<Failure> {
-        let dropped = self.counters.overflowed.get();
-        let why = || format!("its buffer was full and {dropped} events were dropped; `buffer` says what to do then");
-        (dropped > 0 && !self.may_drop).then(|| Failure::new(&*self.stage, FailureKind::Overflow, why()))
+    /// Events that nobody got who should have, and that the user did not say may be dropped.
+    pub(super) fn losses(&self) -> impl Iterator<Item = Failure> {
+        let Counters { overflowed, undispatched, .. } = &*self.counters;
+        let (dropped, failed) = (overflowed.get(), undispatched.get());
+        let overflow = (dropped > 0 && !self.may_drop).then(|| {
+            let why = format!("its buffer was full and {dropped} events were dropped; `buffer` says what to do then");
+            Failure::new(&*self.stage, FailureKind::Overflow, why)
+        });
+        let dispatch = (failed > 0).then(|| {
+            let why =
+                format!("of {failed} events no partition could be told; to discard an event is an answer of its own");
+            Failure::new(&*self.stage, FailureKind::Dispatch, why)
+        });
+        overflow.into_iter().chain(dispatch)
     }
 
     pub(super) fn outcome(&self) -> Option<StageOutcome> {

@@ -208,14 +208,14 @@ async fn serve(node: Weak<Inner>, established: Established, control: FrameStream
 }
 
 /// What a peer has done wrong on one connection.
-struct Offences {
+pub(crate) struct Offences {
     connection: Connection,
     count: AtomicU32,
 }
 
 impl Offences {
     /// Counts one, and closes the connection at the last.
-    fn add(&self, why: &str) {
+    pub(crate) fn add(&self, why: &str) {
         if self.count.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_OFFENCES {
             self.connection.close(CloseCode::Protocol.into(), why.as_bytes());
         }
@@ -227,7 +227,7 @@ async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Arc<
     let limit = node.config.handshake_timeout;
     let wanted = timeout(limit, next_frame(&mut stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
     let error = match wanted {
-        Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, stream, &peer).await,
+        Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, stream, &peer, offences).await,
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
     };
@@ -240,10 +240,10 @@ async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Arc<
     }
 }
 
-async fn answer(node: Arc<Inner>, subscribe: Subscribe, stream: FrameStream, peer: &NodeName) {
+async fn answer(node: Arc<Inner>, subscribe: Subscribe, stream: FrameStream, peer: &NodeName, offences: Arc<Offences>) {
     let publication = node.publication(&subscribe.producer, peer);
     let shutting_down = node.is_shutting_down();
-    let link = IncomingLink { subscribe, stream, limits: node.config.limits.clone(), peer: peer.to_string() };
+    let link = IncomingLink { subscribe, stream, limits: node.config.limits.clone(), peer: peer.to_string(), offences };
     // A link must not keep its node alive: whoever publishes decides how long.
     drop(node);
     match publication {

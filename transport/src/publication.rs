@@ -11,6 +11,7 @@ use aqueduct_stage::{
 use tokio::sync::Notify;
 
 use crate::codec::encode;
+use crate::connection::Offences;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
@@ -30,6 +31,8 @@ pub(crate) struct IncomingLink {
     pub(crate) limits: Limits,
     /// The subscriber's node, for reports.
     pub(crate) peer: String,
+    /// What that node has done wrong on its connection.
+    pub(crate) offences: Arc<Offences>,
 }
 
 /// A source of events that can cross to other nodes.
@@ -84,6 +87,7 @@ struct Serving<T> {
     stream: FrameStream,
     limits: Limits,
     stage: String,
+    offences: Arc<Offences>,
     /// What the subscriber allows, and what was asked of the source: in all.
     wanted: Demand,
     asked: Demand,
@@ -136,7 +140,7 @@ impl<T: Wire> Serving<T> {
                 return Ok(None);
             }
         };
-        let IncomingLink { subscribe, stream, limits, .. } = link;
+        let IncomingLink { subscribe, stream, limits, offences, .. } = link;
         let mut outbound = Outbound::new(limits.clone());
         outbound.accept();
         Ok(Some(Self {
@@ -147,6 +151,7 @@ impl<T: Wire> Serving<T> {
             stream,
             limits,
             stage: subscribe.producer,
+            offences,
             wanted: Demand::ZERO,
             asked: Demand::ZERO,
             taken: 0,
@@ -161,6 +166,7 @@ impl<T: Wire> Serving<T> {
             while let Some(frame) = self.stream.next_frame()? {
                 if let Err(error) = self.outbound.handle_frame(&frame) {
                     tracing::warn!(stage = self.stage, %error, "subscriber broke the protocol");
+                    self.offences.add(&error.to_string());
                     self.outbound.end_of_stream();
                 }
             }
@@ -240,6 +246,9 @@ impl<T: Wire> Serving<T> {
     /// Tells the source that the subscriber is gone, however the link ended.
     fn close(&mut self, served: &Result<(), StreamError>) {
         if let Err(error) = served {
+            if !error.is_lost() {
+                self.offences.add(&error.to_string());
+            }
             self.stream.reset(CLOSE_GIVEN_UP);
             self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Disconnected, error.to_string())));
         }

@@ -166,6 +166,37 @@ async fn a_third_broken_rule_closes_the_connection() {
 }
 
 #[tokio::test]
+async fn rules_broken_in_the_middle_of_a_subscription_count_too() {
+    guarded(async {
+        let world = World::new(NodeConfig::default()).await;
+        for (what, bytes) in [
+            ("a second subscription", frame(SUBSCRIBE, &subscribe("numbers"))),
+            ("a frame of the other side", frame(EVENTS, &[1, 1, 0xc0])),
+            ("garbage", vec![0x55; 1000]),
+            ("a length without end", vec![0xff; 64]),
+        ] {
+            let _producing = produce(&world.there, what, u64::MAX, Access::everybody());
+            let (peer, _control) = world.join("hostile").await;
+            let mut streams = Vec::new();
+            for _ in 0..3 {
+                let (mut send, mut recv) = peer.open_bi().await.unwrap();
+                send.write_all(&frame(SUBSCRIBE, &subscribe(what))).await.unwrap();
+                let mut head = [0; 5];
+                recv.read_exact(&mut head).await.unwrap();
+                assert_eq!(head[4], ACCEPTED);
+                streams.push((send, recv));
+            }
+            for (send, _) in &mut streams {
+                let _ = send.write_all(&bytes).await;
+            }
+            assert_eq!(code(&peer).await, PROTOCOL, "{what}");
+        }
+        is_served(&world.here, &world.there).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn streams_beyond_the_limit_wait_and_silent_ones_are_reset() {
     guarded(async {
         let world = World::new(impatient().max_subscriptions(4)).await;
@@ -426,7 +457,14 @@ fn hello(cluster: &str, node: &str) -> Vec<u8> {
 }
 
 fn subscribe(producer: &str) -> Vec<u8> {
-    rmp_serde::to_vec_named(&BTreeMap::from([("producer", producer)])).unwrap()
+    #[derive(Serialize)]
+    struct Subscribe<'a> {
+        producer: &'a str,
+        signature: &'a str,
+        max_demand: u64,
+        min_demand: u64,
+    }
+    rmp_serde::to_vec_named(&Subscribe { producer, signature: "u64", max_demand: 10, min_demand: 5 }).unwrap()
 }
 
 const SERVER_NAME: &str = "test.aqueduct.internal";
@@ -439,6 +477,7 @@ const HELLO: u8 = 1;
 const HELLO_ACK: u8 = 2;
 const REFUSE: u8 = 3;
 const SUBSCRIBE: u8 = 16;
+const ACCEPTED: u8 = 17;
 const CREDIT: u8 = 19;
 const EVENTS: u8 = 32;
 

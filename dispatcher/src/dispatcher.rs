@@ -206,6 +206,12 @@ impl Attempt {
     /// The first attempt.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
 
+    /// The attempt with this number, as another node names it.
+    #[must_use]
+    pub const fn new(number: NonZeroU32) -> Self {
+        Self(number)
+    }
+
     /// The attempt after this one.
     #[must_use]
     pub const fn next(self) -> Self {

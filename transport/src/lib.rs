@@ -30,6 +30,7 @@
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
 //! * `connection`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
+//! * [`pulling`]: tasks for many workers, each done once
 //! * [`local`]: further processes of the running program
 
 mod access;
@@ -47,6 +48,7 @@ pub mod local;
 mod node;
 mod prescan;
 mod publication;
+pub mod pulling;
 mod remote;
 mod runtime;
 mod stream;

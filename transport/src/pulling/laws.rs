@@ -1,0 +1,562 @@
+//! The laws of work-pulling on random schedules, against a naive model of what every task and worker has been told.
+//!
+//! Workers are good, slow, stuck, lost, or lie about attempts and tasks. A failure names its seed; `SEED=n` runs that alone.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use aqueduct_stage::Demand;
+
+use super::tests::start;
+use super::*;
+
+/// A seeded random number generator (splitmix64).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Of `0..below`.
+    fn below(&mut self, below: u64) -> u64 {
+        self.next() % below
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+        let at = self.below(from.len().max(1) as u64);
+        from.get(usize::try_from(at).unwrap())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Where {
+    Waiting,
+    Delayed(Instant),
+    With { worker: WorkerId, since: Instant, deadline: Instant },
+    Finished,
+    Dead,
+}
+
+#[derive(Debug)]
+struct ModelTask {
+    key: u64,
+    state: Where,
+    /// How often it was given out.
+    given: u32,
+    failures: u32,
+    /// It was given out, and came back.
+    has_come_back: bool,
+}
+
+#[derive(Debug, Default)]
+struct ModelWorker {
+    asked: u64,
+    given: u64,
+    is_silent: bool,
+}
+
+/// What must be the case, kept in the plainest way.
+struct World {
+    pulling: Pulling<u64>,
+    options: PullingOptions,
+    now: Instant,
+    /// By id, which is the order of pushing.
+    tasks: BTreeMap<u64, ModelTask>,
+    workers: BTreeMap<WorkerId, ModelWorker>,
+    gone: Vec<WorkerId>,
+    /// What every worker was ever given, the source of answers right and wrong.
+    history: Vec<Given>,
+    /// In turn: who was given something last.
+    last: Option<WorkerId>,
+    /// By key: who was given something of a key last, and which; emptied when somebody joins or leaves.
+    keys: BTreeMap<u64, (WorkerId, u64)>,
+    expected: VecDeque<(u64, DeadReason)>,
+    close_at: Option<Option<Instant>>,
+    closed: bool,
+}
+
+impl World {
+    fn new(rng: &mut Rng) -> Self {
+        let assignment = [Assignment::ByDemand, Assignment::RoundRobin, Assignment::ByKey];
+        let options = PullingOptions::default()
+            .assignment(*rng.pick(&assignment).unwrap())
+            .ack_wait(Duration::from_secs(1 + rng.below(20)))
+            .max_attempts(NonZeroU32::new(1 + rng.below(4) as u32).unwrap())
+            .max_attempt_time(Duration::from_secs(30))
+            .max_delay(Duration::from_secs(20))
+            .max_waiting(1 + rng.below(20) as usize)
+            .max_in_flight(1 + rng.below(20) as usize)
+            .max_in_flight_per_worker(1 + rng.below(10) as usize)
+            .max_workers(6);
+        let pulling = Pulling::new(options.clone());
+        Self {
+            pulling,
+            options,
+            now: start(),
+            tasks: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            gone: Vec::new(),
+            history: Vec::new(),
+            last: None,
+            keys: BTreeMap::new(),
+            expected: VecDeque::new(),
+            close_at: None,
+            closed: false,
+        }
+    }
+
+    fn step(&mut self, rng: &mut Rng) {
+        match rng.below(100) {
+            0..30 => self.push(rng),
+            30..34 => self.join(rng.below(8)),
+            34..48 => self.ask(rng),
+            48..72 => self.answer(rng, false),
+            72..82 => self.answer(rng, true),
+            82..95 => self.pass(Duration::from_millis(rng.below(5000))),
+            95..97 => {
+                // A whole wait, so that something runs out.
+                self.pass(self.options.ack_wait);
+            }
+            97..99 => self.go(rng),
+            _ => {
+                // A clock that goes back is taken for one that stands still.
+                self.time_out(self.now - Duration::from_secs(rng.below(10)));
+            }
+        }
+        self.settle();
+    }
+
+    fn push(&mut self, rng: &mut Rng) {
+        let id = if rng.below(10) == 0 { rng.below(1 + self.tasks.len() as u64) } else { self.tasks.len() as u64 };
+        let waiting = self.waiting();
+        let key = rng.below(5);
+        let result = self.pulling.push(self.now, Task::new(id, id).key(key.to_le_bytes()));
+        if self.close_at.is_some() {
+            assert!(matches!(result, Err(PushError::Closed(_))));
+        } else if self.tasks.contains_key(&id) {
+            assert!(matches!(result, Err(PushError::Duplicate(_))));
+        } else if waiting >= self.options.max_waiting {
+            assert!(matches!(result, Err(PushError::Full { .. })));
+        } else {
+            assert!(result.is_ok());
+            let task = ModelTask { key, state: Where::Waiting, given: 0, failures: 0, has_come_back: false };
+            self.tasks.insert(id, task);
+        }
+    }
+
+    fn join(&mut self, demand: u64) {
+        let joined = self.pulling.join(self.now, Demand::new(demand));
+        if self.closed {
+            assert_eq!(joined, Err(JoinError::Closed));
+        } else if self.workers.len() == 6 {
+            assert_eq!(joined, Err(JoinError::TooMany { bound: 6 }));
+        } else {
+            self.workers.insert(joined.unwrap(), ModelWorker { asked: demand, ..ModelWorker::default() });
+            self.keys.clear();
+        }
+    }
+
+    fn ask(&mut self, rng: &mut Rng) {
+        let Some(worker) = self.some_worker(rng) else { return };
+        let up_to = (self.workers.get(&worker).map_or(0, |worker| worker.asked) + rng.below(12)).saturating_sub(3);
+        let result = self.pulling.ask(self.now, worker, Demand::new(up_to));
+        if let Some(model) = self.workers.get_mut(&worker) {
+            assert_eq!(result, Ok(()));
+            if up_to > model.asked {
+                (model.asked, model.is_silent) = (up_to, false);
+            }
+        } else {
+            assert_eq!(result, Err(Refused::NoWorker(worker)));
+        }
+    }
+
+    /// Somebody present, and now and then somebody who has left.
+    fn some_worker(&self, rng: &mut Rng) -> Option<WorkerId> {
+        let present: Vec<_> = self.workers.keys().copied().collect();
+        let from = if rng.below(10) == 0 { &self.gone } else { &present };
+        rng.pick(from).copied()
+    }
+
+    /// A worker says something of a task: of one that it has, or any lie.
+    fn answer(&mut self, rng: &mut Rng, is_lie: bool) {
+        let present: Vec<_> = self.history.iter().copied().filter(|given| self.has(*given)).collect();
+        let Some(mut given) = rng.pick(if is_lie { &self.history } else { &present }).copied() else { return };
+        if is_lie {
+            match rng.below(4) {
+                0 => given.attempt = given.attempt.next(),
+                1 => given.worker = self.some_worker(rng).unwrap_or(given.worker),
+                2 => given.task = TaskId::from(1_000_000 + rng.below(10)),
+                _ => {}
+            }
+        }
+        let refused = self.refusal(given);
+        let Given { worker, task, attempt } = given;
+        if let Some(model) = self.workers.get_mut(&worker) {
+            model.is_silent = false;
+        }
+        let id = u64::try_from(task.number()).unwrap();
+        match rng.below(10) {
+            0..5 => {
+                let result = self.pulling.acknowledge(self.now, worker, task, attempt);
+                let finished = result.map(|finished| (finished.task, finished.payload, finished.attempt));
+                assert_eq!(finished, refused.map_or(Ok((task, id, attempt)), Err));
+                if refused.is_none() {
+                    self.tasks.get_mut(&id).unwrap().state = Where::Finished;
+                }
+            }
+            5..7 => {
+                let delay = Duration::from_secs(rng.below(3) * 15);
+                let result = self.pulling.nack(self.now, worker, task, attempt, delay, "no");
+                assert_eq!(result, refused.map_or(Ok(()), Err));
+                if refused.is_none() {
+                    self.fail(id, DeadReason::Refused("no".into()), delay);
+                }
+            }
+            7..9 => {
+                let result = self.pulling.progress(self.now, worker, task, attempt);
+                let mut expected = refused.map_or(Ok(()), Err);
+                let state = self.tasks.get_mut(&id).map(|task| &mut task.state);
+                if let (None, Some(Where::With { since, deadline, .. })) = (refused, state) {
+                    if self.now - *since >= Duration::from_secs(30) {
+                        expected = Err(Refused::TooLong { task, attempt });
+                    } else {
+                        *deadline = self.now + self.options.ack_wait;
+                    }
+                }
+                assert_eq!(result, expected);
+            }
+            _ => {
+                let result = self.pulling.terminate(self.now, worker, task, attempt, "never");
+                assert_eq!(result, refused.map_or(Ok(()), Err));
+                if refused.is_none() {
+                    self.kill(id, DeadReason::Terminated("never".into()));
+                }
+            }
+        }
+    }
+
+    /// Whether a worker has a task in this attempt.
+    fn has(&self, given: Given) -> bool {
+        let task = u64::try_from(given.task.number()).ok().and_then(|id| self.tasks.get(&id));
+        task.is_some_and(|task| {
+            matches!(task.state, Where::With { worker, .. } if worker == given.worker)
+                && task.given == given.attempt.number()
+        })
+    }
+
+    /// How a message is to be refused, if it is.
+    fn refusal(&self, given: Given) -> Option<Refused> {
+        let Given { worker, task, attempt } = given;
+        if !self.workers.contains_key(&worker) {
+            return Some(Refused::NoWorker(worker));
+        }
+        if self.has(given) {
+            return None;
+        }
+        let model = u64::try_from(task.number()).ok().and_then(|id| self.tasks.get(&id));
+        let is_late = model.is_some_and(|model| match model.state {
+            Where::Finished | Where::Dead => true,
+            Where::With { .. } => attempt.number() < model.given,
+            Where::Waiting | Where::Delayed(_) => attempt.number() <= model.given,
+        });
+        Some(if is_late { Refused::Late { task, attempt } } else { Refused::NotHeld { worker, task, attempt } })
+    }
+
+    fn fail(&mut self, id: u64, reason: DeadReason, delay: Duration) {
+        let attempts = self.options.max_attempts.get();
+        let task = self.tasks.get_mut(&id).unwrap();
+        task.failures += 1;
+        if task.failures == attempts {
+            self.kill(id, reason);
+        } else {
+            self.put_back(id, delay);
+        }
+    }
+
+    fn put_back(&mut self, id: u64, delay: Duration) {
+        let until = self.now + delay.min(Duration::from_secs(20));
+        let task = self.tasks.get_mut(&id).unwrap();
+        task.state = if delay.is_zero() { Where::Waiting } else { Where::Delayed(until) };
+        task.has_come_back = true;
+    }
+
+    fn kill(&mut self, id: u64, reason: DeadReason) {
+        self.tasks.get_mut(&id).unwrap().state = Where::Dead;
+        self.expected.push_back((id, reason));
+    }
+
+    fn go(&mut self, rng: &mut Rng) {
+        let Some(worker) = self.some_worker(rng) else { return };
+        let is_lost = rng.below(2) == 0;
+        let was_there = self.workers.remove(&worker).is_some();
+        let result = if is_lost { self.pulling.lost(self.now, worker) } else { self.pulling.leave(self.now, worker) };
+        assert_eq!(result, was_there);
+        if was_there {
+            self.gone.push(worker);
+            self.keys.clear();
+        }
+        let mut held: Vec<_> = self.ids(|state| matches!(state, Where::With { worker: who, .. } if *who == worker));
+        // In the order in which they were given.
+        held.sort_by_key(|id| self.history.iter().rposition(|given| given.task == TaskId::from(*id)));
+        for id in held {
+            if is_lost {
+                self.fail(id, DeadReason::WorkerLost, Duration::ZERO);
+            } else {
+                self.put_back(id, Duration::ZERO);
+            }
+        }
+    }
+
+    /// Lets time pass, each timeout at its time.
+    fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let timeout = self.pulling.poll_timeout();
+            let states = self.tasks.values().filter_map(|task| match task.state {
+                Where::With { deadline, .. } => Some(deadline),
+                Where::Delayed(until) => Some(until),
+                _ => None,
+            });
+            let end = self.close_at.flatten().filter(|_| !self.closed);
+            assert_eq!(timeout, states.chain(end).min(), "the next timeout");
+            let Some(next) = timeout.filter(|next| *next <= until) else { break };
+            self.now = next;
+            self.time_out(next);
+        }
+        self.now = until;
+    }
+
+    /// Hands in `at`, which may lie before the present.
+    fn time_out(&mut self, at: Instant) {
+        self.pulling.handle_timeout(at);
+        let now = self.now;
+        let mut expired = Vec::new();
+        while let Some(Pending::Decided(Decision::Expired(_))) = self.pulling.decisions.front() {
+            let Some(Decision::Expired(given)) = self.pulling.poll_decision() else { unreachable!() };
+            expired.push(given);
+            let id = u64::try_from(given.task.number()).unwrap();
+            assert!(self.has(given));
+            assert!(matches!(self.tasks[&id].state, Where::With { deadline, .. } if deadline <= now));
+            self.workers.get_mut(&given.worker).unwrap().is_silent = true;
+            self.fail(id, DeadReason::Expired, Duration::ZERO);
+            if !self.expected.is_empty() {
+                self.dead_letter();
+            }
+        }
+        assert!(self.ids(|state| matches!(state, Where::With { deadline, .. } if *deadline <= now)).is_empty());
+        for id in self.ids(|state| matches!(state, Where::Delayed(until) if *until <= now)) {
+            self.tasks.get_mut(&id).unwrap().state = Where::Waiting;
+        }
+        if self.close_at.flatten().is_some_and(|at| at <= now) {
+            for id in self.ids(|state| !matches!(state, Where::Finished | Where::Dead)) {
+                self.kill(id, DeadReason::Closed);
+            }
+        }
+        self.settle();
+    }
+
+    /// Tasks in some state, in the order in which they were pushed.
+    fn ids(&self, is: impl Fn(&Where) -> bool) -> Vec<u64> {
+        self.tasks.iter().filter(|(_, task)| is(&task.state)).map(|(id, _)| *id).collect()
+    }
+
+    fn waiting(&self) -> usize {
+        self.ids(|state| matches!(state, Where::Waiting | Where::Delayed(_))).len()
+    }
+
+    fn room(&self, worker: WorkerId) -> u64 {
+        let held = self.ids(|state| matches!(state, Where::With { worker: who, .. } if *who == worker)).len();
+        let model = &self.workers[&worker];
+        if model.is_silent {
+            return 0;
+        }
+        (model.asked - model.given).min((self.options.max_in_flight_per_worker - held) as u64)
+    }
+
+    /// Takes a dead letter, which must be the one that is due.
+    fn dead_letter(&mut self) {
+        let Some(Decision::Dead(letter)) = self.pulling.poll_decision() else { panic!("{:?} is due", self.expected) };
+        let (id, reason) = self.expected.pop_front().unwrap_or_else(|| panic!("{letter:?} is not due"));
+        let task = &self.tasks[&id];
+        assert_eq!((letter.task, letter.payload, &letter.reason), (TaskId::from(id), id, &reason));
+        assert_eq!(letter.attempts, task.given);
+        if !matches!(reason, DeadReason::Terminated(_) | DeadReason::Closed) {
+            assert_eq!(task.failures, self.options.max_attempts.get());
+        }
+    }
+
+    /// Carries out all decisions, and checks what must hold whenever there are none.
+    fn settle(&mut self) {
+        loop {
+            while let Some(Pending::Decided(Decision::Dead(_))) = self.pulling.decisions.front() {
+                self.dead_letter();
+            }
+            match self.pulling.poll_decision() {
+                None => break,
+                Some(Decision::Assign(given)) => self.assigned(given),
+                Some(Decision::Closed) => {
+                    assert!(!self.closed && self.close_at.is_some(), "closed once, and when asked");
+                    self.closed = true;
+                }
+                Some(other) => panic!("unexpected {other:?}"),
+            }
+        }
+        assert_eq!(self.expected, [], "dead letters are told at once");
+        let in_flight = self.ids(|state| matches!(state, Where::With { .. })).len();
+        assert_eq!((self.pulling.waiting(), self.pulling.in_flight()), (self.waiting(), in_flight));
+        assert!(in_flight <= self.options.max_in_flight);
+        assert!(self.pulling.entries.len() <= self.options.max_waiting + self.options.max_in_flight, "bounded");
+        assert_eq!(self.pulling.workers(), self.workers.len());
+        for (worker, model) in &self.workers {
+            assert_eq!(self.pulling.is_silent(*worker), model.is_silent);
+        }
+        let is_over = self.close_at.is_some() && in_flight + self.waiting() == 0;
+        assert_eq!(self.closed, is_over);
+        self.nothing_waits_in_vain(in_flight);
+    }
+
+    /// What waits is what nobody may be given.
+    fn nothing_waits_in_vain(&self, in_flight: usize) {
+        let waits = self.ids(|state| *state == Where::Waiting);
+        if waits.is_empty() || in_flight == self.options.max_in_flight {
+            return;
+        }
+        match self.options.assignment {
+            Assignment::ByDemand => assert!(self.workers.keys().all(|worker| self.room(*worker) == 0)),
+            Assignment::RoundRobin => assert!(self.turn().is_none_or(|worker| self.room(worker) == 0)),
+            Assignment::ByKey => {
+                for id in waits {
+                    if let Some((owner, _)) = self.keys.get(&self.tasks[&id].key) {
+                        assert_eq!(self.room(*owner), 0);
+                    }
+                }
+                assert!(self.workers.is_empty() || self.workers.keys().any(|worker| self.room(*worker) == 0));
+            }
+        }
+    }
+
+    /// In turn: who is next.
+    fn turn(&self) -> Option<WorkerId> {
+        let speaking = || self.workers.iter().filter(|(_, model)| !model.is_silent).map(|(id, _)| *id);
+        speaking().find(|id| Some(*id) > self.last).or_else(|| speaking().next())
+    }
+
+    fn assigned(&mut self, given: Given) {
+        let id = u64::try_from(given.task.number()).unwrap();
+        let room = self.room(given.worker);
+        assert!(room > 0, "only what was asked for, and only to those who are there");
+        let waits = self.ids(|state| *state == Where::Waiting);
+        assert!(waits.contains(&id));
+        // Those that came back are first, and otherwise it is the order of pushing.
+        let first = |ids: &[u64]| {
+            ids.iter().copied().min_by_key(|id| (!self.tasks[id].has_come_back, *id)).expect("somebody waits")
+        };
+        match self.options.assignment {
+            Assignment::ByDemand => {
+                assert_eq!(id, first(&waits));
+                assert!(self.workers.keys().all(|other| self.room(*other) <= room), "to who wants most");
+            }
+            Assignment::RoundRobin => {
+                assert_eq!(id, first(&waits));
+                assert_eq!(Some(given.worker), self.turn());
+            }
+            Assignment::ByKey => {
+                let key = self.tasks[&id].key;
+                let of_key: Vec<_> = waits.into_iter().filter(|other| self.tasks[other].key == key).collect();
+                assert_eq!(id, first(&of_key));
+                let before = self.keys.insert(key, (given.worker, id));
+                assert!(before.is_none_or(|(owner, _)| owner == given.worker), "a key keeps its worker");
+            }
+        }
+        self.last = Some(given.worker);
+        self.workers.get_mut(&given.worker).unwrap().given += 1;
+        let task = self.tasks.get_mut(&id).unwrap();
+        task.given += 1;
+        assert_eq!(task.given, given.attempt.number());
+        assert_eq!(self.pulling.payload(given.task), Some(&id));
+        task.state = Where::With { worker: given.worker, since: self.now, deadline: self.now + self.options.ack_wait };
+        self.history.push(given);
+    }
+
+    fn close(&mut self, grace: Option<Duration>) {
+        self.pulling.close(self.now, grace);
+        self.close_at = Some(grace.map(|grace| self.now + grace));
+        self.settle();
+    }
+}
+
+fn run(seed: u64) -> Counters {
+    let mut rng = Rng(seed);
+    let mut world = World::new(&mut rng);
+    for _ in 0..rng.below(300) {
+        world.step(&mut rng);
+    }
+    let has_grace = rng.below(2) == 0;
+    world.close(has_grace.then(|| Duration::from_secs(rng.below(60))));
+    for _ in 0..rng.below(100) {
+        world.step(&mut rng);
+    }
+    if has_grace {
+        world.pass(Duration::from_secs(60));
+    } else {
+        // Somebody good comes along.
+        for worker in world.workers.keys().copied().collect::<Vec<_>>() {
+            world.workers.remove(&worker);
+            for id in world.ids(|state| matches!(state, Where::With { worker: who, .. } if *who == worker)) {
+                world.put_back(id, Duration::ZERO);
+            }
+            world.pulling.leave(world.now, worker);
+            world.keys.clear();
+            world.settle();
+        }
+        world.join(1_000_000);
+        world.settle();
+        for _ in 0..1000 {
+            // All at once, or it would be taken for silent.
+            while let Some(given) = world.history.iter().copied().rfind(|given| world.has(*given)) {
+                world.pulling.acknowledge(world.now, given.worker, given.task, given.attempt).unwrap();
+                let id = u64::try_from(given.task.number()).unwrap();
+                world.tasks.get_mut(&id).unwrap().state = Where::Finished;
+                world.settle();
+            }
+            if world.closed {
+                break;
+            }
+            world.pass(Duration::from_secs(1));
+        }
+    }
+    assert!(world.closed, "there is an end");
+    assert!(world.tasks.values().all(|task| matches!(task.state, Where::Finished | Where::Dead)), "for every task");
+    let counters = world.pulling.counters();
+    assert_eq!(counters.pushed, counters.finished + counters.dead, "in one way");
+    assert_eq!(world.pulling.poll_timeout(), None);
+    counters
+}
+
+#[test]
+fn every_task_ends_once_whatever_the_workers_do() {
+    if let Ok(seed) = std::env::var("SEED") {
+        run(seed.parse().unwrap());
+        return;
+    }
+    let mut sum = Counters::default();
+    for seed in 0..2000 {
+        let result = std::panic::catch_unwind(|| run(seed));
+        let Ok(counters) = result else { panic!("SEED={seed}") };
+        sum.finished += counters.finished;
+        sum.dead += counters.dead;
+        sum.late += counters.late;
+        sum.expired += counters.expired;
+        sum.lost += counters.lost;
+        sum.given_back += counters.given_back;
+    }
+    // The schedules do what they are meant to.
+    let all = [sum.finished, sum.dead, sum.late, sum.expired, sum.lost, sum.given_back];
+    assert!(all.iter().all(|count| *count > 2000), "{sum:?}");
+}

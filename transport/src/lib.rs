@@ -30,6 +30,7 @@
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
 //! * `connection`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
+//! * `functions`: what can be called by name from another node; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
 //! * [`local`]: further processes of the running program
 
@@ -40,12 +41,14 @@ mod config;
 mod connection;
 mod error;
 mod frame;
+mod functions;
 mod gather;
 mod identity;
 mod limits;
 mod link;
 pub mod local;
 mod node;
+mod nodes;
 mod prescan;
 mod publication;
 pub mod pulling;
@@ -58,10 +61,12 @@ pub use access::Access;
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};
 pub use frame::FrameError;
+pub use functions::{Function, Functions, FunctionsDigest, LookupError, RegisterError, Signature};
 pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};
 pub use limits::Limits;
 pub use link::LinkError;
 pub use node::{BindError, Node, NodeBuilder, PublishError};
+pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
 pub use prescan::StructureError;
 pub use remote::Remote;
 pub use wire::Wire;

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | [`aqueduct_stage`] | producers, consumers, graphs; re-exported here at the top | always |
 //! | [`stages`] | ready-made stages; [`TcpAcceptor`](stages::TcpAcceptor) and [`UdpDatagrams`](stages::UdpDatagrams) with a feature | always; `net` |
-//! | [`transport`] | the same subscriptions across machines, over QUIC with mutual TLS | `transport` |
+//! | [`transport`] | the same subscriptions across machines, over QUIC with mutual TLS; positions and queues in a file with a feature | `transport`; `redb` |
 //!
 //! `full` switches every feature on.
 #![cfg_attr(not(all(feature = "net", feature = "transport")), allow(rustdoc::broken_intra_doc_links))]

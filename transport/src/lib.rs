@@ -32,6 +32,7 @@
 //! * `connection`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * `functions`: what can be called by name from another node; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
+//! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`
 //! * [`local`]: further processes of the running program
 
 mod access;
@@ -39,6 +40,7 @@ mod admission;
 mod codec;
 mod config;
 mod connection;
+mod durable;
 mod error;
 mod frame;
 mod functions;
@@ -60,6 +62,9 @@ mod wire;
 pub use access::Access;
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};
+pub use durable::{MemoryPositions, MemoryQueue, Positions, Queue, QueueEntry, QueueId, StoreError};
+#[cfg(feature = "redb")]
+pub use durable::{RedbPositions, RedbQueue, RedbStore};
 pub use frame::FrameError;
 pub use functions::{Function, Functions, FunctionsDigest, LookupError, RegisterError, Signature};
 pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};

@@ -48,7 +48,7 @@ pub struct Metric<'a> {
 #[non_exhaustive]
 pub enum MetricLabels<'a> {
     /// An instance of a stage.
-    Stage {
+    OfStage {
         /// The graph's name.
         graph: &'a str,
         /// The stage's name.
@@ -59,7 +59,7 @@ pub enum MetricLabels<'a> {
         state: Option<&'static str>,
     },
     /// A subscription.
-    Edge {
+    OfEdge {
         /// The graph's name.
         graph: &'a str,
         /// The producer.
@@ -80,7 +80,7 @@ impl Snapshot {
 
     fn of_stage<'a>(&'a self, of: &'a StageSnapshot) -> impl Iterator<Item = Metric<'a>> {
         let metric = move |name, state, value| {
-            let labels = MetricLabels::Stage { graph: &self.graph, stage: &of.stage, instance: of.instance, state };
+            let labels = MetricLabels::OfStage { graph: &self.graph, stage: &of.stage, instance: of.instance, state };
             Metric { name, labels, value }
         };
         let counts = [
@@ -104,7 +104,7 @@ impl Snapshot {
         let values = [("edge_demand_outstanding", of.demand().count()), ("edge_in_flight", of.in_flight())];
         values.into_iter().map(move |(name, value)| {
             let to = of.to.as_deref().unwrap_or_default();
-            let labels = MetricLabels::Edge { graph: &self.graph, from: &of.from, to, id: of.id };
+            let labels = MetricLabels::OfEdge { graph: &self.graph, from: &of.from, to, id: of.id };
             Metric { name, labels, value: value as f64 }
         })
     }
@@ -114,11 +114,11 @@ impl std::fmt::Display for Metric<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, labels, value } = self;
         match labels {
-            MetricLabels::Stage { graph, stage, instance, state } => {
+            MetricLabels::OfStage { graph, stage, instance, state } => {
                 write!(f, "{name}{{graph={graph:?},stage={stage:?},instance=\"{instance}\"")?;
                 state.map_or(Ok(()), |state| write!(f, ",state={state:?}"))?;
             }
-            MetricLabels::Edge { graph, from, to, id } => {
+            MetricLabels::OfEdge { graph, from, to, id } => {
                 write!(f, "{name}{{graph={graph:?},from={from:?},to={to:?},id=\"{id}\"")?;
             }
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, Refuse, Refused, Subscribe,
+    Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, Refuse, Refused, Subscribe,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -39,8 +39,9 @@ use crate::prescan::{self, StructureError};
 /// | 18 | [`Refused`] | map | subscription, first and last | publisher |
 /// | 19 | [`Credit`] | map | subscription | subscriber |
 /// | 20 | [`Cancel`] | map | subscription, last | subscriber |
-/// | 32 | [`Events`] | `first_seq`, `count`, payload | subscription | publisher |
-/// | 33 | [`Chunk`] | `seq`, `index`, `flags`, `total_len`, payload | subscription | publisher |
+/// | 21 | [`Ack`] | map | subscription | subscriber |
+/// | 32 | [`Events`] | `first_seq`, `count`, `attempt`, payload | subscription | publisher |
+/// | 33 | [`Chunk`] | `seq`, `attempt`, `index`, `flags`, `total_len`, payload | subscription | publisher |
 /// | 34 | [`Done`] | map | subscription, last | publisher |
 /// | 35 | [`Failed`] | map | subscription, last | publisher |
 ///
@@ -60,6 +61,7 @@ pub(crate) enum Frame {
     Refused(Refused),
     Credit(Credit),
     Cancel(Cancel),
+    Ack(Ack),
     Events(Events),
     Chunk(Chunk),
     Done(Done),
@@ -94,6 +96,7 @@ impl Frame {
             Self::Refused(body) => map(body, &mut head),
             Self::Credit(body) => map(body, &mut head),
             Self::Cancel(body) => map(body, &mut head),
+            Self::Ack(body) => map(body, &mut head),
             Self::Events(events) => events.write(&mut head),
             Self::Chunk(chunk) => chunk.write(&mut head),
             Self::Done(body) => map(body, &mut head),
@@ -127,6 +130,7 @@ impl Frame {
             Kind::Refused => Self::Refused(read_map(kind, body, limits)?),
             Kind::Credit => Self::Credit(read_map(kind, body, limits)?),
             Kind::Cancel => Self::Cancel(read_map(kind, body, limits)?),
+            Kind::Ack => Self::Ack(read_map(kind, body, limits)?),
             Kind::Events => Self::Events(Events::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Chunk => Self::Chunk(Chunk::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Done => Self::Done(read_map(kind, body, limits)?),
@@ -144,6 +148,7 @@ impl Frame {
             Self::Refused(_) => Kind::Refused,
             Self::Credit(_) => Kind::Credit,
             Self::Cancel(_) => Kind::Cancel,
+            Self::Ack(_) => Kind::Ack,
             Self::Events(_) => Kind::Events,
             Self::Chunk(_) => Kind::Chunk,
             Self::Done(_) => Kind::Done,
@@ -177,6 +182,7 @@ enum Kind {
     Refused = 18,
     Credit = 19,
     Cancel = 20,
+    Ack = 21,
     Events = 32,
     Chunk = 33,
     Done = 34,
@@ -184,7 +190,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -193,6 +199,7 @@ impl Kind {
         Self::Refused,
         Self::Credit,
         Self::Cancel,
+        Self::Ack,
         Self::Events,
         Self::Chunk,
         Self::Done,
@@ -213,6 +220,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::Credit => "credit",
             Self::Cancel => "cancel",
+            Self::Ack => "ack",
             Self::Events => "events",
             Self::Chunk => "chunk",
             Self::Done => "done",
@@ -283,6 +291,8 @@ const APART_BYTES: usize = 4096;
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use aqueduct_stage::Attempt;
+
     use super::*;
 
     /// One frame of every type.
@@ -312,11 +322,23 @@ pub(crate) mod tests {
                 published: Some(text("order v2")),
             }),
             Frame::Credit(Credit { up_to: u64::MAX }),
-            Frame::Cancel(Cancel { reason: Reason::Unknown(77) }),
-            Frame::Events(Events { first_seq: 1, count: 3, payload: Bytes::from_static(b"abc") }),
-            Frame::Events(Events { first_seq: u64::MAX, count: 1, payload: vec![7; 5_000].into() }),
+            Frame::Cancel(Cancel { reason: Reason::Unknown(77), begun: 3 }),
+            Frame::Ack(Ack { up_to: 9, handled: true }),
+            Frame::Events(Events {
+                first_seq: 1,
+                count: 3,
+                attempt: Attempt::FIRST,
+                payload: Bytes::from_static(b"abc"),
+            }),
+            Frame::Events(Events {
+                first_seq: u64::MAX,
+                count: 1,
+                attempt: Attempt::FIRST.next(),
+                payload: vec![7; 5_000].into(),
+            }),
             Frame::Chunk(Chunk {
                 seq: 9,
+                attempt: Attempt::FIRST,
                 index: 300,
                 is_last: true,
                 total_len: 1 << 30,
@@ -341,20 +363,22 @@ pub(crate) mod tests {
     fn the_bytes_are_those_of_the_documentation() {
         let credit = bytes_of(&Frame::Credit(Credit { up_to: 3 }));
         assert_eq!(credit, b"\x00\x00\x00\x09\x13\x81\xa5up_to\x03");
-        let events = Frame::Events(Events { first_seq: 300, count: 2, payload: Bytes::from_static(b"\x01\x02") });
-        assert_eq!(bytes_of(&events), b"\x00\x00\x00\x06\x20\xac\x02\x02\x01\x02");
-        let chunk = Chunk { seq: 1, index: 0, is_last: false, total_len: 128, payload: Bytes::from_static(b"\x05") };
-        assert_eq!(bytes_of(&Frame::Chunk(chunk)), b"\x00\x00\x00\x07\x21\x01\x00\x00\x80\x01\x05");
+        let (attempt, payload) = (Attempt::FIRST.next(), Bytes::from_static(b"\x01\x02"));
+        let events = Frame::Events(Events { first_seq: 300, count: 2, attempt, payload });
+        assert_eq!(bytes_of(&events), b"\x00\x00\x00\x07\x20\xac\x02\x02\x02\x01\x02");
+        let payload = Bytes::from_static(b"\x05");
+        let chunk = Chunk { seq: 1, attempt: Attempt::FIRST, index: 0, is_last: false, total_len: 128, payload };
+        assert_eq!(bytes_of(&Frame::Chunk(chunk)), b"\x00\x00\x00\x08\x21\x01\x01\x00\x00\x80\x01\x05");
         assert_eq!(bytes_of(&Frame::Accepted(Accepted {})), b"\x00\x00\x00\x02\x11\x80");
     }
 
     #[test]
     fn a_long_payload_is_not_copied() {
         let payload = Bytes::from(vec![7; APART_BYTES]);
-        let frame = Frame::Events(Events { first_seq: 1, count: 1, payload: payload.clone() });
+        let frame = Frame::Events(Events { first_seq: 1, count: 1, attempt: Attempt::FIRST, payload: payload.clone() });
         let parts = frame.encode(&Limits::default()).unwrap();
         assert_eq!(parts.payload.as_ptr(), payload.as_ptr());
-        assert_eq!(parts.head.len(), 7);
+        assert_eq!(parts.head.len(), 8);
     }
 
     #[test]
@@ -382,10 +406,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_malformed_header_is_refused() {
-        for body in [&b""[..], b"\x01", b"\x80\x00\x01"] {
+        for body in [&b""[..], b"\x01", b"\x80\x00\x01\x01", b"\x01\x01\x00"] {
             assert!(matches!(decode(Kind::Events, body), Err(FrameError::Header { .. })), "{body:?}");
         }
-        for body in [&b"\x01\x00"[..], b"\x01\x00\x02\x05abcde", b"\x01\x00\x01"] {
+        for body in [&b"\x01\x01\x00"[..], b"\x01\x01\x00\x02\x05abcde", b"\x01\x01\x00\x01", b"\x01\x00\x00\x01\x01a"]
+        {
             assert!(matches!(decode(Kind::Chunk, body), Err(FrameError::Header { .. })), "{body:?}");
         }
     }

@@ -12,8 +12,10 @@
 //! ```
 //!
 //! Events are numbered and demand is cumulative, so both ends can tell when something is missing: the end of a producer
-//! carries the number of its last event, and is not believed before everything up to it has arrived. What is not
-//! there yet: a link does not survive its connection. When that is lost, the consumer is told so
+//! carries the number of its last event, and is not believed before everything up to it has arrived. A consumer that
+//! [acknowledges](aqueduct_stage::Stage::subscribe_acknowledged) gets each event *at least once*: the producer's node keeps
+//! what is not handled, gives it to somebody else if it never is, and numbers the attempts. All others get it *at most
+//! once*. What is not there yet: a link does not survive its connection. When that is lost, the consumer is told so
 //! ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), and events on their way are lost with it.
 //!
 //! Every connection has TLS 1.3 with certificates on both sides. There is no other mode: for development,

@@ -1,7 +1,7 @@
 //! A link: the two ends of one subscription between nodes, as state machines without I/O.
 //!
 //! ```text
-//!   consumer ─ ask ─► Inbound ── Subscribe, Credit, Cancel ─────► Outbound ─ Demand ─► producer
+//!   consumer ─ ask ─► Inbound ── Subscribe, Credit, Ack, Cancel ► Outbound ─ Demand ─► producer
 //!            ◄ Events ─      ◄── Accepted, Events, Done, Failed ──         ◄─ send ──
 //! ```
 //!
@@ -18,11 +18,14 @@
 //! * nothing that the other node sends panics, or takes more memory than the [`Limits`](crate::Limits) and the demand
 //!   that was granted.
 //!
-//! What is on its way when the subscriber cancels, or when the stream is cut, is lost.
+//! What is on its way when the subscriber cancels, or when the stream is cut, is lost: *at most once*. A subscriber that
+//! says what it has [handled](Inbound::handled) gets *at least once*: the publisher gives the rest to somebody else, and
+//! numbers the attempts.
 
 mod inbound;
 #[cfg(test)]
 mod laws;
+mod log;
 mod outbound;
 
 pub(crate) use inbound::{Inbound, InboundEvent};
@@ -54,6 +57,14 @@ pub enum LinkError {
         /// The number of the last event that was asked for.
         bound: u64,
         /// The number of the last event that came.
+        got: u64,
+    },
+    /// Events were acknowledged that had not been sent.
+    #[error("expected no acknowledgement after event {bound}, got {got}")]
+    NotSent {
+        /// The number of the last event that was sent.
+        bound: u64,
+        /// The number of the last event that was acknowledged.
         got: u64,
     },
     /// A frame announces no events, or more of them than it has bytes.

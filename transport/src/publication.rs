@@ -10,7 +10,7 @@ use aqueduct_stage::{
 };
 use tokio::sync::Notify;
 
-use crate::codec::encode;
+use crate::codec::{decode, encode};
 use crate::connection::Offences;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
@@ -79,7 +79,7 @@ pub(crate) async fn refuse(mut link: IncomingLink, reason: Reason, message: &str
 }
 
 /// One link being served.
-struct Serving<T> {
+struct Serving<T: Wire> {
     id: SubscriptionId,
     publisher: Arc<dyn Publisher<T>>,
     outlet: Arc<Outlet<T>>,
@@ -88,11 +88,8 @@ struct Serving<T> {
     limits: Limits,
     stage: String,
     offences: Arc<Offences>,
-    /// What the subscriber allows, and what was asked of the source: in all.
-    wanted: Demand,
+    /// What was asked of the source, in all.
     asked: Demand,
-    /// How many events the source has sent.
-    taken: u64,
     /// The source knows that the edge has ended.
     ended: bool,
     events: PhantomData<fn(T)>,
@@ -152,9 +149,7 @@ impl<T: Wire> Serving<T> {
             limits,
             stage: subscribe.producer,
             offences,
-            wanted: Demand::ZERO,
             asked: Demand::ZERO,
-            taken: 0,
             ended: false,
             events: PhantomData,
         }))
@@ -173,20 +168,25 @@ impl<T: Wire> Serving<T> {
             if self.stream.is_read_to_end() {
                 self.outbound.end_of_stream();
             }
-            while self.stream.queued_bytes() + self.outbound.queued_bytes() < HIGH_WATER_BYTES
-                && let Some(parcel) = self.outlet.take()
-            {
-                self.send(parcel);
-            }
             while let Some(event) = self.outbound.poll_event() {
                 match event {
-                    OutboundEvent::Demand { up_to } => self.wanted = up_to,
-                    OutboundEvent::Cancelled { reason } => self.cancel(exit(reason)),
+                    OutboundEvent::Handled { up_to } => self.publisher.handled(self.id, up_to),
+                    // How far it goes is asked for below.
+                    OutboundEvent::Demand { .. } => {}
+                    OutboundEvent::Cancelled { reason } => self.leave(EndCause::Cancelled(exit(reason))),
                 }
             }
             self.ask();
-            while let Some(bytes) = self.outbound.poll_transmit() {
-                self.stream.queue(bytes);
+            while self.stream.queued_bytes() < HIGH_WATER_BYTES {
+                if let Some(bytes) = self.outbound.poll_transmit() {
+                    self.stream.queue(bytes);
+                } else if self.outbound.unacknowledged_bytes() < UNACKNOWLEDGED_BYTES
+                    && let Some(parcel) = self.outlet.take()
+                {
+                    self.send(parcel);
+                } else {
+                    break;
+                }
             }
             if self.outbound.is_finished() && self.stream.is_flushed() {
                 self.stream.finish();
@@ -200,8 +200,7 @@ impl<T: Wire> Serving<T> {
     /// Asks the source for what the subscriber wants, as far as it may have open at one time: another node does not
     /// decide how much is held here.
     fn ask(&mut self) {
-        let bound = Demand::new(self.taken).saturating_add(MAX_OPEN_DEMAND);
-        let up_to = self.wanted.min(bound);
+        let up_to = self.outbound.allows_up_to(MAX_OPEN_DEMAND);
         if up_to > self.asked && !self.ended {
             self.asked = up_to;
             self.publisher.ask(self.id, up_to);
@@ -211,13 +210,10 @@ impl<T: Wire> Serving<T> {
     /// Moves what the source sent into the link.
     fn send(&mut self, parcel: Parcel<T>) {
         match parcel {
-            Parcel::Events(events) => {
-                self.taken += events.len() as u64;
-                match encode(&events, &self.limits) {
-                    Ok(encoded) => self.outbound.send(&encoded),
-                    Err(error) => self.give_up(&events[..error.index], &error),
-                }
-            }
+            Parcel::Events(events, attempt) => match encode(&events, &self.limits) {
+                Ok(encoded) => self.outbound.send(&encoded, attempt),
+                Err(error) => self.give_up(&events[..error.index], attempt, &error),
+            },
             Parcel::Ended(cause) => {
                 self.ended = true;
                 match cause.reason() {
@@ -233,14 +229,15 @@ impl<T: Wire> Serving<T> {
     }
 
     /// An event cannot be sent: the edge fails behind those before it, at both ends.
-    fn give_up(&mut self, before: &[T], error: &EncodeError) {
+    fn give_up(&mut self, before: &[T], attempt: Attempt, error: &EncodeError) {
         let message = error_chain(error);
         tracing::warn!(stage = self.stage, message, "subscription given up");
         if let Ok(encoded) = encode(before, &self.limits) {
-            self.outbound.send(&encoded);
+            self.outbound.send(&encoded, attempt);
         }
         self.outbound.fail(Reason::Error, &self.stage, &message);
-        self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Protocol, message)));
+        let failure = Failure::new(&self.stage, FailureKind::Protocol, message);
+        self.leave(EndCause::Cancelled(Exit::Failed(failure)));
     }
 
     /// Tells the source that the subscriber is gone, however the link ended.
@@ -250,65 +247,109 @@ impl<T: Wire> Serving<T> {
                 self.offences.add(&error.to_string());
             }
             self.stream.reset(CLOSE_GIVEN_UP);
-            self.cancel(Exit::Failed(Failure::new(&self.stage, FailureKind::Disconnected, error.to_string())));
-        }
-    }
-
-    fn cancel(&mut self, exit: Exit) {
-        if !std::mem::replace(&mut self.ended, true) {
-            self.publisher.cancel(self.id, exit);
+            self.outbound.end_of_stream();
+            let failure = Failure::new(&self.stage, FailureKind::Disconnected, error.to_string());
+            self.leave(EndCause::Down(Exit::Failed(failure)));
         }
     }
 }
 
-impl<T> Drop for Serving<T> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.publisher.cancel(self.id, Exit::Shutdown);
+impl<T: Wire> Serving<T> {
+    /// Tells the source that the subscriber is gone, and hands back what that has not handled, if it would have said so.
+    fn leave(&mut self, cause: EndCause) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
         }
+        let mut unfinished = Vec::new();
+        while let Some(run) = self.outbound.poll_unfinished() {
+            match decode::<T>(&run.payload, run.count, &self.limits) {
+                Ok(events) => unfinished.push((events.into(), run.attempt)),
+                Err(error) => {
+                    let (stage, events, error) = (&self.stage, run.count, error_chain(&error));
+                    tracing::error!(stage, events, error, "events lost: they cannot be read back");
+                }
+            }
+        }
+        let never_sent = self.outlet.close();
+        if self.outbound.is_acknowledged() {
+            unfinished.extend(never_sent);
+        }
+        self.publisher.leave(self.id, cause, unfinished);
+    }
+}
+
+impl<T: Wire> Drop for Serving<T> {
+    fn drop(&mut self) {
+        self.outbound.end_of_stream();
+        self.leave(EndCause::Cancelled(Exit::Shutdown));
     }
 }
 
 /// The subscriber that the local source sees: it keeps what arrives until the link takes it. Bounded by the demand that
 /// the other node has allowed.
 struct Outlet<T> {
-    parcels: Mutex<VecDeque<Parcel<T>>>,
+    /// `None` once the link has ended.
+    parcels: Mutex<Option<VecDeque<Parcel<T>>>>,
     arrived: Notify,
 }
 
 enum Parcel<T> {
-    Events(Events<T>),
+    Events(Events<T>, Attempt),
     Ended(EndCause),
 }
 
 impl<T> Outlet<T> {
     fn take(&self) -> Option<Parcel<T>> {
-        self.lock().pop_front()
+        self.lock().as_mut()?.pop_front()
     }
 
-    fn push(&self, parcel: Parcel<T>) {
-        self.lock().push_back(parcel);
+    /// Gives the parcel back if the link has ended.
+    fn push(&self, parcel: Parcel<T>) -> Result<(), Parcel<T>> {
+        match &mut *self.lock() {
+            Some(parcels) => parcels.push_back(parcel),
+            None => return Err(parcel),
+        }
         self.arrived.notify_one();
+        Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Parcel<T>>> {
+    /// Takes nothing from now on, and returns the events that were not taken.
+    fn close(&self) -> Vec<(Events<T>, Attempt)> {
+        let left = self.lock().take().unwrap_or_default();
+        left.into_iter()
+            .filter_map(|parcel| match parcel {
+                Parcel::Events(events, attempt) => Some((events, attempt)),
+                Parcel::Ended(_) => None,
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<VecDeque<Parcel<T>>>> {
         self.parcels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T> Default for Outlet<T> {
     fn default() -> Self {
-        Self { parcels: Mutex::default(), arrived: Notify::new() }
+        Self { parcels: Mutex::new(Some(VecDeque::new())), arrived: Notify::new() }
     }
 }
 
 impl<T: Send> Subscriber<T> for Outlet<T> {
-    fn deliver(&self, _: SubscriptionId, events: Events<T>, _: Attempt) {
-        self.push(Parcel::Events(events));
+    fn deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt) {
+        // A link that has ended has left.
+        let _ = self.try_deliver(id, events, attempt);
+    }
+
+    fn try_deliver(&self, _: SubscriptionId, events: Events<T>, attempt: Attempt) -> Result<(), Events<T>> {
+        match self.push(Parcel::Events(events, attempt)) {
+            Err(Parcel::Events(events, _)) => Err(events),
+            _ => Ok(()),
+        }
     }
 
     fn ended(&self, _: SubscriptionId, cause: EndCause) {
-        self.push(Parcel::Ended(cause));
+        let _ = self.push(Parcel::Ended(cause));
     }
 }
 
@@ -341,5 +382,8 @@ fn exit(reason: Reason) -> Exit {
 
 /// No more events are encoded while so many bytes wait for the network: enough to keep it busy between two wakes.
 const HIGH_WATER_BYTES: usize = 256 << 10;
+/// No more events are taken from the source while so many bytes are not acknowledged: twice what may be on its way on one
+/// subscription.
+const UNACKNOWLEDGED_BYTES: usize = 8 << 20;
 /// What one subscription may have open at the source, in events: several times the far default.
 const MAX_OPEN_DEMAND: Demand = Demand::new(65_536);

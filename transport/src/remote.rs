@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscription,
+    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscription,
     SubscriptionId, Window,
 };
 use tokio::sync::Notify;
@@ -255,9 +255,12 @@ impl<T: Wire> Link<T> {
                 self.inbound.end_of_stream().map_err(|error| Broken::Peer(error.to_string()))?;
             }
             let wishes = controls.take();
+            if let Some(handled) = wishes.handled {
+                self.inbound.handled(handled);
+            }
             self.inbound.ask(wishes.up_to);
-            if let Some(exit) = wishes.cancel {
-                self.inbound.cancel(cancel_reason(&exit));
+            if let Some((exit, unfinished)) = wishes.cancel {
+                self.inbound.cancel(cancel_reason(&exit), &unfinished);
                 self.tell(EndCause::Cancelled(exit));
             }
             self.transmit();
@@ -273,11 +276,11 @@ impl<T: Wire> Link<T> {
     fn deliver(&mut self) -> Result<(), Broken> {
         while let Some(event) = self.inbound.poll_event() {
             match event {
-                InboundEvent::Events { count, payload } => {
+                InboundEvent::Events { count, attempt, payload } => {
                     let events = decode::<T>(&payload, count, &self.limits)
                         .map_err(|error| Broken::Peer(error_chain(&error)))?;
                     let Subscription { id, subscriber, .. } = &self.subscription;
-                    subscriber.deliver(*id, events.into(), Attempt::FIRST);
+                    subscriber.deliver(*id, events.into(), attempt);
                 }
                 InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
                 // We did not cancel, so an end that is not the end of the data is an early one, whatever it is called.
@@ -317,13 +320,16 @@ struct Controls {
 struct Wishes {
     /// Allowed in all; never falls.
     up_to: Demand,
-    cancel: Option<Exit>,
+    /// Handled in all, if the consumer says so; never falls.
+    handled: Option<Demand>,
+    /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
+    cancel: Option<(Exit, Vec<(u64, Attempt)>)>,
 }
 
 impl Controls {
     fn take(&self) -> Wishes {
         let mut wishes = self.lock();
-        Wishes { up_to: wishes.up_to, cancel: wishes.cancel.take() }
+        Wishes { up_to: wishes.up_to, handled: wishes.handled, cancel: wishes.cancel.take() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Wishes> {
@@ -331,7 +337,7 @@ impl Controls {
     }
 }
 
-impl<T> Publisher<T> for Controls {
+impl<T: Send + 'static> Publisher<T> for Controls {
     fn ask(&self, _: SubscriptionId, up_to: Demand) {
         {
             let mut wishes = self.lock();
@@ -340,8 +346,22 @@ impl<T> Publisher<T> for Controls {
         self.changed.notify_one();
     }
 
-    fn cancel(&self, _: SubscriptionId, reason: Exit) {
-        self.lock().cancel.get_or_insert(reason);
+    fn handled(&self, _: SubscriptionId, up_to: Demand) {
+        {
+            let mut wishes = self.lock();
+            wishes.handled = wishes.handled.max(Some(up_to));
+        }
+        self.changed.notify_one();
+    }
+
+    fn cancel(&self, id: SubscriptionId, reason: Exit) {
+        Publisher::<T>::leave(self, id, EndCause::Cancelled(reason), Vec::new());
+    }
+
+    /// The events themselves are kept by the publisher's node, and need not go back.
+    fn leave(&self, _: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
+        let counts = unfinished.iter().map(|(events, attempt)| (events.len() as u64, *attempt)).collect();
+        self.lock().cancel.get_or_insert((cause.reason().clone(), counts));
         self.changed.notify_one();
     }
 }

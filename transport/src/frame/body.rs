@@ -1,5 +1,8 @@
 //! What each type of frame says: the fields of the maps, and the two frames that carry events.
 
+use std::num::NonZeroU32;
+
+use aqueduct_stage::Attempt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -82,10 +85,27 @@ pub(crate) struct Credit {
     pub(crate) up_to: u64,
 }
 
+/// The subscriber has the events up to number `up_to`, so the publisher need not keep them. It never falls: repeated and
+/// lower values are ignored.
+///
+/// The first one with `handled` chooses *at least once* for the whole subscription, and comes before the first
+/// [`Credit`]: from then on, events that are not acknowledged at the end are given to somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ack {
+    pub(crate) up_to: u64,
+    /// The consumer has handled them; otherwise they have only arrived.
+    #[serde(default)]
+    pub(crate) handled: bool,
+}
+
 /// The subscriber wants no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cancel {
     pub(crate) reason: Reason,
+    /// How many events after the last that was handled the consumer had begun with: it was an attempt for them, and for
+    /// those behind them it was none.
+    #[serde(default)]
+    pub(crate) begun: u64,
 }
 
 /// Events `first_seq`, `first_seq + 1`, ..., `count` of them. The first of a subscription has number 1; there are no
@@ -94,6 +114,8 @@ pub(crate) struct Cancel {
 pub(crate) struct Events {
     pub(crate) first_seq: u64,
     pub(crate) count: u64,
+    /// Which attempt it is for all of them.
+    pub(crate) attempt: Attempt,
     pub(crate) payload: Bytes,
 }
 
@@ -102,6 +124,8 @@ pub(crate) struct Events {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) seq: u64,
+    /// Which attempt it is: the same in all its pieces.
+    pub(crate) attempt: Attempt,
     /// Counts the pieces from 0.
     pub(crate) index: u64,
     pub(crate) is_last: bool,
@@ -134,6 +158,7 @@ impl Events {
     pub(super) fn write(&self, head: &mut Vec<u8>) -> Bytes {
         varint::write(self.first_seq, head);
         varint::write(self.count, head);
+        write_attempt(self.attempt, head);
         self.payload.clone()
     }
 
@@ -142,7 +167,8 @@ impl Events {
         let mut rest = &body[..];
         let first_seq = varint::read(&mut rest)?;
         let count = varint::read(&mut rest)?;
-        Some(Self { first_seq, count, payload: body.slice_ref(rest) })
+        let attempt = read_attempt(&mut rest)?;
+        Some(Self { first_seq, count, attempt, payload: body.slice_ref(rest) })
     }
 }
 
@@ -150,6 +176,7 @@ impl Chunk {
     /// Appends the numbers in front of the payload, and returns the payload.
     pub(super) fn write(&self, head: &mut Vec<u8>) -> Bytes {
         varint::write(self.seq, head);
+        write_attempt(self.attempt, head);
         varint::write(self.index, head);
         head.push(self.is_last.into());
         varint::write(self.total_len, head);
@@ -160,6 +187,7 @@ impl Chunk {
     pub(super) fn read(body: &Bytes) -> Option<Self> {
         let mut rest = &body[..];
         let seq = varint::read(&mut rest)?;
+        let attempt = read_attempt(&mut rest)?;
         let index = varint::read(&mut rest)?;
         let (&flags, after) = rest.split_first()?;
         rest = after;
@@ -169,6 +197,15 @@ impl Chunk {
             _ => return None,
         };
         let total_len = varint::read(&mut rest)?;
-        Some(Self { seq, index, is_last, total_len, payload: body.slice_ref(rest) })
+        Some(Self { seq, attempt, index, is_last, total_len, payload: body.slice_ref(rest) })
     }
+}
+
+fn write_attempt(attempt: Attempt, head: &mut Vec<u8>) {
+    varint::write(attempt.number().into(), head);
+}
+
+/// Reads the number of an attempt; `None` if it is none.
+fn read_attempt(rest: &mut &[u8]) -> Option<Attempt> {
+    NonZeroU32::new(u32::try_from(varint::read(rest)?).ok()?).map(Attempt::new)
 }

@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 
-use aqueduct_stage::Demand;
+use aqueduct_stage::{Attempt, Demand};
 use bytes::Bytes;
 
-use crate::frame::{Cancel, Chunk, Credit, Events, Frame, Reason, Subscribe};
+use crate::frame::{Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Subscribe};
 use crate::gather::Gather;
 use crate::link::LinkError;
 use crate::{FrameError, Limits};
 
 /// The subscriber's end of a link: asks, and checks that what comes is what was asked for.
 ///
-/// * mutators: [`ask`](Self::ask), [`cancel`](Self::cancel)
+/// * mutators: [`ask`](Self::ask), [`handled`](Self::handled), [`cancel`](Self::cancel)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
 /// * getters: [`arrived`](Self::arrived), [`is_finished`](Self::is_finished)
@@ -28,7 +28,15 @@ pub(crate) struct Inbound {
     told: Demand,
     /// The number of the last event that has arrived whole; `<= told`.
     arrived: u64,
-    /// The event after it, if a part of it is here.
+    /// How many the consumer has handled, if it says so: the publisher keeps the others.
+    handled: Option<u64>,
+    /// The last acknowledgement that the publisher has been sent.
+    acknowledged: Option<u64>,
+    /// The length of what has arrived since.
+    unacknowledged_bytes: usize,
+    /// Which attempt the events after `handled` are: rising numbers of the last one, and the attempt of those up to it.
+    attempts: VecDeque<(u64, Attempt)>,
+    /// The event after the last, if a part of it is here.
     partial: Option<Partial>,
     events: VecDeque<InboundEvent>,
 }
@@ -49,6 +57,8 @@ pub(crate) enum InboundEvent {
     Events {
         /// At least 1.
         count: u64,
+        /// Which attempt it is for all of them.
+        attempt: Attempt,
         /// Their encodings, one after the other.
         payload: Bytes,
     },
@@ -65,8 +75,8 @@ enum State {
     Accepted,
     /// The publisher's last frame has arrived.
     Ended,
-    /// By us; with the reason until it is sent.
-    Cancelled(Option<Reason>),
+    /// By us; with the frame until it is sent.
+    Cancelled(Option<Cancel>),
     /// The publisher broke the protocol.
     Broken,
 }
@@ -74,6 +84,7 @@ enum State {
 /// An event of which some pieces have arrived.
 #[derive(Debug)]
 struct Partial {
+    attempt: Attempt,
     pieces: u64,
     bytes: Gather,
 }
@@ -93,6 +104,10 @@ impl Inbound {
             asked: Demand::ZERO,
             told: Demand::ZERO,
             arrived: 0,
+            handled: None,
+            acknowledged: None,
+            unacknowledged_bytes: 0,
+            attempts: VecDeque::new(),
             partial: None,
             events: VecDeque::new(),
         })
@@ -104,11 +119,23 @@ impl Inbound {
         self.asked = self.asked.max(up_to);
     }
 
+    /// The consumer has handled `up_to` events in all. The first call, before the first [`ask`](Self::ask), chooses *at
+    /// least once*: from then on the publisher keeps what is not handled, for somebody else.
+    pub(crate) fn handled(&mut self, up_to: Demand) {
+        let handled = up_to.count().min(self.arrived).max(self.handled.unwrap_or(0));
+        self.handled = Some(handled);
+        while self.attempts.pop_front_if(|(last, _)| *last <= handled).is_some() {}
+    }
+
     /// Wants no more. What arrives from now on is dropped, and no event tells of the end; those that had arrived before
     /// can still be polled. Does nothing after the end.
-    pub(crate) fn cancel(&mut self, reason: Reason) {
+    ///
+    /// `unfinished` is what follows the events that were [handled](Self::handled): numbers of events, and the attempt that
+    /// is to follow. Where that is a later one than these events came with, they had been begun.
+    pub(crate) fn cancel(&mut self, reason: Reason, unfinished: &[(u64, Attempt)]) {
         if matches!(self.state, State::Subscribing | State::Accepted) {
-            self.state = State::Cancelled(Some(reason));
+            let begun = self.begun(unfinished);
+            self.state = State::Cancelled(Some(Cancel { reason, begun }));
             self.partial = None;
         }
     }
@@ -154,15 +181,15 @@ impl Inbound {
         if let Some(subscribe) = self.subscribe.take() {
             return Some(subscribe);
         }
-        let frame = match &mut self.state {
+        let frame = self.next_ack().or_else(|| match &mut self.state {
             State::Subscribing | State::Accepted if self.asked > self.told => {
                 self.told = self.asked;
-                Frame::Credit(Credit { up_to: self.told.count() })
+                Some(Frame::Credit(Credit { up_to: self.told.count() }))
             }
-            State::Cancelled(reason) => Frame::Cancel(Cancel { reason: reason.take()? }),
-            _ => return None,
-        };
-        let parts = frame.encode(&self.limits).expect("a number and its name fit into any frame");
+            State::Cancelled(cancel) => cancel.take().map(Frame::Cancel),
+            _ => None,
+        })?;
+        let parts = frame.encode(&self.limits).expect("numbers and their names fit into any frame");
         Some(parts.head)
     }
 
@@ -179,6 +206,44 @@ impl Inbound {
     /// Whether nothing more is to be sent: the stream may be finished.
     pub(crate) fn is_finished(&self) -> bool {
         self.subscribe.is_none() && matches!(self.state, State::Ended | State::Cancelled(None) | State::Broken)
+    }
+
+    /// The acknowledgement that is due. Of what was handled, at once; of what has only arrived, with the next credit or
+    /// when the publisher would otherwise have to keep much of it.
+    fn next_ack(&mut self) -> Option<Frame> {
+        let is_over = match self.state {
+            State::Subscribing | State::Accepted => false,
+            State::Cancelled(Some(_)) => true,
+            _ => return None,
+        };
+        let up_to = self.handled.unwrap_or(self.arrived);
+        let is_due = match (self.handled, self.acknowledged) {
+            (Some(_), acknowledged) => acknowledged != Some(up_to),
+            (None, acknowledged) => {
+                let more = up_to - acknowledged.unwrap_or(0);
+                let is_much = more >= ACK_EVENTS || self.unacknowledged_bytes >= ACK_BYTES;
+                more > 0 && !is_over && (is_much || self.asked > self.told)
+            }
+        };
+        is_due.then(|| {
+            self.acknowledged = Some(up_to);
+            self.unacknowledged_bytes = 0;
+            Frame::Ack(Ack { up_to, handled: self.handled.is_some() })
+        })
+    }
+
+    /// How many of the events that are not handled were begun with.
+    fn begun(&self, unfinished: &[(u64, Attempt)]) -> u64 {
+        let handled = self.handled.unwrap_or(0);
+        let mut begun = 0;
+        for (count, attempt) in unfinished {
+            let at = self.attempts.partition_point(|(last, _)| *last <= handled + begun);
+            match self.attempts.get(at) {
+                Some((_, came_with)) if attempt > came_with => begun += count,
+                _ => break,
+            }
+        }
+        begun
     }
 
     fn handle_answer(&mut self, frame: Frame) -> Result<(), LinkError> {
@@ -214,13 +279,13 @@ impl Inbound {
     }
 
     fn handle_events(&mut self, events: Events) -> Result<(), LinkError> {
-        let Events { first_seq, count, payload } = events;
+        let Events { first_seq, count, attempt, payload } = events;
         // An event has a byte at least.
         if count == 0 || count > payload.len() as u64 {
             return Err(LinkError::Count { bound: payload.len(), got: count });
         }
         let last = self.expect(first_seq, count)?;
-        self.deliver(last, payload);
+        self.deliver(last, attempt, payload);
         Ok(())
     }
 
@@ -232,7 +297,7 @@ impl Inbound {
                 let bound = self.limits.event_bytes();
                 let total = usize::try_from(chunk.total_len).ok().filter(|total| *total <= bound);
                 let total = total.ok_or(LinkError::EventTooLong { seq, bound, got: chunk.total_len })?;
-                self.partial.insert(Partial { pieces: 0, bytes: Gather::new(total) })
+                self.partial.insert(Partial { attempt: chunk.attempt, pieces: 0, bytes: Gather::new(total) })
             }
         };
         let expected = partial.bytes.total();
@@ -253,7 +318,7 @@ impl Inbound {
         if chunk.is_last
             && let Some(partial) = self.partial.take()
         {
-            self.deliver(seq, partial.bytes.into_bytes());
+            self.deliver(seq, partial.attempt, partial.bytes.into_bytes());
         }
         Ok(())
     }
@@ -282,16 +347,29 @@ impl Inbound {
     }
 
     /// Tells of the events up to number `last`.
-    fn deliver(&mut self, last: u64, payload: Bytes) {
+    fn deliver(&mut self, last: u64, attempt: Attempt, payload: Bytes) {
         let count = last - self.arrived;
         self.arrived = last;
+        self.unacknowledged_bytes += payload.len();
+        if self.handled.is_some() {
+            match self.attempts.back_mut() {
+                Some((to, same)) if *same == attempt => *to = last,
+                _ => self.attempts.push_back((last, attempt)),
+            }
+        }
         debug_assert!(Demand::new(self.arrived) <= self.told && self.told <= self.asked);
-        self.events.push_back(InboundEvent::Events { count, payload });
+        self.events.push_back(InboundEvent::Events { count, attempt, payload });
     }
 }
 
+/// What has arrived is acknowledged after so many events, and after so many bytes: a fraction of what a publisher keeps.
+const ACK_EVENTS: u64 = 1024;
+const ACK_BYTES: usize = 256 << 10;
+
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::frame::{Accepted, Done, Failed, FrameDecoder, Refused};
 
@@ -324,11 +402,12 @@ mod tests {
     }
 
     fn events(first_seq: u64, count: u64) -> Frame {
-        Frame::Events(Events { first_seq, count, payload: Bytes::from_static(&[1; 4]) })
+        Frame::Events(Events { first_seq, count, attempt: Attempt::FIRST, payload: Bytes::from_static(&[1; 4]) })
     }
 
     fn chunk(seq: u64, index: u64, is_last: bool, total_len: u64, payload: &'static [u8]) -> Frame {
-        Frame::Chunk(Chunk { seq, index, is_last, total_len, payload: Bytes::from_static(payload) })
+        let (attempt, payload) = (Attempt::FIRST, Bytes::from_static(payload));
+        Frame::Chunk(Chunk { seq, attempt, index, is_last, total_len, payload })
     }
 
     /// The message of the error that the last of `frames` causes.
@@ -378,8 +457,11 @@ mod tests {
         inbound.handle_frame(events(3, 3)).unwrap();
         inbound.handle_frame(Frame::Done(Done { last_seq: 5 })).unwrap();
         let payload = Bytes::from_static(&[1; 4]);
-        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 2, payload: payload.clone() }));
-        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 3, payload }));
+        assert_eq!(
+            inbound.poll_event(),
+            Some(InboundEvent::Events { count: 2, attempt: Attempt::FIRST, payload: payload.clone() })
+        );
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 3, attempt: Attempt::FIRST, payload }));
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Done));
         assert_eq!((inbound.poll_event(), inbound.end_of_stream(), inbound.is_finished()), (None, Ok(()), true));
     }
@@ -415,7 +497,7 @@ mod tests {
         assert_eq!((inbound.poll_event(), inbound.arrived()), (None, 0));
         inbound.handle_frame(chunk(1, 1, true, 5, b"de")).unwrap();
         let payload = Bytes::from_static(b"abcde");
-        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 1, payload }));
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 1, attempt: Attempt::FIRST, payload }));
         inbound.handle_frame(chunk(2, 0, true, 1, b"f")).unwrap();
         assert_eq!(inbound.arrived(), 2);
     }
@@ -465,7 +547,7 @@ mod tests {
         inbound.handle_frame(Frame::Failed(failed)).unwrap();
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Failed { reason, origin, message }));
         inbound.ask(Demand::new(9));
-        inbound.cancel(Reason::Normal);
+        inbound.cancel(Reason::Normal, &[]);
         assert_eq!(sent(&mut inbound), []);
     }
 
@@ -482,9 +564,9 @@ mod tests {
         let mut inbound = accepted(3);
         inbound.handle_frame(chunk(1, 0, false, 5, b"abc")).unwrap();
         inbound.ask(Demand::new(9));
-        inbound.cancel(Reason::Shutdown);
-        inbound.cancel(Reason::Normal);
-        assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Shutdown })]);
+        inbound.cancel(Reason::Shutdown, &[]);
+        inbound.cancel(Reason::Normal, &[]);
+        assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Shutdown, begun: 0 })]);
         assert!(inbound.is_finished());
         inbound.handle_frame(chunk(1, 1, true, 5, b"de")).unwrap();
         inbound.handle_frame(Frame::Done(Done { last_seq: 7 })).unwrap();
@@ -494,8 +576,8 @@ mod tests {
     #[test]
     fn a_cancel_before_anything_was_sent_still_follows_the_subscription() {
         let mut inbound = inbound();
-        inbound.cancel(Reason::Normal);
-        let cancel = Frame::Cancel(Cancel { reason: Reason::Normal });
+        inbound.cancel(Reason::Normal, &[]);
+        let cancel = Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 });
         assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), cancel]);
     }
 
@@ -506,5 +588,87 @@ mod tests {
         inbound.handle_frame(events(1, 1)).unwrap();
         inbound.handle_frame(Frame::Done(Done { last_seq: 0 })).unwrap();
         assert_eq!((inbound.poll_event(), inbound.is_finished()), (None, true));
+    }
+
+    /// Events that are another attempt.
+    fn again(first_seq: u64, count: u64, attempt: u32) -> Frame {
+        let (attempt, payload) = (Attempt::new(NonZeroU32::new(attempt).unwrap()), Bytes::from_static(&[1; 4]));
+        Frame::Events(Events { first_seq, count, attempt, payload })
+    }
+
+    fn ack(up_to: u64, handled: bool) -> Frame {
+        Frame::Ack(Ack { up_to, handled })
+    }
+
+    #[test]
+    fn what_has_arrived_is_acknowledged_with_the_next_credit() {
+        let mut inbound = accepted(5);
+        inbound.handle_frame(events(1, 3)).unwrap();
+        assert_eq!(sent(&mut inbound), []);
+        inbound.ask(Demand::new(8));
+        assert_eq!(sent(&mut inbound), [ack(3, false), Frame::Credit(Credit { up_to: 8 })]);
+        inbound.ask(Demand::new(9));
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 9 })]);
+    }
+
+    #[test]
+    fn much_that_has_arrived_is_acknowledged_at_once() {
+        let mut inbound = accepted(10_000);
+        for first in (1..=1023).step_by(3) {
+            inbound.handle_frame(events(first, 3)).unwrap();
+            assert_eq!(sent(&mut inbound), []);
+        }
+        inbound.handle_frame(events(1024, 1)).unwrap();
+        assert_eq!(sent(&mut inbound), [ack(1024, false)]);
+        let (attempt, payload) = (Attempt::FIRST, vec![1; 100_000].into());
+        let frame = Frame::Events(Events { first_seq: 1025, count: 1, attempt, payload });
+        inbound.handle_frame(frame.clone()).unwrap();
+        let Frame::Events(large) = frame else { unreachable!() };
+        inbound.handle_frame(Frame::Events(Events { first_seq: 1026, ..large.clone() })).unwrap();
+        assert_eq!(sent(&mut inbound), []);
+        inbound.handle_frame(Frame::Events(Events { first_seq: 1027, ..large })).unwrap();
+        assert_eq!(sent(&mut inbound), [ack(1027, false)]);
+    }
+
+    #[test]
+    fn a_consumer_that_says_what_it_has_handled_is_believed_that_only() {
+        let mut inbound = inbound();
+        inbound.handled(Demand::ZERO);
+        inbound.ask(Demand::new(5));
+        let first = [Frame::Subscribe(subscribe()), ack(0, true), Frame::Credit(Credit { up_to: 5 })];
+        assert_eq!(sent(&mut inbound), first);
+        inbound.handle_frame(Frame::Accepted(Accepted {})).unwrap();
+        inbound.handle_frame(events(1, 4)).unwrap();
+        inbound.ask(Demand::new(6));
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 6 })]);
+        for up_to in [2, 1, 2] {
+            inbound.handled(Demand::new(up_to));
+        }
+        assert_eq!(sent(&mut inbound), [ack(2, true)]);
+        inbound.handled(Demand::new(9));
+        assert_eq!(sent(&mut inbound), [ack(4, true)]);
+    }
+
+    #[test]
+    fn a_cancel_says_what_was_begun() {
+        let (first, second, third) = (Attempt::FIRST, Attempt::FIRST.next(), Attempt::FIRST.next().next());
+        let cases: [(&[(u64, Attempt)], u64); 5] = [
+            (&[], 0),
+            (&[(2, second), (3, second)], 2),
+            (&[(5, first)], 0),
+            (&[(2, second), (1, third), (2, second)], 3),
+            (&[(2, first), (3, third)], 0),
+        ];
+        for (unfinished, begun) in cases {
+            let mut inbound = accepted(9);
+            inbound.handled(Demand::ZERO);
+            inbound.handle_frame(again(1, 4, 1)).unwrap();
+            inbound.handle_frame(again(5, 3, 2)).unwrap();
+            sent(&mut inbound);
+            inbound.handled(Demand::new(2));
+            inbound.cancel(Reason::Error, unfinished);
+            let cancel = Frame::Cancel(Cancel { reason: Reason::Error, begun });
+            assert_eq!(sent(&mut inbound), [ack(2, true), cancel], "{unfinished:?}");
+        }
     }
 }

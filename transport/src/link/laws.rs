@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use aqueduct_stage::Demand;
+use aqueduct_stage::{Attempt, Demand};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{Inbound, InboundEvent, LinkError, Outbound, OutboundEvent};
 use crate::codec::{decode, encode};
-use crate::frame::{Credit, Frame, FrameDecoder, Reason, Subscribe, tests as frames};
+use crate::frame::{Ack, Credit, Frame, FrameDecoder, Reason, Subscribe, tests as frames};
 use crate::{FrameError, Limits};
 
 /// Small, so that events of a few kilobytes are cut to pieces: batches of 1 KiB, pieces of 2 KiB.
@@ -121,7 +121,7 @@ impl World {
                 self.ended = self.ended.or(Some(Reason::Error));
             }
             Step::Cancel => {
-                self.inbound.cancel(Reason::Normal);
+                self.inbound.cancel(Reason::Normal, &[]);
                 self.has_cancelled |= self.told.is_none();
             }
         }
@@ -137,7 +137,7 @@ impl World {
         let first = self.sent.len() as u64 + 1;
         let events: Vec<_> =
             (first..).zip(lengths).map(|(number, length)| (number, Bytes::from(vec![7; *length]))).collect();
-        self.outbound.send(&encode(&events, &limits()).unwrap());
+        self.outbound.send(&encode(&events, &limits()).unwrap(), Attempt::FIRST);
         self.sent.extend_from_slice(lengths);
     }
 
@@ -170,6 +170,7 @@ impl World {
                     assert!(up_to.count() > self.demand, "demand only grows");
                     self.demand = up_to.count();
                 }
+                OutboundEvent::Handled { .. } => assert_eq!(self.demand, 0, "it chooses before it asks"),
                 OutboundEvent::Cancelled { .. } => self.is_cancelled = true,
             }
         }
@@ -177,7 +178,7 @@ impl World {
             assert_eq!(self.told, None, "nothing follows the end");
             match event {
                 InboundEvent::Accepted => assert!(self.arrived.is_empty()),
-                InboundEvent::Events { count, payload } => {
+                InboundEvent::Events { count, payload, .. } => {
                     let events: Vec<(u64, Bytes)> = decode(&payload, count, &limits()).unwrap();
                     self.arrived.extend(events.iter().map(|(number, bytes)| (*number, bytes.len())));
                 }
@@ -264,7 +265,7 @@ proptest! {
         while let Ok(Some(frame)) = decoder.next_frame() {
             let _ = world.inbound.handle_frame(frame);
             while let Some(event) = world.inbound.poll_event() {
-                if let InboundEvent::Events { count, payload } = event {
+                if let InboundEvent::Events { count, payload, .. } = event {
                     arrived += count;
                     let _ = decode::<(u64, Bytes)>(&payload, count, &limits());
                 }
@@ -288,6 +289,8 @@ proptest! {
             let mut frame = frames::examples().swap_remove(kind);
             match &mut frame {
                 Frame::Credit(credit) => credit.up_to = a,
+                Frame::Ack(ack) => *ack = Ack { up_to: a, handled: flag },
+                Frame::Cancel(cancel) => cancel.begun = a,
                 Frame::Events(events) => (events.first_seq, events.count) = (a, b),
                 Frame::Chunk(chunk) => {
                     (chunk.seq, chunk.index, chunk.is_last, chunk.total_len) = (a, b, flag, a + b);

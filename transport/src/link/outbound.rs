@@ -1,16 +1,16 @@
 //! [`Outbound`]: the publisher's end of a link.
 
-use std::collections::VecDeque;
-
-use aqueduct_stage::Demand;
+use aqueduct_stage::{Attempt, Demand};
 use bytes::Bytes;
 
 use crate::Limits;
 use crate::codec::Encoded;
-use crate::frame::{Accepted, Chunk, Done, Events, Failed, Frame, Parts, Reason, Refused};
+use crate::frame::{Accepted, Ack, Cancel, Chunk, Done, Events, Failed, Frame, Reason, Refused};
 use crate::link::LinkError;
+use crate::link::log::{Log, Run};
 
-/// The publisher's end of a link: sends events as far as the subscriber allows.
+/// The publisher's end of a link: sends events as far as the subscriber allows, and keeps them until they are
+/// acknowledged.
 ///
 /// It begins when a [`Subscribe`](Frame::Subscribe) frame has been read; whoever read it looks the producer up and
 /// answers with [`accept`](Self::accept) or [`refuse`](Self::refuse).
@@ -18,8 +18,10 @@ use crate::link::LinkError;
 /// * mutators: [`accept`](Self::accept), [`refuse`](Self::refuse), [`send`](Self::send), [`finish`](Self::finish),
 ///   [`fail`](Self::fail)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
-/// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
-/// * getters: [`queued_bytes`](Self::queued_bytes), [`is_finished`](Self::is_finished)
+/// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event),
+///   [`poll_unfinished`](Self::poll_unfinished)
+/// * getters: [`allows_up_to`](Self::allows_up_to), [`unacknowledged_bytes`](Self::unacknowledged_bytes),
+///   [`is_finished`](Self::is_finished)
 ///
 /// Once it has been refused, finished, failed or cancelled, mutators do nothing.
 #[derive(Debug)]
@@ -30,24 +32,41 @@ pub(crate) struct Outbound {
     allowed: Demand,
     /// `allowed` has grown since it was last polled.
     is_demand_new: bool,
-    /// The number of the last event that was queued; `<= allowed`.
-    sent: u64,
-    queue: VecDeque<Parts>,
+    /// The subscriber says what it has handled, and what it does not handle is given to somebody else.
+    is_acknowledged: bool,
+    /// What was handled has grown since it was last polled.
+    is_handled_new: bool,
+    /// The events that are not acknowledged; the last one's number is `<= allowed`.
+    log: Log,
+    /// The number of the next event to go out; `<= log.last() + 1`.
+    next: u64,
+    /// How many pieces of it have gone out.
+    pieces: u64,
+    /// What goes out before any event.
+    answer: Option<Frame>,
+    /// What goes out behind all events.
+    end: Option<Frame>,
     /// The rest of a frame whose head has been given out: it must follow whatever happens.
     rest: Option<Bytes>,
-    /// The sum of the lengths in `queue` and `rest`.
-    queued_bytes: usize,
+    /// Of the events that are not acknowledged, those up to this number were an attempt. Known at the end.
+    attempted: u64,
 }
 
 /// What the publisher's driver is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OutboundEvent {
+    /// The consumer has handled `up_to` events in all, and will say so of the others. The first comes before any demand.
+    Handled {
+        /// Counted from the start of the subscription.
+        up_to: Demand,
+    },
     /// The subscriber allows `up_to` events in all. Each is larger than the one before.
     Demand {
         /// Counted from the start of the subscription.
         up_to: Demand,
     },
-    /// The subscriber wants no more. What was queued is dropped, and nothing follows this.
+    /// The subscriber wants no more. What was not sent is dropped, and nothing follows this but what
+    /// [`poll_unfinished`](Outbound::poll_unfinished) returns.
     Cancelled {
         /// Why; [`Reason::Disconnected`] if its stream just stopped.
         reason: Reason,
@@ -59,7 +78,7 @@ enum State {
     /// Not answered yet.
     Asked,
     Accepted,
-    /// The last frame is queued.
+    /// By the producer, or refused.
     Ended,
     /// By the subscriber; with the reason until it is polled.
     Cancelled(Option<Reason>),
@@ -73,10 +92,15 @@ impl Outbound {
             state: State::Asked,
             allowed: Demand::ZERO,
             is_demand_new: false,
-            sent: 0,
-            queue: VecDeque::new(),
+            is_acknowledged: false,
+            is_handled_new: false,
+            log: Log::default(),
+            next: 1,
+            pieces: 0,
+            answer: None,
+            end: None,
             rest: None,
-            queued_bytes: 0,
+            attempted: 0,
         }
     }
 
@@ -84,7 +108,7 @@ impl Outbound {
     /// [`fail`](Self::fail) do it if it has not been done.
     pub(crate) fn accept(&mut self) {
         if self.state == State::Asked {
-            self.queue(&Frame::Accepted(Accepted {}));
+            self.answer = Some(Frame::Accepted(Accepted {}));
             self.state = State::Accepted;
         }
     }
@@ -96,130 +120,157 @@ impl Outbound {
     pub(crate) fn refuse(&mut self, reason: Reason, message: &str, published: Option<&str>) {
         if self.state == State::Asked {
             let (message, published) = (self.cut(message), published.map(|signature| self.cut(signature)));
-            self.queue(&Frame::Refused(Refused { reason, message, published }));
+            self.answer = Some(Frame::Refused(Refused { reason, message, published }));
             self.state = State::Ended;
         }
     }
 
-    /// Queues events, in frames of about 64 KiB. They are numbered on from the last ones.
+    /// Sends events, in frames of about 64 KiB. They are numbered on from the last ones.
     ///
     /// # Panics
     ///
     /// If they are more than the subscriber allows: whoever dispatches events has lost count, and to go on would break
     /// the promise on which the subscriber's memory rests.
     #[track_caller]
-    pub(crate) fn send(&mut self, events: &Encoded) {
+    pub(crate) fn send(&mut self, events: &Encoded, attempt: Attempt) {
         self.accept();
         if self.state != State::Accepted {
             return;
         }
-        let last = self.sent + events.len() as u64;
+        let last = self.log.last() + events.len() as u64;
         assert!(Demand::new(last) <= self.allowed, "expected no event after {}, sent {last}", self.allowed);
-
-        let mut ends = events.ends();
-        let mut start = 0;
-        while !ends.is_empty() {
-            let count = ends.partition_point(|end| end - start <= self.limits.batch_bytes()).max(1);
-            let end = ends[count - 1];
-            self.send_run(count as u64, events.bytes().slice(start..end));
-            ends = &ends[count..];
-            start = end;
-        }
-        debug_assert_eq!(self.sent, last, "every event is numbered once");
+        self.log.push(events, attempt);
     }
 
-    /// Queues the end of the producer, behind all events: it is exhausted.
+    /// Sends the end of the producer, behind all events: it is exhausted.
     pub(crate) fn finish(&mut self) {
-        self.end(&Frame::Done(Done { last_seq: self.sent }));
+        self.end(Frame::Done(Done { last_seq: self.log.last() }));
     }
 
-    /// Queues the end of the producer, behind all events: it has been stopped, or it failed at `origin`.
+    /// Sends the end of the producer, behind all events: it has been stopped, or it failed at `origin`.
     ///
     /// Texts are cut to a quarter of a control frame each (16 KiB by default).
     pub(crate) fn fail(&mut self, reason: Reason, origin: &str, message: &str) {
         let (origin, message) = (self.cut(origin), self.cut(message));
-        self.end(&Frame::Failed(Failed { last_seq: self.sent, reason, origin, message }));
+        self.end(Frame::Failed(Failed { last_seq: self.log.last(), reason, origin, message }));
     }
 
     /// Takes a frame from the subscriber.
     ///
     /// # Errors
     ///
-    /// [`LinkError::Unexpected`] if it is none that subscribers send. Nothing has changed then.
+    /// [`LinkError::Unexpected`] if it is none that subscribers send, [`LinkError::NotSent`] if it acknowledges what has
+    /// not been sent. Nothing has changed then.
     pub(crate) fn handle_frame(&mut self, frame: &Frame) -> Result<(), LinkError> {
         match frame {
             Frame::Credit(credit) => self.allow(Demand::new(credit.up_to)),
-            Frame::Cancel(cancel) => self.cancel(cancel.reason),
+            Frame::Ack(ack) => self.acknowledge(*ack)?,
+            Frame::Cancel(Cancel { reason, begun }) => {
+                let attempted = self.log.acknowledged().saturating_add(*begun);
+                self.cancel(*reason, attempted);
+            }
             other => return Err(LinkError::Unexpected { frame: other.name(), place: "from a subscriber" }),
         }
         Ok(())
     }
 
-    /// The subscriber's stream has ended or was reset. If the link has not ended, that cancels it.
+    /// The subscriber's stream has ended or was reset. If the link has not ended, that cancels it; what was sent and is not
+    /// acknowledged may have been handled.
     pub(crate) fn end_of_stream(&mut self) {
-        self.cancel(Reason::Disconnected);
+        self.cancel(Reason::Disconnected, u64::MAX);
     }
 
     /// Returns the next bytes to send, in order. A frame may come in two pieces.
     pub(crate) fn poll_transmit(&mut self) -> Option<Bytes> {
-        let bytes = self.rest.take().or_else(|| {
-            let Parts { head, payload } = self.queue.pop_front()?;
-            self.rest = Some(payload).filter(|payload| !payload.is_empty());
-            Some(head)
-        })?;
-        self.queued_bytes -= bytes.len();
-        Some(bytes)
+        if let Some(rest) = self.rest.take() {
+            return Some(rest);
+        }
+        if matches!(self.state, State::Cancelled(_)) {
+            return None;
+        }
+        let frame = self.answer.take().or_else(|| self.next_run()).or_else(|| self.end.take())?;
+        let parts = frame.encode(&self.limits).expect("events, chunks and texts were cut to fit into a frame");
+        self.rest = Some(parts.payload).filter(|payload| !payload.is_empty());
+        Some(parts.head)
     }
 
     /// Returns what the producer must be told.
     pub(crate) fn poll_event(&mut self) -> Option<OutboundEvent> {
         match &mut self.state {
             State::Cancelled(reason) => reason.take().map(|reason| OutboundEvent::Cancelled { reason }),
-            State::Asked | State::Accepted if self.is_demand_new => {
-                self.is_demand_new = false;
+            State::Asked | State::Accepted if std::mem::take(&mut self.is_handled_new) => {
+                Some(OutboundEvent::Handled { up_to: Demand::new(self.log.acknowledged()) })
+            }
+            State::Asked | State::Accepted if std::mem::take(&mut self.is_demand_new) => {
                 Some(OutboundEvent::Demand { up_to: self.allowed })
             }
             _ => None,
         }
     }
 
-    /// How many bytes wait for [`poll_transmit`](Self::poll_transmit). What waits is bounded by the demand, in events;
-    /// a driver that wants it bounded in bytes stops sending above a mark of its own.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+    /// Returns the next events that are to be given to somebody else, after a cancel: oldest first, with the number of the
+    /// attempt that is to follow. There are none if the subscriber does not acknowledge what it has handled.
+    pub(crate) fn poll_unfinished(&mut self) -> Option<Run> {
+        if !self.is_acknowledged || !matches!(self.state, State::Cancelled(_)) {
+            return None;
+        }
+        let first = self.log.acknowledged() + 1;
+        let was_attempted = first <= self.attempted;
+        let last = if was_attempted { self.attempted } else { u64::MAX };
+        let mut run = self.log.run(first, last, self.limits.batch_bytes())?;
+        self.log.acknowledge(first + run.count - 1);
+        if was_attempted {
+            run.attempt = run.attempt.next();
+        }
+        Some(run)
+    }
+
+    /// How far the producer may be asked: as far as the subscriber allows, but for no more than `open` events that are not
+    /// acknowledged, as they are kept here.
+    pub(crate) fn allows_up_to(&self, open: Demand) -> Demand {
+        self.allowed.min(Demand::new(self.log.acknowledged()).saturating_add(open))
+    }
+
+    /// Whether the subscriber says what it has handled.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        self.is_acknowledged
+    }
+
+    /// How many bytes of events are kept until they are acknowledged. It is bounded by the demand, in events; a driver
+    /// that wants it bounded in bytes stops sending above a mark of its own.
+    pub(crate) fn unacknowledged_bytes(&self) -> usize {
+        self.log.bytes()
     }
 
     /// Whether the last byte has been given out: the stream may be finished.
     pub(crate) fn is_finished(&self) -> bool {
-        matches!(self.state, State::Ended | State::Cancelled(_)) && self.queued_bytes == 0
+        let all_sent = self.answer.is_none() && self.next > self.log.last() && self.end.is_none();
+        self.rest.is_none() && (matches!(self.state, State::Cancelled(_)) || (self.state == State::Ended && all_sent))
     }
 
-    /// Queues `count` events that go into one frame, or one that needs several.
-    fn send_run(&mut self, count: u64, payload: Bytes) {
-        let seq = self.sent + 1;
-        self.sent += count;
+    /// The next frame of events: several that go into one, or a piece of one that needs several.
+    fn next_run(&mut self) -> Option<Frame> {
+        let Run { first, count, attempt, payload } = self.log.run(self.next, u64::MAX, self.limits.batch_bytes())?;
         let chunk_bytes = self.limits.chunk_bytes();
         // Several events together are never longer than a batch, which is shorter than a chunk.
         if payload.len() <= chunk_bytes {
-            return self.queue(&Frame::Events(Events { first_seq: seq, count, payload }));
+            self.next += count;
+            return Some(Frame::Events(Events { first_seq: first, count, attempt, payload }));
         }
         debug_assert_eq!(count, 1, "only a single event is cut to pieces");
+        let index = self.pieces;
+        let start = usize::try_from(index).map_or(usize::MAX, |index| index.saturating_mul(chunk_bytes));
+        let end = start.saturating_add(chunk_bytes).min(payload.len());
+        let is_last = end == payload.len();
+        (self.next, self.pieces) = if is_last { (first + 1, 0) } else { (first, index + 1) };
         let total_len = payload.len() as u64;
-        let mut left = payload;
-        for index in 0.. {
-            let payload = left.split_to(chunk_bytes.min(left.len()));
-            let is_last = left.is_empty();
-            self.queue(&Frame::Chunk(Chunk { seq, index, is_last, total_len, payload }));
-            if is_last {
-                break;
-            }
-        }
+        Some(Frame::Chunk(Chunk { seq: first, attempt, index, is_last, total_len, payload: payload.slice(start..end) }))
     }
 
-    fn end(&mut self, last: &Frame) {
+    fn end(&mut self, last: Frame) {
         self.accept();
         if self.state == State::Accepted {
-            self.queue(last);
+            self.end = Some(last);
             self.state = State::Ended;
         }
     }
@@ -231,18 +282,26 @@ impl Outbound {
         }
     }
 
-    fn cancel(&mut self, reason: Reason) {
-        if matches!(self.state, State::Asked | State::Accepted) {
-            self.state = State::Cancelled(Some(reason));
-            self.queue.clear();
-            self.queued_bytes = self.rest.as_ref().map_or(0, Bytes::len);
+    fn acknowledge(&mut self, Ack { up_to, handled }: Ack) -> Result<(), LinkError> {
+        let sent = self.next - 1;
+        if up_to > sent {
+            return Err(LinkError::NotSent { bound: sent, got: up_to });
         }
+        let is_first = handled && !self.is_acknowledged;
+        self.is_acknowledged |= handled;
+        // What has only arrived may still have to be given to somebody else.
+        if handled == self.is_acknowledged && (is_first || up_to > self.log.acknowledged()) {
+            self.log.acknowledge(up_to);
+            self.is_handled_new = handled;
+        }
+        Ok(())
     }
 
-    fn queue(&mut self, frame: &Frame) {
-        let parts = frame.encode(&self.limits).expect("events, chunks and texts were cut to fit into a frame");
-        self.queued_bytes += parts.head.len() + parts.payload.len();
-        self.queue.push_back(parts);
+    fn cancel(&mut self, reason: Reason, attempted: u64) {
+        if matches!(self.state, State::Asked | State::Accepted) {
+            self.state = State::Cancelled(Some(reason));
+            self.attempted = attempted.min(self.next - 1);
+        }
     }
 
     /// The part of a text that fits into a frame with others.
@@ -255,7 +314,7 @@ impl Outbound {
 mod tests {
     use super::*;
     use crate::codec::encode;
-    use crate::frame::{Cancel, Credit, FrameDecoder, Subscribe};
+    use crate::frame::{Credit, FrameDecoder, Subscribe};
 
     fn outbound(up_to: u64) -> Outbound {
         let mut outbound = Outbound::new(Limits::default());
@@ -268,7 +327,11 @@ mod tests {
     }
 
     fn cancel(outbound: &mut Outbound) {
-        outbound.handle_frame(&Frame::Cancel(Cancel { reason: Reason::Normal })).unwrap();
+        outbound.handle_frame(&Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 })).unwrap();
+    }
+
+    fn send(outbound: &mut Outbound, lengths: &[usize]) {
+        outbound.send(&events(lengths), Attempt::FIRST);
     }
 
     /// A batch of events of these lengths in bytes, each of at least 6.
@@ -298,7 +361,6 @@ mod tests {
             }
         }
         assert!(!decoder.is_mid_frame());
-        assert_eq!(outbound.queued_bytes(), 0);
         frames
     }
 
@@ -330,9 +392,9 @@ mod tests {
     #[test]
     fn events_are_numbered_on_from_batch_to_batch() {
         let mut outbound = outbound(10);
-        outbound.send(&events(&[10, 10]));
-        outbound.send(&events(&[]));
-        outbound.send(&events(&[10]));
+        send(&mut outbound, &[10, 10]);
+        send(&mut outbound, &[]);
+        send(&mut outbound, &[10]);
         outbound.finish();
         let frames = sent(&mut outbound);
         assert_eq!(frames[0], Frame::Accepted(Accepted {}));
@@ -345,16 +407,16 @@ mod tests {
     #[test]
     fn batches_are_cut_at_64_kib() {
         let mut outbound = outbound(1000);
-        outbound.send(&events(&[16_384; 9]));
+        send(&mut outbound, &[16_384; 9]);
         assert_eq!(runs(&mut outbound), [(1, 4, 65_536), (5, 4, 65_536), (9, 1, 16_384)]);
-        outbound.send(&events(&[40_000, 40_000, 10]));
+        send(&mut outbound, &[40_000, 40_000, 10]);
         assert_eq!(runs(&mut outbound), [(10, 1, 40_000), (11, 2, 40_010)]);
     }
 
     #[test]
     fn an_event_over_128_kib_goes_out_in_pieces_and_alone() {
         let mut outbound = outbound(1000);
-        outbound.send(&events(&[10, 131_072, 131_073, 10, 300_000, 10]));
+        send(&mut outbound, &[10, 131_072, 131_073, 10, 300_000, 10]);
         let pieces = [(1, 1, 10), (2, 1, 131_072), (3, 0, 131_072), (3, 0, 1), (4, 1, 10)];
         let more = [(5, 0, 131_072), (5, 0, 131_072), (5, 0, 37_856), (6, 1, 10)];
         assert_eq!(runs(&mut outbound), [&pieces[..], &more[..]].concat());
@@ -363,7 +425,7 @@ mod tests {
     #[test]
     fn pieces_are_counted_and_the_last_is_marked() {
         let mut outbound = outbound(1);
-        outbound.send(&events(&[200_000]));
+        send(&mut outbound, &[200_000]);
         let frames = sent(&mut outbound);
         assert!(matches!(&frames[1], Frame::Chunk(Chunk { seq: 1, index: 0, is_last: false, total_len: 200_000, .. })));
         assert!(matches!(&frames[2], Frame::Chunk(Chunk { seq: 1, index: 1, is_last: true, total_len: 200_000, .. })));
@@ -373,8 +435,8 @@ mod tests {
     #[should_panic(expected = "expected no event after 2, sent 3")]
     fn more_than_the_credit_is_a_bug_of_ours() {
         let mut outbound = outbound(2);
-        outbound.send(&events(&[10, 10]));
-        outbound.send(&events(&[10]));
+        send(&mut outbound, &[10, 10]);
+        send(&mut outbound, &[10]);
     }
 
     #[test]
@@ -384,7 +446,7 @@ mod tests {
             outbound.poll_event();
             end(&mut outbound);
             assert_eq!(sent(&mut outbound).len(), 2);
-            outbound.send(&events(&[10]));
+            send(&mut outbound, &[10]);
             outbound.finish();
             outbound.fail(Reason::Error, "sum", "again");
             outbound.refuse(Reason::Ended, "late", None);
@@ -399,17 +461,17 @@ mod tests {
     fn a_cancel_drops_what_is_queued_but_no_half_frame() {
         let mut outbound = outbound(5);
         outbound.poll_event();
-        outbound.send(&events(&[50_000, 50_000]));
+        send(&mut outbound, &[50_000, 50_000]);
         let accepted = outbound.poll_transmit().unwrap();
         let head = outbound.poll_transmit().unwrap();
         cancel(&mut outbound);
         cancel(&mut outbound);
         assert_eq!(outbound.poll_event(), Some(OutboundEvent::Cancelled { reason: Reason::Normal }));
         assert_eq!(outbound.poll_event(), None);
-        assert_eq!((outbound.queued_bytes(), outbound.is_finished()), (50_000, false));
+        assert!(!outbound.is_finished());
         let rest = outbound.poll_transmit().unwrap();
-        assert_eq!((accepted.len(), head.len(), rest.len()), (6, 7, 50_000));
-        outbound.send(&events(&[10]));
+        assert_eq!((accepted.len(), head.len(), rest.len()), (6, 8, 50_000));
+        send(&mut outbound, &[10]);
         outbound.finish();
         assert_eq!(outbound.poll_transmit(), None);
         assert!(outbound.is_finished());
@@ -427,7 +489,7 @@ mod tests {
         let mut outbound = outbound(1);
         outbound.refuse(Reason::TypeMismatch, "no", Some("order v2"));
         outbound.accept();
-        outbound.send(&events(&[10]));
+        send(&mut outbound, &[10]);
         let refused =
             Refused { reason: Reason::TypeMismatch, message: "no".into(), published: Some("order v2".into()) };
         assert_eq!(sent(&mut outbound), [Frame::Refused(refused)]);
@@ -448,5 +510,93 @@ mod tests {
         let subscribe = Subscribe { producer: "p".into(), signature: "u64".into(), max_demand: 1, min_demand: 0 };
         let error = outbound(0).handle_frame(&Frame::Subscribe(subscribe)).unwrap_err();
         assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");
+    }
+
+    fn ack(outbound: &mut Outbound, up_to: u64, handled: bool) -> Result<(), LinkError> {
+        outbound.handle_frame(&Frame::Ack(Ack { up_to, handled }))
+    }
+
+    /// (number of the first event, number of events, attempt) of what is to be given to somebody else.
+    fn unfinished(outbound: &mut Outbound) -> Vec<(u64, u64, u32)> {
+        std::iter::from_fn(|| outbound.poll_unfinished())
+            .map(|run| (run.first, run.count, run.attempt.number()))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_not_kept() {
+        let mut outbound = outbound(10);
+        send(&mut outbound, &[10, 10, 10]);
+        sent(&mut outbound);
+        assert_eq!(outbound.unacknowledged_bytes(), 30);
+        ack(&mut outbound, 2, false).unwrap();
+        ack(&mut outbound, 1, false).unwrap();
+        assert_eq!(outbound.unacknowledged_bytes(), 10);
+        assert_eq!(outbound.allows_up_to(Demand::new(5)), Demand::new(7));
+        assert_eq!(outbound.allows_up_to(Demand::new(50)), Demand::new(10));
+    }
+
+    #[test]
+    fn what_was_not_sent_cannot_be_acknowledged() {
+        let mut outbound = outbound(10);
+        send(&mut outbound, &[10, 10]);
+        let error = ack(&mut outbound, 1, true).unwrap_err();
+        assert_eq!(error.to_string(), "expected no acknowledgement after event 0, got 1");
+        sent(&mut outbound);
+        ack(&mut outbound, 2, true).unwrap();
+        ack(&mut outbound, 3, true).unwrap_err();
+        assert_eq!(outbound.unacknowledged_bytes(), 0);
+    }
+
+    #[test]
+    fn what_was_handled_is_told_before_demand() {
+        let mut outbound = outbound(10);
+        ack(&mut outbound, 0, true).unwrap();
+        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Handled { up_to: Demand::ZERO }));
+        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Demand { up_to: Demand::new(10) }));
+        send(&mut outbound, &[10, 10]);
+        sent(&mut outbound);
+        ack(&mut outbound, 2, false).unwrap();
+        assert_eq!(outbound.poll_event(), None);
+        ack(&mut outbound, 1, true).unwrap();
+        ack(&mut outbound, 1, true).unwrap();
+        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Handled { up_to: Demand::new(1) }));
+        assert_eq!((outbound.poll_event(), outbound.unacknowledged_bytes()), (None, 10));
+    }
+
+    #[test]
+    fn what_was_not_handled_is_given_to_others_after_a_cancel() {
+        let mut outbound = outbound(10);
+        ack(&mut outbound, 0, true).unwrap();
+        send(&mut outbound, &[10, 10, 10]);
+        outbound.send(&events(&[10, 10]), Attempt::FIRST.next());
+        sent(&mut outbound);
+        ack(&mut outbound, 1, true).unwrap();
+        assert_eq!(unfinished(&mut outbound), []);
+        outbound.handle_frame(&Frame::Cancel(Cancel { reason: Reason::Error, begun: 1 })).unwrap();
+        assert_eq!(unfinished(&mut outbound), [(2, 1, 2), (3, 1, 1), (4, 2, 2)]);
+        assert_eq!(unfinished(&mut outbound), []);
+    }
+
+    #[test]
+    fn after_a_lost_stream_only_what_was_never_sent_was_no_attempt() {
+        let mut outbound = outbound(10);
+        ack(&mut outbound, 0, true).unwrap();
+        send(&mut outbound, &[10, 10, 10]);
+        sent(&mut outbound);
+        send(&mut outbound, &[10]);
+        ack(&mut outbound, 1, true).unwrap();
+        outbound.end_of_stream();
+        assert_eq!(unfinished(&mut outbound), [(2, 2, 2), (4, 1, 1)]);
+    }
+
+    #[test]
+    fn without_acknowledgement_nothing_is_given_to_others() {
+        let mut outbound = outbound(10);
+        send(&mut outbound, &[10, 10, 10]);
+        sent(&mut outbound);
+        ack(&mut outbound, 1, false).unwrap();
+        outbound.end_of_stream();
+        assert_eq!(unfinished(&mut outbound), []);
     }
 }

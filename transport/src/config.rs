@@ -25,6 +25,7 @@ pub struct NodeConfig {
     pub(crate) keep_alive: Duration,
     pub(crate) handshake_timeout: Duration,
     pub(crate) unused_timeout: Duration,
+    pub(crate) session_grace: Duration,
     pub(crate) max_connections: usize,
     pub(crate) max_half_open: usize,
     pub(crate) max_subscriptions: u32,
@@ -43,6 +44,7 @@ impl Default for NodeConfig {
             keep_alive: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(5),
             unused_timeout: Duration::from_secs(60),
+            session_grace: Duration::from_secs(30),
             max_connections: 1024,
             max_half_open: 64,
             max_subscriptions: 1024,
@@ -101,6 +103,19 @@ impl NodeConfig {
     #[must_use]
     pub fn unused_timeout(mut self, timeout: Duration) -> Self {
         self.unused_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a subscription survives the loss of its connection, at either end: the subscriber's node dials again,
+    /// and the publisher's keeps what did not arrive. Default 30 s: longer than the restart of a switch. Then the
+    /// subscription fails at both ends. A node that ends in an orderly way, or comes back as another process, is not waited
+    /// for.
+    ///
+    /// A higher value keeps the events of a lost consumer from others for longer; with zero a subscription ends with its
+    /// connection.
+    #[must_use]
+    pub fn session_grace(mut self, grace: Duration) -> Self {
+        self.session_grace = grace;
         self
     }
 

@@ -15,6 +15,7 @@ use crate::error::{CloseCode, error_chain};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::node::Inner;
 use crate::publication::{IncomingLink, refuse};
+use crate::session::Arrival;
 use crate::stream::{FrameStream, StreamError};
 use crate::{IdentityError, NodeName};
 
@@ -64,6 +65,11 @@ impl Established {
 
     pub(crate) fn close(&self, code: CloseCode, why: &str) {
         self.connection.close(code.into(), why.as_bytes());
+    }
+
+    /// How long a message and its answer take, as far as is known.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.connection.rtt()
     }
 
     pub(crate) fn is_alive(&self) -> bool {
@@ -228,6 +234,7 @@ async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Arc<
     let wanted = timeout(limit, next_frame(&mut stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
     let error = match wanted {
         Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, stream, &peer, offences).await,
+        Ok(Frame::Resume(resume)) => return resume_link(&node, Arrival { resume, stream, offences }, &peer).await,
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
     };
@@ -240,19 +247,30 @@ async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Arc<
     }
 }
 
+/// Hands a stream to the link that it is for.
+async fn resume_link(node: &Inner, arrival: Arrival, peer: &NodeName) {
+    if let Some(unknown) = node.sessions.resume(&peer.to_string(), arrival) {
+        refuse(unknown.stream, node.config.limits.clone(), Reason::NoSession, "", None).await;
+    }
+}
+
 async fn answer(node: Arc<Inner>, subscribe: Subscribe, stream: FrameStream, peer: &NodeName, offences: Arc<Offences>) {
     let publication = node.publication(&subscribe.producer, peer);
     let shutting_down = node.is_shutting_down();
-    let link = IncomingLink { subscribe, stream, limits: node.config.limits.clone(), peer: peer.to_string(), offences };
+    let (limits, grace) = (node.config.limits.clone(), node.config.session_grace);
+    let max_sessions = node.config.max_subscriptions as usize;
+    let (sessions, ended) = (Arc::clone(&node.sessions), node.ended.clone());
+    let peer = peer.to_string();
+    let link = IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended };
     // A link must not keep its node alive: whoever publishes decides how long.
     drop(node);
     match publication {
         Err(error) => {
             tracing::warn!(%error, "subscription refused");
-            refuse(link, Reason::Unauthorized, &error.to_string(), None).await;
+            link.refuse(Reason::Unauthorized, &error.to_string(), None).await;
         }
-        _ if shutting_down => refuse(link, Reason::Shutdown, "the node is shutting down", None).await,
-        Ok(None) => refuse(link, Reason::UnknownProducer, "", None).await,
+        _ if shutting_down => link.refuse(Reason::Shutdown, "the node is shutting down", None).await,
+        Ok(None) => link.refuse(Reason::UnknownProducer, "", None).await,
         Ok(Some(publication)) => publication.serve(link).await,
     }
 }
@@ -306,7 +324,8 @@ async fn welcome(node: &Inner, connection: &Connection) -> Result<(NodeName, Fra
     send(&mut control, &answer, node).await?;
     if judged.is_err() {
         control.finish();
-        control.delivered().await;
+        // It is closed in any case.
+        let _ = control.delivered().await;
     }
     judged.map(|()| (peer, control))
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, Refuse, Refused, Subscribe,
+    Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, Refuse, Refused, Resume, Resumed,
+    Session, Subscribe,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -40,6 +41,8 @@ use crate::prescan::{self, StructureError};
 /// | 19 | [`Credit`] | map | subscription | subscriber |
 /// | 20 | [`Cancel`] | map | subscription, last | subscriber |
 /// | 21 | [`Ack`] | map | subscription | subscriber |
+/// | 22 | [`Resume`] | map | subscription, first | subscriber |
+/// | 23 | [`Resumed`] | map | subscription, first | publisher |
 /// | 32 | [`Events`] | `first_seq`, `count`, `attempt`, payload | subscription | publisher |
 /// | 33 | [`Chunk`] | `seq`, `attempt`, `index`, `flags`, `total_len`, payload | subscription | publisher |
 /// | 34 | [`Done`] | map | subscription, last | publisher |
@@ -62,6 +65,8 @@ pub(crate) enum Frame {
     Credit(Credit),
     Cancel(Cancel),
     Ack(Ack),
+    Resume(Resume),
+    Resumed(Resumed),
     Events(Events),
     Chunk(Chunk),
     Done(Done),
@@ -97,6 +102,8 @@ impl Frame {
             Self::Credit(body) => map(body, &mut head),
             Self::Cancel(body) => map(body, &mut head),
             Self::Ack(body) => map(body, &mut head),
+            Self::Resume(body) => map(body, &mut head),
+            Self::Resumed(body) => map(body, &mut head),
             Self::Events(events) => events.write(&mut head),
             Self::Chunk(chunk) => chunk.write(&mut head),
             Self::Done(body) => map(body, &mut head),
@@ -131,6 +138,8 @@ impl Frame {
             Kind::Credit => Self::Credit(read_map(kind, body, limits)?),
             Kind::Cancel => Self::Cancel(read_map(kind, body, limits)?),
             Kind::Ack => Self::Ack(read_map(kind, body, limits)?),
+            Kind::Resume => Self::Resume(read_map(kind, body, limits)?),
+            Kind::Resumed => Self::Resumed(read_map(kind, body, limits)?),
             Kind::Events => Self::Events(Events::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Chunk => Self::Chunk(Chunk::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Done => Self::Done(read_map(kind, body, limits)?),
@@ -149,6 +158,8 @@ impl Frame {
             Self::Credit(_) => Kind::Credit,
             Self::Cancel(_) => Kind::Cancel,
             Self::Ack(_) => Kind::Ack,
+            Self::Resume(_) => Kind::Resume,
+            Self::Resumed(_) => Kind::Resumed,
             Self::Events(_) => Kind::Events,
             Self::Chunk(_) => Kind::Chunk,
             Self::Done(_) => Kind::Done,
@@ -183,6 +194,8 @@ enum Kind {
     Credit = 19,
     Cancel = 20,
     Ack = 21,
+    Resume = 22,
+    Resumed = 23,
     Events = 32,
     Chunk = 33,
     Done = 34,
@@ -190,7 +203,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -200,6 +213,8 @@ impl Kind {
         Self::Credit,
         Self::Cancel,
         Self::Ack,
+        Self::Resume,
+        Self::Resumed,
         Self::Events,
         Self::Chunk,
         Self::Done,
@@ -221,6 +236,8 @@ impl Kind {
             Self::Credit => "credit",
             Self::Cancel => "cancel",
             Self::Ack => "ack",
+            Self::Resume => "resume",
+            Self::Resumed => "resumed",
             Self::Events => "events",
             Self::Chunk => "chunk",
             Self::Done => "done",
@@ -314,6 +331,7 @@ pub(crate) mod tests {
                 signature: text("u64"),
                 max_demand: 10_000,
                 min_demand: 5_000,
+                session: Some(Session { incarnation: u64::MAX, number: 7 }),
             }),
             Frame::Accepted(Accepted {}),
             Frame::Refused(Refused {
@@ -324,6 +342,8 @@ pub(crate) mod tests {
             Frame::Credit(Credit { up_to: u64::MAX }),
             Frame::Cancel(Cancel { reason: Reason::Unknown(77), begun: 3 }),
             Frame::Ack(Ack { up_to: 9, handled: true }),
+            Frame::Resume(Resume { session: Session { incarnation: 1, number: 0 }, epoch: 2, arrived: 3 }),
+            Frame::Resumed(Resumed {}),
             Frame::Events(Events {
                 first_seq: 1,
                 count: 3,
@@ -417,8 +437,13 @@ pub(crate) mod tests {
 
     #[test]
     fn a_frame_that_nobody_would_take_is_not_made() {
-        let subscribe =
-            Subscribe { producer: "x".repeat(70_000), signature: String::new(), max_demand: 1, min_demand: 0 };
+        let subscribe = Subscribe {
+            producer: "x".repeat(70_000),
+            signature: String::new(),
+            max_demand: 1,
+            min_demand: 0,
+            session: None,
+        };
         let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
         assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");
     }

@@ -15,8 +15,13 @@
 //! carries the number of its last event, and is not believed before everything up to it has arrived. A consumer that
 //! [acknowledges](aqueduct_stage::Stage::subscribe_acknowledged) gets each event *at least once*: the producer's node keeps
 //! what is not handled, gives it to somebody else if it never is, and numbers the attempts. All others get it *at most
-//! once*. What is not there yet: a link does not survive its connection. When that is lost, the consumer is told so
-//! ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), and events on their way are lost with it.
+//! once*.
+//!
+//! A link survives the loss of its connection: the consumer's node dials again, both say what they have and want, and
+//! the events go on where they stopped, each once and in order. After the
+//! [grace](NodeConfig::session_grace), or when the other node is known to be gone, the link ends: the consumer is told so
+//! ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), and what it did not acknowledge goes to somebody else or,
+//! *at most once*, is lost.
 //!
 //! Every connection has TLS 1.3 with certificates on both sides. There is no other mode: for development,
 //! [`Authority::dev`] makes certificates in memory. An example that runs is at [`Node`].
@@ -31,7 +36,7 @@
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
-//! * `connection`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
+//! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * `functions`: what can be called by name from another node; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`
@@ -58,6 +63,7 @@ mod publication;
 pub mod pulling;
 mod remote;
 mod runtime;
+mod session;
 mod stream;
 mod wire;
 

@@ -18,10 +18,16 @@
 //! * nothing that the other node sends panics, or takes more memory than the [`Limits`](crate::Limits) and the demand
 //!   that was granted.
 //!
-//! What is on its way when the subscriber cancels, or when the stream is cut, is lost: *at most once*. A subscriber that
+//! When the stream is cut, the link goes on over another one: the subscriber says the number of the last event that it has,
+//! and the publisher, which keeps events until they are acknowledged, sends those behind it. Each stream has a number, and
+//! what an older one still brings is ignored.
+//!
+//! What is on its way when the subscriber cancels, or when a cut link is given up, is lost: *at most once*. A subscriber that
 //! says what it has [handled](Inbound::handled) gets *at least once*: the publisher gives the rest to somebody else, and
 //! numbers the attempts.
 
+#[cfg(test)]
+mod cuts;
 mod inbound;
 #[cfg(test)]
 mod laws;

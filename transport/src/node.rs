@@ -5,13 +5,14 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aqueduct_stage::{Source, Spawner, SubscribeError, TokioSpawner};
 use quinn::{AsyncUdpSocket, Endpoint, Runtime};
 use tokio::net::ToSocketAddrs;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::AccessError;
@@ -19,9 +20,11 @@ use crate::admission::{Admission, Gate};
 use crate::config::ConfigError;
 use crate::connection::{self, Established};
 use crate::error::CloseCode;
+use crate::frame::Session;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
+use crate::session::Sessions;
 use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, Wire};
 
 /// A process that publishes sources to other nodes and subscribes to theirs.
@@ -94,6 +97,12 @@ pub(crate) struct Inner {
     /// Everything else.
     pub(crate) connections: TaskTracker,
     shutting_down: AtomicBool,
+    /// The published links that can be resumed.
+    pub(crate) sessions: Arc<Sessions>,
+    /// How many links have been made to others.
+    links_made: AtomicU64,
+    /// Links that are cut off are not waited for any more.
+    pub(crate) ended: CancellationToken,
 }
 
 /// The connection to an address; locked while dialling, so that two never dial at once.
@@ -197,7 +206,7 @@ impl Node {
     }
 
     /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
-    /// most, and closes all connections, for which peers are given another second. Returns whether all subscriptions
+    /// most (those whose connection is lost are given up at once), and closes all connections, for which peers are given another second. Returns whether all subscriptions
     /// had ended.
     ///
     /// # Cancel safety
@@ -206,6 +215,7 @@ impl Node {
     pub async fn shutdown(&self, grace: Duration) -> bool {
         let Inner { links, connections, endpoint, .. } = &*self.inner;
         self.inner.shutting_down.store(true, Ordering::Relaxed);
+        self.inner.ended.cancel();
         links.close();
         let in_time = tokio::time::timeout(grace, links.wait()).await.is_ok();
         endpoint.close(CloseCode::Shutdown.into(), b"shutdown");
@@ -251,13 +261,10 @@ impl Node {
         &self.inner.config
     }
 
-    /// Starts a link; [`shutdown`](Self::shutdown) waits for it, and the node lives as long as it does.
-    pub(crate) fn spawn_link(&self, link: impl Future<Output = ()> + Send + 'static) {
-        let node = self.clone();
-        self.inner.spawn_link(async move {
-            let _node = node;
-            link.await;
-        });
+    /// What the next link to another node is called there.
+    pub(crate) fn next_session(&self) -> Session {
+        let number = self.inner.links_made.fetch_add(1, Ordering::Relaxed);
+        Session { incarnation: self.inner.incarnation, number }
     }
 }
 
@@ -315,6 +322,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.ended.cancel();
         self.endpoint.close(CloseCode::Shutdown.into(), b"dropped");
     }
 }
@@ -422,6 +430,9 @@ impl NodeBuilder {
             links: TaskTracker::new(),
             connections: TaskTracker::new(),
             shutting_down: AtomicBool::new(false),
+            sessions: Arc::default(),
+            links_made: AtomicU64::new(0),
+            ended: CancellationToken::new(),
         });
         inner.spawn_connection(connection::listen(inner.endpoint.clone(), Arc::downgrade(&inner)));
         Ok(Node { inner })

@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aqueduct_stage::{
     Attempt, BoxFuture, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, Source,
     SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
 };
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::codec::{decode, encode};
 use crate::connection::Offences;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
+use crate::session::{Arrival, Door, Sessions};
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{EncodeError, Limits, Wire};
 
@@ -29,10 +33,24 @@ pub(crate) struct IncomingLink {
     pub(crate) subscribe: Subscribe,
     pub(crate) stream: FrameStream,
     pub(crate) limits: Limits,
-    /// The subscriber's node, for reports.
+    /// The subscriber's node.
     pub(crate) peer: String,
     /// What that node has done wrong on its connection.
     pub(crate) offences: Arc<Offences>,
+    /// How long it may be cut off.
+    pub(crate) grace: Duration,
+    /// How many links of the peer may be cut off, and where they wait.
+    pub(crate) max_sessions: usize,
+    pub(crate) sessions: Arc<Sessions>,
+    /// Links that are cut off are to end.
+    pub(crate) ended: CancellationToken,
+}
+
+impl IncomingLink {
+    /// Answers a subscriber that there will be no link.
+    pub(crate) async fn refuse(self, reason: Reason, message: &str, published: Option<&str>) {
+        refuse(self.stream, self.limits, reason, message, published).await;
+    }
 }
 
 /// A source of events that can cross to other nodes.
@@ -59,23 +77,30 @@ impl<Src: Source<Item: Wire>> Publication for Published<Src> {
     }
 }
 
-/// Answers a subscriber that there will be no link.
-pub(crate) async fn refuse(mut link: IncomingLink, reason: Reason, message: &str, published: Option<&str>) {
-    let mut outbound = Outbound::new(link.limits.clone());
+/// Answers a subscriber that there is no link.
+pub(crate) async fn refuse(
+    mut stream: FrameStream,
+    limits: Limits,
+    reason: Reason,
+    message: &str,
+    published: Option<&str>,
+) {
+    let mut outbound = Outbound::new(limits);
     outbound.refuse(reason, message, published);
     while let Some(bytes) = outbound.poll_transmit() {
-        link.stream.queue(bytes);
+        stream.queue(bytes);
     }
-    while !link.stream.is_flushed() {
-        let moved = link.stream.progress(std::future::pending()).await;
+    while !stream.is_flushed() {
+        let moved = stream.progress(std::future::pending()).await;
         // What it says does not matter any more, and must not pile up.
-        while let Ok(Some(_)) = link.stream.next_frame() {}
+        while let Ok(Some(_)) = stream.next_frame() {}
         if moved.is_err() {
             return;
         }
     }
-    link.stream.finish();
-    link.stream.delivered().await;
+    stream.finish();
+    // It subscribes again, if it did not hear it.
+    let _ = stream.delivered().await;
 }
 
 /// One link being served.
@@ -85,9 +110,17 @@ struct Serving<T: Wire> {
     outlet: Arc<Outlet<T>>,
     outbound: Outbound,
     stream: FrameStream,
+    /// Which stream of the link that is.
+    epoch: u64,
+    /// Where the next one comes in; `None` if the link does not survive its connection.
+    door: Option<Door>,
+    grace: Duration,
+    end_of_grace: CancellationToken,
     limits: Limits,
     stage: String,
+    /// What the subscriber's node has done wrong on its connection.
     offences: Arc<Offences>,
+    peer: String,
     /// What was asked of the source, in all.
     asked: Demand,
     /// The source knows that the edge has ended.
@@ -100,16 +133,16 @@ impl<T: Wire> Serving<T> {
     async fn open<Src: Source<Item = T>>(source: &Src, link: IncomingLink) -> Result<Option<Self>, StreamError> {
         let signature = T::signature();
         if link.subscribe.signature != signature {
-            refuse(link, Reason::TypeMismatch, "", Some(&signature)).await;
+            link.refuse(Reason::TypeMismatch, "", Some(&signature)).await;
             return Ok(None);
         }
         if source.instances() != 1 {
             let message = format!("it has {} instances, and only one can be published", source.instances());
-            refuse(link, Reason::Error, &message, None).await;
+            link.refuse(Reason::Error, &message, None).await;
             return Ok(None);
         }
         let Some(window) = window(&link.subscribe) else {
-            refuse(link, Reason::Protocol, "not a window of demand", None).await;
+            link.refuse(Reason::Protocol, "not a window of demand", None).await;
             return Ok(None);
         };
         let outlet = Arc::new(Outlet::default());
@@ -133,11 +166,13 @@ impl<T: Wire> Serving<T> {
                     SubscribeError::Ended(_) => Reason::Ended,
                     _ => Reason::Error,
                 };
-                refuse(link, reason, &error.to_string(), None).await;
+                link.refuse(reason, &error.to_string(), None).await;
                 return Ok(None);
             }
         };
-        let IncomingLink { subscribe, stream, limits, offences, .. } = link;
+        let IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended } = link;
+        let session = subscribe.session.filter(|_| !grace.is_zero());
+        let door = session.and_then(|session| sessions.open(&peer, session, max_sessions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
         outbound.accept();
         Ok(Some(Self {
@@ -146,10 +181,15 @@ impl<T: Wire> Serving<T> {
             outlet,
             outbound,
             stream,
+            epoch: 0,
+            door,
+            grace,
+            end_of_grace: ended,
             limits,
             stage: subscribe.producer,
             offences,
             asked: Demand::ZERO,
+            peer,
             ended: false,
             events: PhantomData,
         }))
@@ -157,12 +197,74 @@ impl<T: Wire> Serving<T> {
 
     async fn run(&mut self) -> Result<(), StreamError> {
         loop {
+            match self.carry().await {
+                Err(error) if error.is_cut() && self.door.is_some() => self.wait_for_subscriber(error).await?,
+                ended => return ended,
+            }
+        }
+    }
+
+    /// Waits until the subscriber comes back.
+    ///
+    /// # Errors
+    ///
+    /// The one with which it was lost, if it has not come back in time or is known to be gone.
+    async fn wait_for_subscriber(&mut self, error: StreamError) -> Result<(), StreamError> {
+        let (stage, peer) = (self.stage.clone(), self.peer.clone());
+        tracing::info!(stage, peer, %error, grace = ?self.grace, "subscriber cut off");
+        self.outbound.cut();
+        let until = Instant::now() + self.grace;
+        while !self.let_in() {
+            if self.outbound.is_over() {
+                return Ok(());
+            }
+            if self.door.as_ref().is_none_or(Door::is_abandoned) {
+                return Err(error);
+            }
+            tokio::select! {
+                biased;
+                () = self.end_of_grace.cancelled() => return Err(error),
+                () = self.outlet.arrived.notified() => {}
+                () = sleep_until(until) => {
+                    tracing::warn!(stage, peer, grace = ?self.grace, "subscriber given up");
+                    return Err(error);
+                }
+            }
+        }
+        tracing::info!(stage, peer, epoch = self.epoch, "subscriber is back");
+        Ok(())
+    }
+
+    /// Takes the stream that waits at the door, if there is one that counts.
+    fn let_in(&mut self) -> bool {
+        let Some(Arrival { resume, mut stream, offences }) = self.door.as_ref().and_then(Door::take) else {
+            return false;
+        };
+        match self.outbound.resume(resume.epoch, resume.arrived) {
+            Ok(()) => {
+                self.epoch = resume.epoch;
+                self.offences = offences;
+                std::mem::swap(&mut self.stream, &mut stream);
+                stream.reset(CLOSE_GIVEN_UP);
+                true
+            }
+            Err(reason) => {
+                tracing::warn!(stage = self.stage, peer = self.peer, %reason, "a stream cannot resume the link");
+                stream.reset(CLOSE_GIVEN_UP);
+                false
+            }
+        }
+    }
+
+    async fn carry(&mut self) -> Result<(), StreamError> {
+        loop {
+            self.let_in();
             // First, as some may have come behind the subscription itself.
             while let Some(frame) = self.stream.next_frame()? {
-                if let Err(error) = self.outbound.handle_frame(&frame) {
+                if let Err(error) = self.outbound.handle_frame(self.epoch, &frame) {
                     tracing::warn!(stage = self.stage, %error, "subscriber broke the protocol");
                     self.offences.add(&error.to_string());
-                    self.outbound.end_of_stream();
+                    self.outbound.give_up();
                 }
             }
             if self.stream.is_read_to_end() {
@@ -190,8 +292,9 @@ impl<T: Wire> Serving<T> {
             }
             if self.outbound.is_finished() && self.stream.is_flushed() {
                 self.stream.finish();
-                self.stream.delivered().await;
-                return Ok(());
+                if self.outbound.is_over() {
+                    return self.stream.delivered().await;
+                }
             }
             self.stream.progress(self.outlet.arrived.notified()).await?;
         }
@@ -247,7 +350,11 @@ impl<T: Wire> Serving<T> {
                 self.offences.add(&error.to_string());
             }
             self.stream.reset(CLOSE_GIVEN_UP);
-            self.outbound.end_of_stream();
+            self.outbound.give_up();
+            let (stage, peer, lost) = (&self.stage, &self.peer, self.outbound.lost());
+            if lost > 0 {
+                tracing::warn!(stage, peer, lost, "events lost with their subscriber, or not acknowledged by it");
+            }
             let failure = Failure::new(&self.stage, FailureKind::Disconnected, error.to_string());
             self.leave(EndCause::Down(Exit::Failed(failure)));
         }
@@ -280,7 +387,7 @@ impl<T: Wire> Serving<T> {
 
 impl<T: Wire> Drop for Serving<T> {
     fn drop(&mut self) {
-        self.outbound.end_of_stream();
+        self.outbound.give_up();
         self.leave(EndCause::Cancelled(Exit::Shutdown));
     }
 }
@@ -290,7 +397,8 @@ impl<T: Wire> Drop for Serving<T> {
 struct Outlet<T> {
     /// `None` once the link has ended.
     parcels: Mutex<Option<VecDeque<Parcel<T>>>>,
-    arrived: Notify,
+    /// Something is here, or at the door.
+    arrived: Arc<Notify>,
 }
 
 enum Parcel<T> {
@@ -331,7 +439,7 @@ impl<T> Outlet<T> {
 
 impl<T> Default for Outlet<T> {
     fn default() -> Self {
-        Self { parcels: Mutex::new(Some(VecDeque::new())), arrived: Notify::new() }
+        Self { parcels: Mutex::new(Some(VecDeque::new())), arrived: Arc::default() }
     }
 }
 

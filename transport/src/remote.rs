@@ -3,14 +3,18 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aqueduct_stage::{
     Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscription,
     SubscriptionId, Window,
 };
+use quinn::{RecvStream, SendStream};
 use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::access::AccessError;
 use crate::codec::decode;
@@ -18,9 +22,9 @@ use crate::connection::Established;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
-use crate::node::Node;
+use crate::node::{Inner, Node};
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
-use crate::{Access, Limits, Wire};
+use crate::{Access, Limits, NodeName, Wire};
 
 /// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.
 ///
@@ -55,19 +59,33 @@ impl<T: Wire> Remote<T> {
     ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         let unreachable = |reason: String| SubscribeError::Unreachable { at: self.at.to_string(), reason };
         let stream = established.open().await.map_err(|error| unreachable(error.to_string()))?;
-        let limits = self.node.config().limits.clone();
+        let (limits, grace) = (self.node.config().limits.clone(), self.node.config().session_grace);
         let window = subscription.options.window_or(Window::FAR);
         let subscribe = Subscribe {
             producer: self.producer.to_string(),
             signature: T::signature(),
             max_demand: window.max().count(),
             min_demand: window.min().count(),
+            session: (!grace.is_zero()).then(|| self.node.next_session()),
         };
         let inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         let mut link = Link {
             subscription,
             stream: FrameStream::new(stream, limits.clone()),
+            epoch: 0,
             inbound,
+            node: Some(self.node.clone()),
+            far: Far {
+                node: Arc::downgrade(&self.node.inner),
+                at: self.at,
+                peer: Arc::clone(&established.peer),
+                patience: (established.round_trip() * ROUND_TRIPS).max(ATTEMPT),
+            },
+            connection: established.clone(),
+            end_of_grace: self.node.inner.ended.clone(),
+            grace,
+            cut_at: None,
+            idle: Idle::new(),
             controls: Arc::default(),
             limits,
             name: format!("{} at {}", self.producer, established.peer),
@@ -76,11 +94,7 @@ impl<T: Wire> Remote<T> {
         link.answer().await.map_err(|error| self.explain(error))?;
         link.told = false;
         let controls = Arc::clone(&link.controls);
-        let in_use = established.clone();
-        self.node.spawn_link(async move {
-            link.run().await;
-            drop(in_use);
-        });
+        self.node.inner.spawn_link(link.run());
         Ok(controls)
     }
 
@@ -96,7 +110,7 @@ impl<T: Wire> Remote<T> {
             return Err(SubscribeError::Refused { at: by, reason: error.to_string() });
         }
         let limit = self.node.config().handshake_timeout;
-        match tokio::time::timeout(limit, self.subscribe(subscription, established)).await {
+        match timeout(limit, self.subscribe(subscription, established)).await {
             Ok(opened) => opened,
             Err(_) => Err(no_answer(self.at, limit)),
         }
@@ -168,7 +182,19 @@ impl<T> fmt::Debug for Remote<T> {
 struct Link<T> {
     subscription: Subscription<T>,
     stream: FrameStream,
+    /// In use for as long as the link is.
+    connection: Established,
+    /// Which stream of the link that is.
+    epoch: u64,
     inbound: Inbound,
+    /// It lives for as long as the link, unless that has only its end to tell and cannot.
+    node: Option<Node>,
+    far: Far,
+    end_of_grace: CancellationToken,
+    grace: Duration,
+    /// Since when nothing was heard of the publisher, while it is so.
+    cut_at: Option<Instant>,
+    idle: Idle,
     controls: Arc<Controls>,
     limits: Limits,
     /// The producer and its node, for reports.
@@ -191,6 +217,72 @@ impl<T> Link<T> {
     }
 }
 
+/// Where the publisher is to be found.
+#[derive(Clone)]
+struct Far {
+    /// The own node.
+    node: Weak<Inner>,
+    at: SocketAddr,
+    /// Who it is there: nobody else is told of the link.
+    peer: Arc<NodeName>,
+    /// How long the first attempt to reach it may take.
+    patience: Duration,
+}
+
+impl Far {
+    async fn open(&self) -> Option<(Established, (SendStream, RecvStream))> {
+        let node = Node { inner: self.node.upgrade()? };
+        let connection = node.connect(self.at).await.ok()?;
+        if connection.peer != self.peer {
+            return None;
+        }
+        let stream = connection.open().await.ok()?;
+        Some((connection, stream))
+    }
+}
+
+/// Notices when nothing has happened for a while: after 1 s, 2 s, 4 s, and then every 30 s.
+struct Idle {
+    timer: Pin<Box<Sleep>>,
+    pause: Duration,
+    is_busy: bool,
+}
+
+impl Idle {
+    fn new() -> Self {
+        Self { timer: Box::pin(sleep(FIRST_IDLE)), pause: FIRST_IDLE, is_busy: false }
+    }
+
+    /// Waits for the end of the pause.
+    async fn over(&mut self) {
+        self.timer.as_mut().await;
+    }
+
+    /// Whether nothing else has happened in the pause that is over; to be told whether it is.
+    fn is_over(&mut self, is_over: bool) -> bool {
+        if !is_over {
+            self.is_busy = true;
+            return false;
+        }
+        let was_busy = std::mem::take(&mut self.is_busy);
+        self.pause = if was_busy { FIRST_IDLE } else { (self.pause * 2).min(LAST_IDLE) };
+        self.timer.as_mut().reset(Instant::now() + self.pause);
+        !was_busy
+    }
+}
+
+/// The first attempt to reach the publisher again may take so many round trips, but so long at least; later ones up to four
+/// times as long.
+const ROUND_TRIPS: u32 = 8;
+const ATTEMPT: Duration = Duration::from_secs(1);
+const LONGEST_ATTEMPT: u32 = 4;
+/// Between two attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(250);
+/// After so long without a word, what is wanted is said again.
+const FIRST_IDLE: Duration = Duration::from_secs(1);
+const LAST_IDLE: Duration = Duration::from_secs(30);
+
 /// Why there is no link.
 enum OpenError {
     Stream(StreamError),
@@ -202,6 +294,8 @@ enum OpenError {
 enum Broken {
     Stream(StreamError),
     Peer(String),
+    /// It does not say that it goes on.
+    Unanswered,
 }
 
 impl<T: Wire> Link<T> {
@@ -209,7 +303,7 @@ impl<T: Wire> Link<T> {
     async fn answer(&mut self) -> Result<(), OpenError> {
         loop {
             while let Some(frame) = self.stream.next_frame().map_err(OpenError::Stream)? {
-                self.inbound.handle_frame(frame).map_err(OpenError::Link)?;
+                self.inbound.handle_frame(self.epoch, frame).map_err(OpenError::Link)?;
                 // No event can have come with it: nothing has been asked for.
                 match self.inbound.poll_event() {
                     Some(InboundEvent::Refused { reason, message, published }) => {
@@ -228,7 +322,21 @@ impl<T: Wire> Link<T> {
     }
 
     async fn run(mut self) {
-        let carried = self.carry().await;
+        let mut carried = self.carry().await;
+        while let Err(Broken::Stream(error)) = &carried
+            && error.is_cut()
+            && let Some(epoch) = self.inbound.resume()
+        {
+            self.epoch = epoch;
+            tracing::info!(producer = self.name, %error, grace = ?self.grace, "cut off from the producer");
+            carried = match self.reconnect().await {
+                Some(stream) => {
+                    self.stream = stream;
+                    self.carry().await
+                }
+                None => break,
+            };
+        }
         tracing::debug!(producer = self.name, events = self.inbound.arrived(), "link ended");
         if let Err(broken) = carried {
             let failure = match broken {
@@ -236,10 +344,67 @@ impl<T: Wire> Link<T> {
                     Failure::new(&self.name, FailureKind::Disconnected, error_chain(&error))
                 }
                 Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, error_chain(&error)),
+                Broken::Unanswered => {
+                    let message = format!("no answer within {:?}", self.grace);
+                    Failure::new(&self.name, FailureKind::Disconnected, message)
+                }
                 Broken::Peer(message) => Failure::new(&self.name, FailureKind::Protocol, message),
             };
             self.stream.reset(CLOSE_GIVEN_UP);
             self.tell(EndCause::Down(Exit::Failed(failure)));
+        }
+    }
+
+    /// Opens another stream to the publisher, as soon as that can be reached; `None` if it cannot in time.
+    async fn reconnect(&mut self) -> Option<FrameStream> {
+        let controls = Arc::clone(&self.controls);
+        let until = *self.cut_at.get_or_insert_with(Instant::now) + self.grace;
+        let (mut pause, mut patience) = (FIRST_PAUSE, self.far.patience);
+        for attempt in 1_u64.. {
+            let (far, pause_after, patience_now) = (self.far.clone(), pause, patience);
+            let opening = async move {
+                let opened = timeout(patience_now, far.open()).await;
+                if !matches!(opened, Ok(Some(_))) {
+                    sleep(pause_after).await;
+                }
+                opened.ok().flatten()
+            };
+            tokio::pin!(opening);
+            let opened = loop {
+                self.obey();
+                if self.told {
+                    self.node = None;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.end_of_grace.cancelled() => return None,
+                    () = sleep_until(until) => return None,
+                    () = controls.changed.notified() => {}
+                    opened = &mut opening => break opened,
+                }
+            };
+            if let Some((connection, stream)) = opened {
+                self.connection = connection;
+                tracing::debug!(producer = self.name, attempt, "connected to the producer's node again");
+                return Some(FrameStream::new(stream, self.limits.clone()));
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+            // Where packets are lost, a short attempt hardly ever succeeds.
+            patience = (patience * 2).min(self.far.patience * LONGEST_ATTEMPT);
+        }
+        None
+    }
+
+    /// Takes over what the consumer wants.
+    fn obey(&mut self) {
+        let wishes = self.controls.take();
+        if let Some(handled) = wishes.handled {
+            self.inbound.handled(handled);
+        }
+        self.inbound.ask(wishes.up_to);
+        if let Some((exit, unfinished)) = wishes.cancel {
+            self.inbound.cancel(cancel_reason(&exit), &unfinished);
+            self.tell(EndCause::Cancelled(exit));
         }
     }
 
@@ -248,27 +413,33 @@ impl<T: Wire> Link<T> {
         loop {
             // First, as some may have come behind the answer.
             while let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? {
-                self.inbound.handle_frame(frame).map_err(|error| Broken::Peer(error.to_string()))?;
+                self.inbound.handle_frame(self.epoch, frame).map_err(|error| Broken::Peer(error.to_string()))?;
                 self.deliver()?;
             }
             if self.stream.is_read_to_end() {
                 self.inbound.end_of_stream().map_err(|error| Broken::Peer(error.to_string()))?;
             }
-            let wishes = controls.take();
-            if let Some(handled) = wishes.handled {
-                self.inbound.handled(handled);
-            }
-            self.inbound.ask(wishes.up_to);
-            if let Some((exit, unfinished)) = wishes.cancel {
-                self.inbound.cancel(cancel_reason(&exit), &unfinished);
-                self.tell(EndCause::Cancelled(exit));
-            }
+            self.obey();
             self.transmit();
             if self.inbound.is_finished() && self.stream.is_flushed() {
                 self.stream.finish();
-                return Ok(());
+                return self.stream.delivered().await.map_err(Broken::Stream);
             }
-            self.stream.progress(controls.changed.notified()).await.map_err(Broken::Stream)?;
+            let mut was_idle = false;
+            let woken = async {
+                tokio::select! {
+                    biased;
+                    () = controls.changed.notified() => {}
+                    () = self.idle.over() => was_idle = true,
+                }
+            };
+            self.stream.progress(woken).await.map_err(Broken::Stream)?;
+            if self.idle.is_over(was_idle) {
+                self.inbound.restate();
+                if self.cut_at.is_some_and(|cut_at| cut_at.elapsed() >= self.grace) {
+                    return Err(Broken::Unanswered);
+                }
+            }
         }
     }
 
@@ -294,6 +465,15 @@ impl<T: Wire> Link<T> {
                         other => format!("{origin}: {other}: {message}"),
                     };
                     let failure = Failure::new(&self.name, FailureKind::Remote, message);
+                    self.tell(EndCause::Down(Exit::Failed(failure)));
+                }
+                InboundEvent::Resumed => {
+                    let events = self.inbound.arrived();
+                    let cut_off = self.cut_at.take().map(|cut_at| cut_at.elapsed());
+                    tracing::info!(producer = self.name, events, ?cut_off, epoch = self.epoch, "link resumed");
+                }
+                InboundEvent::Lost { reason, message } => {
+                    let failure = Failure::new(&self.name, FailureKind::Disconnected, format!("{reason} {message}"));
                     self.tell(EndCause::Down(Exit::Failed(failure)));
                 }
                 InboundEvent::Accepted | InboundEvent::Refused { .. } => {}

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
 use crate::Limits;
+use crate::error::CloseCode;
 use crate::frame::{Frame, FrameDecoder, FrameError};
 
 /// Both halves of a stream, read and written by one task.
@@ -34,6 +35,18 @@ pub(crate) enum StreamError {
 }
 
 impl StreamError {
+    /// Whether only the connection was lost: the other node neither closed it nor is at fault, and may be reached again.
+    pub(crate) fn is_cut(&self) -> bool {
+        let (Self::Read(ReadError::ConnectionLost(lost)) | Self::Write(WriteError::ConnectionLost(lost))) = self else {
+            return false;
+        };
+        match lost {
+            ConnectionError::LocallyClosed => false,
+            ConnectionError::ApplicationClosed(closed) => !is_final(closed.error_code),
+            _ => true,
+        }
+    }
+
     /// Whether the other node is gone, rather than at fault.
     pub(crate) fn is_lost(&self) -> bool {
         !matches!(self, Self::Frame(_))
@@ -96,7 +109,7 @@ impl FrameStream {
     pub(crate) fn finish(&mut self) {
         debug_assert!(self.writes.is_empty());
         self.finished = true;
-        // It fails only if the stream is closed already.
+        // It fails only if the stream is closed already, or was finished before.
         let _ = self.send.finish();
     }
 
@@ -105,10 +118,29 @@ impl FrameStream {
         let _ = self.send.stopped().await;
     }
 
-    /// Waits until the peer has everything that was written before [`finish`](Self::finish), or is gone.
-    pub(crate) async fn delivered(&mut self) {
+    /// Waits until the peer has everything that was written before [`finish`](Self::finish), or wants nothing more. What
+    /// it sends meanwhile is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The connection was lost before.
+    pub(crate) async fn delivered(&mut self) -> Result<(), StreamError> {
         debug_assert!(self.finished);
-        let _ = self.send.stopped().await;
+        let stopped = self.send.stopped();
+        tokio::pin!(stopped);
+        let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
+        loop {
+            tokio::select! {
+                biased;
+                stopped = &mut stopped => return match stopped {
+                    Err(StoppedError::ConnectionLost(lost)) => Err(WriteError::ConnectionLost(lost).into()),
+                    _ => Ok(()),
+                },
+                read = self.recv.read_chunks(&mut pieces), if !self.read_to_end => {
+                    self.read_to_end = !matches!(read, Ok(Some(_)));
+                }
+            }
+        }
     }
 
     /// Gives up both halves, with a code for the peer.
@@ -117,6 +149,11 @@ impl FrameStream {
         let _ = self.send.reset(code);
         let _ = self.recv.stop(code);
     }
+}
+
+/// Whether a connection that a node closed with this code is not to be replaced by another one.
+fn is_final(code: VarInt) -> bool {
+    [CloseCode::Shutdown, CloseCode::Protocol, CloseCode::Refused].map(VarInt::from).contains(&code)
 }
 
 /// How many pieces of a stream are taken at a time; a piece is what fits into a packet.

@@ -3,9 +3,10 @@
 //! One producer is shared by two consumers on other machines. Both ends of both edges are watched: what was asked for,
 //! sent and received goes into the [`Ledger`](aqueduct_sim::Ledger).
 //!
-//! A link does not survive its connection, so timeouts are chosen such that no connection is lost by mere loss.
+//! Where a link must not survive its connection (the first tests), timeouts are chosen such that no connection is lost by
+//! mere loss. Those named `failure_…` are what a link must survive, and how it must end when it cannot.
 //!
-//! For a measurement: `SIM_SEEDS=2000 cargo test --release -p aqueduct-sim --test link whatever -- --nocapture`
+//! More seeds, quicker: `SIM_SEEDS=2000 cargo test --release -p aqueduct-sim --test link whatever -- --nocapture`
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +36,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// After this, a lost machine is noticed; what is added covers what was on its way.
 const IDLE: Duration = Duration::from_secs(10);
 const SLACK: Duration = Duration::from_secs(5);
+/// So that a cut is noticed soon, and how long it is borne.
+const SHORT_IDLE: Duration = Duration::from_secs(2);
+/// QUIC takes nobody for lost before three of its probe timeouts are over, and those are seconds on a bad network.
+const DETECTED_WITHIN: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(60);
+const SHORT_GRACE: Duration = Duration::from_secs(5);
+/// After a cut is over. The worst network needs some attempts.
+const RESUMED_WITHIN: Duration = Duration::from_secs(30);
 /// After much loss, QUIC's closing period is long; its tasks live so long.
 const CLOSING: Duration = Duration::from_secs(600);
 
@@ -113,6 +122,179 @@ fn consumers_of_a_crashed_producer_are_told_so() {
     });
 }
 
+/// A consumer's machine dies with events in hand: the other consumer gets them, as another attempt.
+#[test]
+fn failure_01_what_a_killed_consumer_had_goes_to_the_other() {
+    sim().swarm(0..50, async |net| {
+        let mut world = World::with(&net, SHORT_IDLE, SHORT_GRACE, Pace::Slow, true).await?;
+        world.under_way().await;
+        let killed = world.here.remove(0);
+        killed.host.crash();
+        let limit = DETECTED_WITHIN + SHORT_GRACE;
+        until(limit, "a link of the killed node is left", || links(&world.there) <= 1).await;
+        world.everything_took_place(&killed).await?;
+        world.end().await
+    });
+}
+
+/// A producer's machine dies: consumers are told so, and never of the end of the data.
+#[test]
+fn failure_02_a_killed_producer_is_no_end_of_the_data() {
+    sim().swarm(0..50, async |net| {
+        let mut world = World::with(&net, SHORT_IDLE, SHORT_GRACE, Pace::Slow, false).await?;
+        world.under_way().await;
+        world.there.crash();
+        for here in &mut world.here {
+            here.is_disconnected_within(DETECTED_WITHIN + SHORT_GRACE).await;
+        }
+        for here in world.here {
+            here.end().await?;
+        }
+        Ok(())
+    });
+}
+
+/// Both directions are cut for longer than a connection lives, several times.
+#[test]
+fn failure_04_a_cut_shorter_than_the_grace_loses_nothing() {
+    survives(0..50, |net, there, here| net.partition(there, here));
+}
+
+/// The cut outlasts the grace: what the consumer did not acknowledge goes to the other, once.
+#[test]
+fn failure_05_a_cut_longer_than_the_grace_gives_its_events_to_the_other() {
+    sim().swarm(0..50, async |net| {
+        let mut world = World::with(&net, SHORT_IDLE, SHORT_GRACE, Pace::Slow, true).await?;
+        world.under_way().await;
+        let mut cut_off = world.here.remove(0);
+        net.partition(&world.there, &cut_off.host);
+        cut_off.is_disconnected_within(DETECTED_WITHIN + SHORT_GRACE).await;
+        until(DETECTED_WITHIN, "a link of the lost node is left", || links(&world.there) <= 1).await;
+        net.heal_all();
+        world.everything_took_place(&cut_off).await?;
+        cut_off.end().await?;
+        world.end().await
+    });
+}
+
+/// Only what the consumer says is lost: demand is said again, and nothing stalls.
+#[test]
+fn failure_06_demand_lost_at_a_cut_is_said_again() {
+    survives(300..350, |net, there, here| net.cut(here, there));
+}
+
+/// Only what the producer says is lost: events arrive again, and are taken once.
+#[test]
+fn failure_09_events_lost_at_a_cut_are_sent_again() {
+    survives(600..650, |net, there, here| net.cut(there, here));
+}
+
+/// The producer has ended, and its last words are lost.
+#[test]
+fn failure_10_the_end_is_told_after_a_cut() {
+    sim().swarm(0..50, async |net| {
+        let mut rng = net.rng("cut");
+        let mut world = World::with(&net, SHORT_IDLE, GRACE, Pace::Brisk, false).await?;
+        world.producing.join().await?;
+        for here in &world.here {
+            net.partition(&world.there, &here.host);
+        }
+        sleep(Duration::from_millis(rng.random_range(0..20_000))).await;
+        net.heal_all();
+        for here in &mut world.here {
+            timeout(GRACE, here.consuming.join()).await.expect("not told of the end")?;
+        }
+        assert_eq!(world.all_seen(), everything(), "lost, or twice");
+        world.end().await
+    });
+}
+
+/// Ten minutes of bad network: nobody takes it for an end.
+#[test]
+fn failure_42_no_false_end_in_ten_minutes_of_loss_and_jitter() {
+    sim().time_limit(Duration::from_secs(3600)).swarm(0..50, async |net| {
+        let mut world = World::with(&net, IDLE, GRACE, Pace::Crawling, false).await?;
+        world.under_way().await;
+        let bad =
+            LinkConditions::default().delay(Duration::from_millis(20)).jitter(Duration::from_millis(200)).loss(0.3);
+        net.set_default_conditions(bad);
+        for here in &world.here {
+            net.set_conditions_between(&world.there, &here.host, bad);
+        }
+        let all = async {
+            for here in &mut world.here {
+                here.consuming.join().await?;
+            }
+            Outcome::Ok(())
+        };
+        // However long it takes: it ends in success only.
+        let ended = timeout(Duration::from_secs(600), all).await;
+        ended.unwrap_or(Ok(()))?;
+        net.set_default_conditions(LinkConditions::default());
+        for here in &world.here {
+            net.set_conditions_between(&world.there, &here.host, LinkConditions::default());
+        }
+        for here in &mut world.here {
+            here.consuming.join().await?;
+        }
+        assert_eq!(world.all_seen(), everything(), "lost, or twice");
+        world.end().await
+    });
+}
+
+#[test]
+fn a_node_that_shuts_down_does_not_wait_for_a_link_that_is_cut_off() {
+    sim().swarm(0..50, async |net| {
+        let mut world = World::with(&net, SHORT_IDLE, GRACE, Pace::Slow, false).await?;
+        world.under_way().await;
+        for here in &world.here {
+            net.partition(&world.there, &here.host);
+        }
+        // By now both ends have noticed, and wait for each other.
+        sleep(DETECTED_WITHIN).await;
+        assert_eq!(links(&world.there), CONSUMERS);
+        let begun = net.now();
+        world.node.shutdown(PATIENCE).await;
+        assert_eq!(links(&world.there), 0);
+        for here in &mut world.here {
+            here.node.shutdown(PATIENCE).await;
+            here.is_disconnected_within(SLACK).await;
+        }
+        assert!(net.now() - begun < SLACK, "shutting down takes {:?}", net.now() - begun);
+        Ok(())
+    });
+}
+
+/// Cuts several times, each time for longer than a connection lives and shorter than the grace. Everything arrives once
+/// and in order, and soon after each cut something arrives.
+fn survives(seeds: std::ops::Range<u64>, cut: impl Fn(&SimNet, &Host, &Host) + Sync) {
+    sim().swarm(seeds, async |net| {
+        let mut rng = net.rng("cuts");
+        let acknowledges = rng.random_bool(0.5);
+        let mut world = World::with(&net, SHORT_IDLE, GRACE, Pace::Slow, acknowledges).await?;
+        world.under_way().await;
+        for _ in 0..3 {
+            for here in &world.here {
+                cut(&net, &world.there, &here.host);
+            }
+            sleep(Duration::from_millis(rng.random_range(1000..20_000))).await;
+            net.heal_all();
+            let before = world.all_seen().len();
+            let moved = || {
+                let is_over = |here: &Here| here.edge.book().is_exhausted;
+                world.all_seen().len() > before || world.here.iter().any(is_over)
+            };
+            until(RESUMED_WITHIN, "stuck after a cut", moved).await;
+            sleep(Duration::from_millis(rng.random_range(0..1000))).await;
+        }
+        for here in &mut world.here {
+            here.consuming.join().await?;
+        }
+        assert_eq!(world.all_seen(), everything(), "lost, or twice");
+        world.end().await
+    });
+}
+
 fn sim() -> Sim {
     Sim::new().time_limit(Duration::from_secs(1200))
 }
@@ -127,6 +309,8 @@ enum Pace {
     Brisk,
     /// So that there is time for something to happen.
     Slow,
+    /// So that it lasts for minutes.
+    Crawling,
 }
 
 /// A producer's machine and those of its consumers.
@@ -147,11 +331,20 @@ struct Here {
 }
 
 impl World {
+    /// Links that do not survive their connection.
     async fn new(net: &SimNet, idle: Duration, pace: Pace) -> Outcome<Self> {
+        Self::with(net, idle, Duration::ZERO, pace, false).await
+    }
+
+    async fn with(net: &SimNet, idle: Duration, grace: Duration, pace: Pace, acknowledges: bool) -> Outcome<Self> {
         let mut rng = net.rng("world");
         net.set_default_conditions(LinkConditions::draw(&mut rng));
         let authority = Authority::dev("sim")?;
-        let config = NodeConfig::default().idle_timeout(idle).handshake_timeout(PATIENCE);
+        let config = NodeConfig::default()
+            .idle_timeout(idle)
+            .keep_alive(idle / 4)
+            .session_grace(grace)
+            .handshake_timeout(PATIENCE);
         let start = |host: &Host| -> Outcome<Node> {
             let identity = authority.issue(host.name())?;
             Ok(Node::builder(identity).config(config.clone()).spawner(host.clone()).socket(host.bind(PORT))?)
@@ -186,11 +379,15 @@ impl World {
             let graph = Graph::with_spawner("consuming", host.clone());
             let far = node.source(&edge.edge.to_string(), there.address(PORT));
             let far = Watch { source: far, edge: edge.clone(), end: End::Here };
-            let max = rng.random_range(1..if pace == Pace::Slow { 12 } else { 60 });
+            let max = rng.random_range(1..if pace == Pace::Brisk { 60 } else { 12 });
             let (net, label) = (net.clone(), host.name().to_owned());
-            graph
-                .consumer("pause", move || Pauses { rng: net.rng(&label), pace })
-                .subscribe(&far, rng.random_range(0..max)..max);
+            let pauses = graph.consumer("pause", move || Pauses { rng: net.rng(&label), pace });
+            let demand = rng.random_range(0..max)..max;
+            if acknowledges {
+                pauses.subscribe_acknowledged(&far, demand);
+            } else {
+                pauses.subscribe(&far, demand);
+            }
             here.push(Here { host, node, consuming: graph.start(), edge });
         }
         Ok(Self { net: net.clone(), there, node, producing, here })
@@ -222,6 +419,22 @@ impl World {
         Ok(())
     }
 
+    /// Everything reaches somebody; what reaches two says so.
+    async fn everything_took_place(&mut self, gone: &Here) -> Outcome {
+        for here in &mut self.here {
+            here.consuming.join().await?;
+        }
+        let first: BTreeSet<_> = gone.edge.book().received.iter().copied().collect();
+        let again: BTreeSet<_> = self.all_seen().into_iter().filter(|n| first.contains(n)).collect();
+        for here in &self.here {
+            assert!(again.is_subset(&here.edge.book().again), "twice, and not said");
+        }
+        let mut all: Vec<_> = self.all_seen().into_iter().chain(first.difference(&again).copied()).collect();
+        all.sort_unstable();
+        assert_eq!(all, everything(), "lost, or twice at one consumer");
+        Ok(())
+    }
+
     /// Shuts all down in an orderly way, after which nothing may run on any machine.
     async fn end(self) -> Outcome {
         let Self { net, there, node, mut producing, here } = self;
@@ -242,7 +455,11 @@ impl World {
 impl Here {
     /// Its consumer learns of the loss in time, and takes it for nothing else.
     async fn is_disconnected(&mut self) {
-        let ended = timeout(IDLE + SLACK, self.consuming.join()).await.expect("not told in time");
+        self.is_disconnected_within(IDLE + SLACK).await;
+    }
+
+    async fn is_disconnected_within(&mut self, limit: Duration) {
+        let ended = timeout(limit, self.consuming.join()).await.expect("not told in time");
         assert_eq!(ended.expect_err("it ended early").failure.kind(), FailureKind::Disconnected);
         assert!(!self.edge.book().is_exhausted, "told of an end");
     }
@@ -321,6 +538,7 @@ impl Consumer for Pauses {
     async fn handle_events(&mut self, _: Batch<Event>, _: &mut Cx<'_>) -> Result {
         match self.pace {
             Pace::Slow => sleep(Duration::from_millis(self.rng.random_range(100..500))).await,
+            Pace::Crawling => sleep(Duration::from_millis(self.rng.random_range(4000..8000))).await,
             Pace::Brisk if self.rng.random_bool(0.2) => {
                 sleep(Duration::from_millis(self.rng.random_range(0..50))).await;
             }
@@ -344,6 +562,8 @@ struct Book {
     /// The events that were sent, and the place of each in their order.
     sent: BTreeMap<u64, u64>,
     received: Vec<u64>,
+    /// Those that came as another attempt than the first.
+    again: BTreeSet<u64>,
     is_exhausted: bool,
 }
 
@@ -378,7 +598,10 @@ impl Watched {
         }
     }
 
-    fn received(&self, events: &[Event]) {
+    fn received(&self, events: &[Event], attempt: Attempt) {
+        if attempt > Attempt::FIRST {
+            self.book().again.extend(events.iter().map(|(number, _)| *number));
+        }
         for received in events {
             let place = self.book().sent.get(&received.0).copied();
             match place {
@@ -462,7 +685,7 @@ impl Subscriber<Event> for Tap {
         self.must_go_on();
         match self.end {
             End::There => self.edge.sent(&events),
-            End::Here => self.edge.received(&events),
+            End::Here => self.edge.received(&events, attempt),
         }
         self.subscriber.deliver(id, events, attempt);
     }
@@ -492,7 +715,15 @@ impl Publisher<Event> for Asks {
         self.publisher.ask(id, up_to);
     }
 
+    fn handled(&self, id: SubscriptionId, up_to: Demand) {
+        self.publisher.handled(id, up_to);
+    }
+
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
         self.publisher.cancel(id, reason);
+    }
+
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<Event>, Attempt)>) {
+        self.publisher.leave(id, cause, unfinished);
     }
 }

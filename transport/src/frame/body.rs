@@ -60,7 +60,34 @@ pub(crate) struct Subscribe {
     pub(crate) max_demand: u64,
     /// The lower bound of the window.
     pub(crate) min_demand: u64,
+    /// What to call the link when it is to go on over another connection; `None` if it is not to survive this one.
+    #[serde(default)]
+    pub(crate) session: Option<Session>,
 }
+
+/// Names a link among all that a node has ever made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Session {
+    /// Rises with each start of the subscriber's node.
+    pub(crate) incarnation: u64,
+    /// Rises with each of its links.
+    pub(crate) number: u64,
+}
+
+/// A link goes on: its subscriber has a new stream, on another connection. What it wants, and what it has, follows in the
+/// frames that say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resume {
+    pub(crate) session: Session,
+    /// Rises with each stream of the link; the first was 0. An older stream does not count any more.
+    pub(crate) epoch: u64,
+    /// The number of the last event that has arrived: the next one is to follow.
+    pub(crate) arrived: u64,
+}
+
+/// The link goes on, with the event that the subscriber does not have yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resumed {}
 
 /// The edge is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,12 +36,14 @@ pub(crate) enum Reason {
     Version,
     /// A later incarnation of the same node is known.
     Superseded,
+    /// The other end of the link does not know it any more.
+    NoSession,
     /// A reason of a later version.
     Unknown(u8),
 }
 
 /// Every reason and its number. Numbers are never given a second time.
-const NUMBERS: [(Reason, u8); 15] = [
+const NUMBERS: [(Reason, u8); 16] = [
     (Reason::Normal, 0),
     (Reason::Shutdown, 1),
     (Reason::Error, 2),
@@ -57,6 +59,7 @@ const NUMBERS: [(Reason, u8); 15] = [
     (Reason::Protocol, 12),
     (Reason::Version, 13),
     (Reason::Superseded, 14),
+    (Reason::NoSession, 15),
 ];
 
 impl From<u8> for Reason {
@@ -92,6 +95,7 @@ impl std::fmt::Display for Reason {
             Self::Protocol => "protocol error",
             Self::Version => "no common version",
             Self::Superseded => "superseded",
+            Self::NoSession => "no such link",
             Self::Unknown(number) => return write!(f, "unknown reason {number}"),
         })
     }
@@ -106,7 +110,7 @@ mod tests {
         for number in 0..=u8::MAX {
             assert_eq!(u8::from(Reason::from(number)), number);
         }
-        assert_eq!(Reason::from(15), Reason::Unknown(15));
+        assert_eq!(Reason::from(16), Reason::Unknown(16));
     }
 
     #[test]

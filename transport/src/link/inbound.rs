@@ -5,14 +5,17 @@ use std::collections::VecDeque;
 use aqueduct_stage::{Attempt, Demand};
 use bytes::Bytes;
 
-use crate::frame::{Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Subscribe};
+use crate::frame::{Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
 use crate::gather::Gather;
 use crate::link::LinkError;
 use crate::{FrameError, Limits};
 
 /// The subscriber's end of a link: asks, and checks that what comes is what was asked for.
 ///
-/// * mutators: [`ask`](Self::ask), [`handled`](Self::handled), [`cancel`](Self::cancel)
+/// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
+///
+/// * mutators: [`ask`](Self::ask), [`handled`](Self::handled), [`cancel`](Self::cancel), [`resume`](Self::resume),
+///   [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
 /// * getters: [`arrived`](Self::arrived), [`is_finished`](Self::is_finished)
@@ -20,8 +23,16 @@ use crate::{FrameError, Limits};
 pub(crate) struct Inbound {
     limits: Limits,
     state: State,
-    /// The first frame, until it is sent.
-    subscribe: Option<Bytes>,
+    /// What the publisher's end knows it by.
+    session: Option<Session>,
+    /// Which stream of the link this is, from 0: frames of others are ignored.
+    epoch: u64,
+    /// The publisher has not said yet that it goes on, on this stream.
+    is_resuming: bool,
+    /// The stream's first frame, until it is sent.
+    first: Option<Bytes>,
+    /// The present demand and acknowledgement are to be sent again.
+    is_restating: bool,
     /// How many events the consumer wants in all. It never falls.
     asked: Demand,
     /// How many of them the publisher has been told of; `<= asked`.
@@ -53,6 +64,10 @@ pub(crate) enum InboundEvent {
         /// What the producer publishes, if it is not what was expected.
         published: Option<String>,
     },
+    /// The link goes on, on another stream.
+    Resumed,
+    /// The link cannot go on: its publisher does not know it any more. Nothing follows.
+    Lost { reason: Reason, message: String },
     /// The next `count` events; not decoded yet.
     Events {
         /// At least 1.
@@ -75,8 +90,8 @@ enum State {
     Accepted,
     /// The publisher's last frame has arrived.
     Ended,
-    /// By us; with the frame until it is sent.
-    Cancelled(Option<Cancel>),
+    /// By us, or the end is to be confirmed on another stream; and whether the frame is sent.
+    Cancelled(Cancel, bool),
     /// The publisher broke the protocol.
     Broken,
 }
@@ -96,11 +111,16 @@ impl Inbound {
     ///
     /// [`FrameError::TooLong`] if the names do not fit into a frame (64 KiB by default).
     pub(crate) fn new(limits: Limits, subscribe: Subscribe) -> Result<Self, FrameError> {
-        let subscribe = Frame::Subscribe(subscribe).encode(&limits)?.head;
+        let session = subscribe.session;
+        let first = Frame::Subscribe(subscribe).encode(&limits)?.head;
         Ok(Self {
             limits,
             state: State::Subscribing,
-            subscribe: Some(subscribe),
+            session,
+            epoch: 0,
+            is_resuming: false,
+            first: Some(first),
+            is_restating: false,
             asked: Demand::ZERO,
             told: Demand::ZERO,
             arrived: 0,
@@ -135,23 +155,54 @@ impl Inbound {
     pub(crate) fn cancel(&mut self, reason: Reason, unfinished: &[(u64, Attempt)]) {
         if matches!(self.state, State::Subscribing | State::Accepted) {
             let begun = self.begun(unfinished);
-            self.state = State::Cancelled(Some(Cancel { reason, begun }));
+            self.state = State::Cancelled(Cancel { reason, begun }, false);
             self.partial = None;
         }
     }
 
-    /// Takes a frame from the publisher.
+    /// Goes on with another stream, after the present one was cut: says what it has and what it wants. After a
+    /// [`cancel`](Self::cancel) or the end of the producer, it says that. Returns the number of the stream, for
+    /// [`handle_frame`](Self::handle_frame); `None` if the link cannot be resumed.
+    pub(crate) fn resume(&mut self) -> Option<u64> {
+        let session = self.session?;
+        match &mut self.state {
+            State::Subscribing | State::Broken => return None,
+            State::Accepted => {}
+            State::Ended => self.state = State::Cancelled(Cancel { reason: Reason::Normal, begun: 0 }, false),
+            State::Cancelled(_, is_sent) => *is_sent = false,
+        }
+        self.epoch += 1;
+        self.partial = None;
+        self.is_resuming = true;
+        let resume = Resume { session, epoch: self.epoch, arrived: self.arrived };
+        self.first = Some(self.encode(&Frame::Resume(resume)));
+        self.restate();
+        Some(self.epoch)
+    }
+
+    /// Says again how much the consumer wants and what it has, in case that was not heard.
+    pub(crate) fn restate(&mut self) {
+        self.is_restating = true;
+        self.acknowledged = None;
+    }
+
+    /// Takes a frame that has come from the publisher on stream `epoch` of the link; it is ignored if that is not the
+    /// present one.
     ///
     /// # Errors
     ///
     /// [`LinkError`] names what was expected and what came. Whatever comes after it is ignored, as it is after a
     /// [`cancel`](Self::cancel); the driver resets the stream.
-    pub(crate) fn handle_frame(&mut self, frame: Frame) -> Result<(), LinkError> {
+    pub(crate) fn handle_frame(&mut self, epoch: u64, frame: Frame) -> Result<(), LinkError> {
+        if epoch != self.epoch {
+            return Ok(());
+        }
         let handled = match self.state {
+            State::Accepted if self.is_resuming => self.handle_resumption(frame),
             State::Subscribing => self.handle_answer(frame),
             State::Accepted => self.handle_stream(frame),
             State::Ended => Err(LinkError::Unexpected { frame: frame.name(), place: "after the end" }),
-            State::Cancelled(_) | State::Broken => return Ok(()),
+            State::Cancelled(..) | State::Broken => return Ok(()),
         };
         if handled.is_err() {
             self.state = State::Broken;
@@ -172,25 +223,28 @@ impl Inbound {
                 self.partial = None;
                 Err(LinkError::CutOff { arrived: self.arrived })
             }
-            State::Ended | State::Cancelled(_) | State::Broken => Ok(()),
+            State::Ended | State::Cancelled(..) | State::Broken => Ok(()),
         }
     }
 
     /// Returns the next frame to send.
     pub(crate) fn poll_transmit(&mut self) -> Option<Bytes> {
-        if let Some(subscribe) = self.subscribe.take() {
-            return Some(subscribe);
+        if let Some(first) = self.first.take() {
+            return Some(first);
         }
         let frame = self.next_ack().or_else(|| match &mut self.state {
-            State::Subscribing | State::Accepted if self.asked > self.told => {
+            State::Subscribing | State::Accepted => {
+                let is_due = std::mem::take(&mut self.is_restating) || self.asked > self.told;
                 self.told = self.asked;
-                Some(Frame::Credit(Credit { up_to: self.told.count() }))
+                is_due.then(|| Frame::Credit(Credit { up_to: self.told.count() }))
             }
-            State::Cancelled(cancel) => cancel.take().map(Frame::Cancel),
+            State::Cancelled(cancel, is_sent) => {
+                let is_due = !std::mem::replace(is_sent, true);
+                is_due.then(|| Frame::Cancel(*cancel))
+            }
             _ => None,
         })?;
-        let parts = frame.encode(&self.limits).expect("numbers and their names fit into any frame");
-        Some(parts.head)
+        Some(self.encode(&frame))
     }
 
     /// Returns what the consumer must be told.
@@ -205,7 +259,7 @@ impl Inbound {
 
     /// Whether nothing more is to be sent: the stream may be finished.
     pub(crate) fn is_finished(&self) -> bool {
-        self.subscribe.is_none() && matches!(self.state, State::Ended | State::Cancelled(None) | State::Broken)
+        self.first.is_none() && matches!(self.state, State::Ended | State::Cancelled(_, true) | State::Broken)
     }
 
     /// The acknowledgement that is due. Of what was handled, at once; of what has only arrived, with the next credit or
@@ -213,7 +267,7 @@ impl Inbound {
     fn next_ack(&mut self) -> Option<Frame> {
         let is_over = match self.state {
             State::Subscribing | State::Accepted => false,
-            State::Cancelled(Some(_)) => true,
+            State::Cancelled(_, false) => true,
             _ => return None,
         };
         let up_to = self.handled.unwrap_or(self.arrived);
@@ -222,7 +276,7 @@ impl Inbound {
             (None, acknowledged) => {
                 let more = up_to - acknowledged.unwrap_or(0);
                 let is_much = more >= ACK_EVENTS || self.unacknowledged_bytes >= ACK_BYTES;
-                more > 0 && !is_over && (is_much || self.asked > self.told)
+                more > 0 && !is_over && (is_much || self.is_restating || self.asked > self.told)
             }
         };
         is_due.then(|| {
@@ -256,6 +310,21 @@ impl Inbound {
                 self.state = State::Ended;
                 let (reason, message, published) = (refused.reason, refused.message, refused.published);
                 self.events.push_back(InboundEvent::Refused { reason, message, published });
+            }
+            other => return Err(LinkError::Unexpected { frame: other.name(), place: "before the answer" }),
+        }
+        Ok(())
+    }
+
+    fn handle_resumption(&mut self, frame: Frame) -> Result<(), LinkError> {
+        match frame {
+            Frame::Resumed(_) => {
+                self.is_resuming = false;
+                self.events.push_back(InboundEvent::Resumed);
+            }
+            Frame::Refused(refused) => {
+                self.state = State::Broken;
+                self.events.push_back(InboundEvent::Lost { reason: refused.reason, message: refused.message });
             }
             other => return Err(LinkError::Unexpected { frame: other.name(), place: "before the answer" }),
         }
@@ -346,6 +415,10 @@ impl Inbound {
         }
     }
 
+    fn encode(&self, frame: &Frame) -> Bytes {
+        frame.encode(&self.limits).expect("numbers and their names fit into any frame").head
+    }
+
     /// Tells of the events up to number `last`.
     fn deliver(&mut self, last: u64, attempt: Attempt, payload: Bytes) {
         let count = last - self.arrived;
@@ -374,7 +447,7 @@ mod tests {
     use crate::frame::{Accepted, Done, Failed, FrameDecoder, Refused};
 
     fn subscribe() -> Subscribe {
-        Subscribe { producer: "numbers".into(), signature: "u64".into(), max_demand: 10, min_demand: 5 }
+        Subscribe { producer: "numbers".into(), signature: "u64".into(), max_demand: 10, min_demand: 5, session: None }
     }
 
     fn inbound() -> Inbound {
@@ -386,7 +459,7 @@ mod tests {
         let mut inbound = inbound();
         inbound.ask(Demand::new(up_to));
         sent(&mut inbound);
-        inbound.handle_frame(Frame::Accepted(Accepted {})).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted));
         inbound
     }
@@ -413,7 +486,7 @@ mod tests {
     /// The message of the error that the last of `frames` causes.
     #[track_caller]
     fn error(inbound: &mut Inbound, frames: impl IntoIterator<Item = Frame>) -> String {
-        let mut results: Vec<_> = frames.into_iter().map(|frame| inbound.handle_frame(frame)).collect();
+        let mut results: Vec<_> = frames.into_iter().map(|frame| inbound.handle_frame(0, frame)).collect();
         let last = results.pop().unwrap();
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         last.unwrap_err().to_string()
@@ -438,7 +511,7 @@ mod tests {
         let published = Some("order v2".to_owned());
         let (reason, message) = (Reason::TypeMismatch, "no".to_owned());
         let refused = Refused { reason, message: message.clone(), published: published.clone() };
-        inbound.handle_frame(Frame::Refused(refused)).unwrap();
+        inbound.handle_frame(0, Frame::Refused(refused)).unwrap();
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Refused { reason, message, published }));
         assert_eq!(inbound.end_of_stream(), Ok(()));
     }
@@ -453,9 +526,9 @@ mod tests {
     #[test]
     fn events_come_in_order_and_are_told() {
         let mut inbound = accepted(5);
-        inbound.handle_frame(events(1, 2)).unwrap();
-        inbound.handle_frame(events(3, 3)).unwrap();
-        inbound.handle_frame(Frame::Done(Done { last_seq: 5 })).unwrap();
+        inbound.handle_frame(0, events(1, 2)).unwrap();
+        inbound.handle_frame(0, events(3, 3)).unwrap();
+        inbound.handle_frame(0, Frame::Done(Done { last_seq: 5 })).unwrap();
         let payload = Bytes::from_static(&[1; 4]);
         assert_eq!(
             inbound.poll_event(),
@@ -493,12 +566,12 @@ mod tests {
     #[test]
     fn pieces_become_one_event() {
         let mut inbound = accepted(2);
-        inbound.handle_frame(chunk(1, 0, false, 5, b"abc")).unwrap();
+        inbound.handle_frame(0, chunk(1, 0, false, 5, b"abc")).unwrap();
         assert_eq!((inbound.poll_event(), inbound.arrived()), (None, 0));
-        inbound.handle_frame(chunk(1, 1, true, 5, b"de")).unwrap();
+        inbound.handle_frame(0, chunk(1, 1, true, 5, b"de")).unwrap();
         let payload = Bytes::from_static(b"abcde");
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 1, attempt: Attempt::FIRST, payload }));
-        inbound.handle_frame(chunk(2, 0, true, 1, b"f")).unwrap();
+        inbound.handle_frame(0, chunk(2, 0, true, 1, b"f")).unwrap();
         assert_eq!(inbound.arrived(), 2);
     }
 
@@ -544,7 +617,7 @@ mod tests {
         let mut inbound = accepted(1);
         let (reason, origin, message) = (Reason::Panic, "sum".to_owned(), "boom".to_owned());
         let failed = Failed { last_seq: 0, reason, origin: origin.clone(), message: message.clone() };
-        inbound.handle_frame(Frame::Failed(failed)).unwrap();
+        inbound.handle_frame(0, Frame::Failed(failed)).unwrap();
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Failed { reason, origin, message }));
         inbound.ask(Demand::new(9));
         inbound.cancel(Reason::Normal, &[]);
@@ -555,21 +628,21 @@ mod tests {
     fn a_stream_that_stops_early_is_cut_off() {
         assert_eq!(inbound().end_of_stream(), Err(LinkError::CutOff { arrived: 0 }));
         let mut inbound = accepted(3);
-        inbound.handle_frame(events(1, 2)).unwrap();
+        inbound.handle_frame(0, events(1, 2)).unwrap();
         assert_eq!(inbound.end_of_stream().unwrap_err().to_string(), "stream cut off after 2 events");
     }
 
     #[test]
     fn a_cancel_is_sent_once_and_drops_what_follows() {
         let mut inbound = accepted(3);
-        inbound.handle_frame(chunk(1, 0, false, 5, b"abc")).unwrap();
+        inbound.handle_frame(0, chunk(1, 0, false, 5, b"abc")).unwrap();
         inbound.ask(Demand::new(9));
         inbound.cancel(Reason::Shutdown, &[]);
         inbound.cancel(Reason::Normal, &[]);
         assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Shutdown, begun: 0 })]);
         assert!(inbound.is_finished());
-        inbound.handle_frame(chunk(1, 1, true, 5, b"de")).unwrap();
-        inbound.handle_frame(Frame::Done(Done { last_seq: 7 })).unwrap();
+        inbound.handle_frame(0, chunk(1, 1, true, 5, b"de")).unwrap();
+        inbound.handle_frame(0, Frame::Done(Done { last_seq: 7 })).unwrap();
         assert_eq!((inbound.poll_event(), inbound.end_of_stream()), (None, Ok(())));
     }
 
@@ -584,9 +657,9 @@ mod tests {
     #[test]
     fn nothing_is_told_after_an_error() {
         let mut inbound = accepted(3);
-        inbound.handle_frame(events(2, 1)).unwrap_err();
-        inbound.handle_frame(events(1, 1)).unwrap();
-        inbound.handle_frame(Frame::Done(Done { last_seq: 0 })).unwrap();
+        inbound.handle_frame(0, events(2, 1)).unwrap_err();
+        inbound.handle_frame(0, events(1, 1)).unwrap();
+        inbound.handle_frame(0, Frame::Done(Done { last_seq: 0 })).unwrap();
         assert_eq!((inbound.poll_event(), inbound.is_finished()), (None, true));
     }
 
@@ -603,7 +676,7 @@ mod tests {
     #[test]
     fn what_has_arrived_is_acknowledged_with_the_next_credit() {
         let mut inbound = accepted(5);
-        inbound.handle_frame(events(1, 3)).unwrap();
+        inbound.handle_frame(0, events(1, 3)).unwrap();
         assert_eq!(sent(&mut inbound), []);
         inbound.ask(Demand::new(8));
         assert_eq!(sent(&mut inbound), [ack(3, false), Frame::Credit(Credit { up_to: 8 })]);
@@ -615,18 +688,18 @@ mod tests {
     fn much_that_has_arrived_is_acknowledged_at_once() {
         let mut inbound = accepted(10_000);
         for first in (1..=1023).step_by(3) {
-            inbound.handle_frame(events(first, 3)).unwrap();
+            inbound.handle_frame(0, events(first, 3)).unwrap();
             assert_eq!(sent(&mut inbound), []);
         }
-        inbound.handle_frame(events(1024, 1)).unwrap();
+        inbound.handle_frame(0, events(1024, 1)).unwrap();
         assert_eq!(sent(&mut inbound), [ack(1024, false)]);
         let (attempt, payload) = (Attempt::FIRST, vec![1; 100_000].into());
         let frame = Frame::Events(Events { first_seq: 1025, count: 1, attempt, payload });
-        inbound.handle_frame(frame.clone()).unwrap();
+        inbound.handle_frame(0, frame.clone()).unwrap();
         let Frame::Events(large) = frame else { unreachable!() };
-        inbound.handle_frame(Frame::Events(Events { first_seq: 1026, ..large.clone() })).unwrap();
+        inbound.handle_frame(0, Frame::Events(Events { first_seq: 1026, ..large.clone() })).unwrap();
         assert_eq!(sent(&mut inbound), []);
-        inbound.handle_frame(Frame::Events(Events { first_seq: 1027, ..large })).unwrap();
+        inbound.handle_frame(0, Frame::Events(Events { first_seq: 1027, ..large })).unwrap();
         assert_eq!(sent(&mut inbound), [ack(1027, false)]);
     }
 
@@ -637,8 +710,8 @@ mod tests {
         inbound.ask(Demand::new(5));
         let first = [Frame::Subscribe(subscribe()), ack(0, true), Frame::Credit(Credit { up_to: 5 })];
         assert_eq!(sent(&mut inbound), first);
-        inbound.handle_frame(Frame::Accepted(Accepted {})).unwrap();
-        inbound.handle_frame(events(1, 4)).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
+        inbound.handle_frame(0, events(1, 4)).unwrap();
         inbound.ask(Demand::new(6));
         assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 6 })]);
         for up_to in [2, 1, 2] {
@@ -662,8 +735,8 @@ mod tests {
         for (unfinished, begun) in cases {
             let mut inbound = accepted(9);
             inbound.handled(Demand::ZERO);
-            inbound.handle_frame(again(1, 4, 1)).unwrap();
-            inbound.handle_frame(again(5, 3, 2)).unwrap();
+            inbound.handle_frame(0, again(1, 4, 1)).unwrap();
+            inbound.handle_frame(0, again(5, 3, 2)).unwrap();
             sent(&mut inbound);
             inbound.handled(Demand::new(2));
             inbound.cancel(Reason::Error, unfinished);

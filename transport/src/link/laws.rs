@@ -18,7 +18,13 @@ fn limits() -> Limits {
 }
 
 fn subscribe() -> Subscribe {
-    Subscribe { producer: "numbers".into(), signature: "(u64, bytes)".into(), max_demand: 10, min_demand: 5 }
+    Subscribe {
+        producer: "numbers".into(),
+        signature: "(u64, bytes)".into(),
+        max_demand: 10,
+        min_demand: 5,
+        session: None,
+    }
 }
 
 /// One step of a schedule. Numbers are scaled to what is possible where they are used.
@@ -107,7 +113,7 @@ impl World {
             }
             Step::Repeat(less) => {
                 let up_to = self.demand.saturating_sub(less);
-                self.outbound.handle_frame(&Frame::Credit(Credit { up_to })).unwrap();
+                self.outbound.handle_frame(0, &Frame::Credit(Credit { up_to })).unwrap();
             }
             Step::Send(lengths) => self.send(&lengths),
             Step::Down(bytes) => self.down(bytes).unwrap(),
@@ -146,7 +152,7 @@ impl World {
         let bytes = bytes.min(self.to_subscriber.len());
         self.from_publisher.push(self.to_subscriber.drain(..bytes).collect());
         while let Some(frame) = self.from_publisher.next_frame().unwrap() {
-            self.inbound.handle_frame(frame)?;
+            self.inbound.handle_frame(0, frame)?;
         }
         Ok(())
     }
@@ -156,7 +162,7 @@ impl World {
         self.from_subscriber.push(self.to_publisher.drain(..bytes).collect());
         while let Some(frame) = self.from_subscriber.next_frame().unwrap() {
             if !matches!(frame, Frame::Subscribe(_)) {
-                self.outbound.handle_frame(&frame).unwrap();
+                self.outbound.handle_frame(0, &frame).unwrap();
             }
         }
     }
@@ -263,7 +269,7 @@ proptest! {
         decoder.push(world.to_subscriber.into_iter().collect());
         let mut arrived = 0;
         while let Ok(Some(frame)) = decoder.next_frame() {
-            let _ = world.inbound.handle_frame(frame);
+            let _ = world.inbound.handle_frame(0, frame);
             while let Some(event) = world.inbound.poll_event() {
                 if let InboundEvent::Events { count, payload, .. } = event {
                     arrived += count;
@@ -284,7 +290,7 @@ proptest! {
         let mut outbound = Outbound::new(limits());
         inbound.ask(Demand::new(up_to));
         while inbound.poll_transmit().is_some() {}
-        let _ = inbound.handle_frame(frames::examples().swap_remove(4));
+        let _ = inbound.handle_frame(0, frames::examples().swap_remove(4));
         for (kind, a, b, flag) in sent {
             let mut frame = frames::examples().swap_remove(kind);
             match &mut frame {
@@ -299,11 +305,12 @@ proptest! {
                 Frame::Failed(failed) => failed.last_seq = a,
                 _ => {}
             }
-            let _ = outbound.handle_frame(&frame);
-            let _ = inbound.handle_frame(frame);
+            let _ = outbound.handle_frame(0, &frame);
+            let _ = inbound.handle_frame(0, frame);
         }
         let _ = inbound.end_of_stream();
         outbound.end_of_stream();
+        outbound.give_up();
     }
 
     #[test]

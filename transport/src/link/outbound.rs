@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::Limits;
 use crate::codec::Encoded;
-use crate::frame::{Accepted, Ack, Cancel, Chunk, Done, Events, Failed, Frame, Reason, Refused};
+use crate::frame::{Accepted, Ack, Cancel, Chunk, Done, Events, Failed, Frame, Reason, Refused, Resumed};
 use crate::link::LinkError;
 use crate::link::log::{Log, Run};
 
@@ -15,19 +15,27 @@ use crate::link::log::{Log, Run};
 /// It begins when a [`Subscribe`](Frame::Subscribe) frame has been read; whoever read it looks the producer up and
 /// answers with [`accept`](Self::accept) or [`refuse`](Self::refuse).
 ///
+/// When its stream is cut, it waits for the subscriber to [`resume`](Self::resume) the link on another one, and sends again
+/// what did not arrive; or it is [given up](Self::give_up).
+///
 /// * mutators: [`accept`](Self::accept), [`refuse`](Self::refuse), [`send`](Self::send), [`finish`](Self::finish),
-///   [`fail`](Self::fail)
-/// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
+///   [`fail`](Self::fail), [`give_up`](Self::give_up)
+/// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream), [`cut`](Self::cut),
+///   [`resume`](Self::resume)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event),
 ///   [`poll_unfinished`](Self::poll_unfinished)
 /// * getters: [`allows_up_to`](Self::allows_up_to), [`unacknowledged_bytes`](Self::unacknowledged_bytes),
-///   [`is_finished`](Self::is_finished)
+///   [`lost`](Self::lost), [`is_finished`](Self::is_finished), [`is_over`](Self::is_over)
 ///
 /// Once it has been refused, finished, failed or cancelled, mutators do nothing.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     limits: Limits,
     state: State,
+    /// Which stream of the link this is, from 0: frames of others are ignored.
+    epoch: u64,
+    /// That stream has been cut.
+    is_cut: bool,
     /// How many events the subscriber allows in all. It never falls.
     allowed: Demand,
     /// `allowed` has grown since it was last polled.
@@ -38,7 +46,9 @@ pub(crate) struct Outbound {
     is_handled_new: bool,
     /// The events that are not acknowledged; the last one's number is `<= allowed`.
     log: Log,
-    /// The number of the next event to go out; `<= log.last() + 1`.
+    /// The number of the last event that has ever gone out whole; `<= log.last()`.
+    sent: u64,
+    /// The number of the next event to go out on this stream; `<= sent + 1`.
     next: u64,
     /// How many pieces of it have gone out.
     pieces: u64,
@@ -46,6 +56,8 @@ pub(crate) struct Outbound {
     answer: Option<Frame>,
     /// What goes out behind all events.
     end: Option<Frame>,
+    /// It has gone out on this stream.
+    is_end_sent: bool,
     /// The rest of a frame whose head has been given out: it must follow whatever happens.
     rest: Option<Bytes>,
     /// Of the events that are not acknowledged, those up to this number were an attempt. Known at the end.
@@ -80,6 +92,8 @@ enum State {
     Accepted,
     /// By the producer, or refused.
     Ended,
+    /// By the producer, and the subscriber knows everything.
+    Confirmed,
     /// By the subscriber; with the reason until it is polled.
     Cancelled(Option<Reason>),
 }
@@ -90,15 +104,19 @@ impl Outbound {
         Self {
             limits,
             state: State::Asked,
+            epoch: 0,
+            is_cut: false,
             allowed: Demand::ZERO,
             is_demand_new: false,
             is_acknowledged: false,
             is_handled_new: false,
             log: Log::default(),
+            sent: 0,
             next: 1,
             pieces: 0,
             answer: None,
             end: None,
+            is_end_sent: false,
             rest: None,
             attempted: 0,
         }
@@ -119,7 +137,7 @@ impl Outbound {
     /// Texts are cut to a quarter of a control frame each (16 KiB by default).
     pub(crate) fn refuse(&mut self, reason: Reason, message: &str, published: Option<&str>) {
         if self.state == State::Asked {
-            let (message, published) = (self.cut(message), published.map(|signature| self.cut(signature)));
+            let (message, published) = (self.cut_text(message), published.map(|signature| self.cut_text(signature)));
             self.answer = Some(Frame::Refused(Refused { reason, message, published }));
             self.state = State::Ended;
         }
@@ -151,17 +169,21 @@ impl Outbound {
     ///
     /// Texts are cut to a quarter of a control frame each (16 KiB by default).
     pub(crate) fn fail(&mut self, reason: Reason, origin: &str, message: &str) {
-        let (origin, message) = (self.cut(origin), self.cut(message));
+        let (origin, message) = (self.cut_text(origin), self.cut_text(message));
         self.end(Frame::Failed(Failed { last_seq: self.log.last(), reason, origin, message }));
     }
 
-    /// Takes a frame from the subscriber.
+    /// Takes a frame that has come from the subscriber on stream `epoch` of the link; it is ignored if that is not the
+    /// present one.
     ///
     /// # Errors
     ///
     /// [`LinkError::Unexpected`] if it is none that subscribers send, [`LinkError::NotSent`] if it acknowledges what has
     /// not been sent. Nothing has changed then.
-    pub(crate) fn handle_frame(&mut self, frame: &Frame) -> Result<(), LinkError> {
+    pub(crate) fn handle_frame(&mut self, epoch: u64, frame: &Frame) -> Result<(), LinkError> {
+        if epoch != self.epoch {
+            return Ok(());
+        }
         match frame {
             Frame::Credit(credit) => self.allow(Demand::new(credit.up_to)),
             Frame::Ack(ack) => self.acknowledge(*ack)?,
@@ -174,9 +196,49 @@ impl Outbound {
         Ok(())
     }
 
-    /// The subscriber's stream has ended or was reset. If the link has not ended, that cancels it; what was sent and is not
-    /// acknowledged may have been handled.
+    /// The subscriber's stream has ended in order. Behind the end of the producer, that confirms it; otherwise it cancels
+    /// the link.
     pub(crate) fn end_of_stream(&mut self) {
+        if self.is_end_sent && self.state == State::Ended {
+            self.state = State::Confirmed;
+        } else {
+            self.give_up();
+        }
+    }
+
+    /// The present stream was cut. What it carried may have arrived or not.
+    pub(crate) fn cut(&mut self) {
+        self.is_cut = true;
+        self.rest = None;
+    }
+
+    /// The subscriber has a new stream, its `epoch`th, and `arrived` events: sends what follows.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason::Superseded`] if there is a later stream already, [`Reason::Protocol`] if so many events cannot have
+    /// arrived, [`Reason::NoSession`] if the link has ended. Nothing has changed then.
+    pub(crate) fn resume(&mut self, epoch: u64, arrived: u64) -> Result<(), Reason> {
+        if !matches!(self.state, State::Accepted | State::Ended) {
+            return Err(Reason::NoSession);
+        }
+        if epoch <= self.epoch {
+            return Err(Reason::Superseded);
+        }
+        if !(self.log.acknowledged()..=self.sent).contains(&arrived) {
+            return Err(Reason::Protocol);
+        }
+        (self.epoch, self.is_cut) = (epoch, false);
+        (self.next, self.pieces, self.rest, self.is_end_sent) = (arrived + 1, 0, None, false);
+        self.answer = Some(Frame::Resumed(Resumed {}));
+        if !self.is_acknowledged {
+            self.log.acknowledge(arrived);
+        }
+        Ok(())
+    }
+
+    /// Cancels the link, as its subscriber is gone. What was sent and is not acknowledged may have been handled.
+    pub(crate) fn give_up(&mut self) {
         self.cancel(Reason::Disconnected, u64::MAX);
     }
 
@@ -185,10 +247,10 @@ impl Outbound {
         if let Some(rest) = self.rest.take() {
             return Some(rest);
         }
-        if matches!(self.state, State::Cancelled(_)) {
+        if self.is_cut || matches!(self.state, State::Cancelled(_)) {
             return None;
         }
-        let frame = self.answer.take().or_else(|| self.next_run()).or_else(|| self.end.take())?;
+        let frame = self.answer.take().or_else(|| self.next_run()).or_else(|| self.next_end())?;
         let parts = frame.encode(&self.limits).expect("events, chunks and texts were cut to fit into a frame");
         self.rest = Some(parts.payload).filter(|payload| !payload.is_empty());
         Some(parts.head)
@@ -242,10 +304,30 @@ impl Outbound {
         self.log.bytes()
     }
 
+    /// How many events may have been lost when the link was cancelled: those that were sent, and neither acknowledged nor
+    /// given to somebody else.
+    pub(crate) fn lost(&self) -> u64 {
+        if self.is_acknowledged { 0 } else { self.sent - self.log.acknowledged() }
+    }
+
     /// Whether the last byte has been given out: the stream may be finished.
     pub(crate) fn is_finished(&self) -> bool {
-        let all_sent = self.answer.is_none() && self.next > self.log.last() && self.end.is_none();
-        self.rest.is_none() && (matches!(self.state, State::Cancelled(_)) || (self.state == State::Ended && all_sent))
+        let is_last = match self.state {
+            State::Asked | State::Accepted => false,
+            State::Ended => self.answer.is_none() && (self.end.is_none() || self.is_end_sent),
+            State::Confirmed | State::Cancelled(_) => true,
+        };
+        is_last && self.rest.is_none()
+    }
+
+    /// Whether the subscriber knows the end, or brought it about: nothing would be said on another stream.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Confirmed | State::Cancelled(_))
+    }
+
+    fn next_end(&mut self) -> Option<Frame> {
+        let is_new = !std::mem::replace(&mut self.is_end_sent, self.end.is_some());
+        self.end.clone().filter(|_| is_new)
     }
 
     /// The next frame of events: several that go into one, or a piece of one that needs several.
@@ -255,6 +337,7 @@ impl Outbound {
         // Several events together are never longer than a batch, which is shorter than a chunk.
         if payload.len() <= chunk_bytes {
             self.next += count;
+            self.sent = self.sent.max(self.next - 1);
             return Some(Frame::Events(Events { first_seq: first, count, attempt, payload }));
         }
         debug_assert_eq!(count, 1, "only a single event is cut to pieces");
@@ -263,6 +346,7 @@ impl Outbound {
         let end = start.saturating_add(chunk_bytes).min(payload.len());
         let is_last = end == payload.len();
         (self.next, self.pieces) = if is_last { (first + 1, 0) } else { (first, index + 1) };
+        self.sent = self.sent.max(self.next - 1);
         let total_len = payload.len() as u64;
         Some(Frame::Chunk(Chunk { seq: first, attempt, index, is_last, total_len, payload: payload.slice(start..end) }))
     }
@@ -283,9 +367,8 @@ impl Outbound {
     }
 
     fn acknowledge(&mut self, Ack { up_to, handled }: Ack) -> Result<(), LinkError> {
-        let sent = self.next - 1;
-        if up_to > sent {
-            return Err(LinkError::NotSent { bound: sent, got: up_to });
+        if up_to > self.sent {
+            return Err(LinkError::NotSent { bound: self.sent, got: up_to });
         }
         let is_first = handled && !self.is_acknowledged;
         self.is_acknowledged |= handled;
@@ -300,12 +383,14 @@ impl Outbound {
     fn cancel(&mut self, reason: Reason, attempted: u64) {
         if matches!(self.state, State::Asked | State::Accepted) {
             self.state = State::Cancelled(Some(reason));
-            self.attempted = attempted.min(self.next - 1);
+            self.attempted = attempted.min(self.sent);
+        } else if self.state == State::Ended {
+            self.state = State::Confirmed;
         }
     }
 
     /// The part of a text that fits into a frame with others.
-    fn cut(&self, text: &str) -> String {
+    fn cut_text(&self, text: &str) -> String {
         text[..text.floor_char_boundary(self.limits.text_bytes())].to_owned()
     }
 }
@@ -323,11 +408,11 @@ mod tests {
     }
 
     fn credit(outbound: &mut Outbound, up_to: u64) {
-        outbound.handle_frame(&Frame::Credit(Credit { up_to })).unwrap();
+        outbound.handle_frame(0, &Frame::Credit(Credit { up_to })).unwrap();
     }
 
     fn cancel(outbound: &mut Outbound) {
-        outbound.handle_frame(&Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 })).unwrap();
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 })).unwrap();
     }
 
     fn send(outbound: &mut Outbound, lengths: &[usize]) {
@@ -507,13 +592,14 @@ mod tests {
 
     #[test]
     fn other_frames_are_refused() {
-        let subscribe = Subscribe { producer: "p".into(), signature: "u64".into(), max_demand: 1, min_demand: 0 };
-        let error = outbound(0).handle_frame(&Frame::Subscribe(subscribe)).unwrap_err();
+        let subscribe =
+            Subscribe { producer: "p".into(), signature: "u64".into(), max_demand: 1, min_demand: 0, session: None };
+        let error = outbound(0).handle_frame(0, &Frame::Subscribe(subscribe)).unwrap_err();
         assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");
     }
 
     fn ack(outbound: &mut Outbound, up_to: u64, handled: bool) -> Result<(), LinkError> {
-        outbound.handle_frame(&Frame::Ack(Ack { up_to, handled }))
+        outbound.handle_frame(0, &Frame::Ack(Ack { up_to, handled }))
     }
 
     /// (number of the first event, number of events, attempt) of what is to be given to somebody else.
@@ -573,7 +659,7 @@ mod tests {
         sent(&mut outbound);
         ack(&mut outbound, 1, true).unwrap();
         assert_eq!(unfinished(&mut outbound), []);
-        outbound.handle_frame(&Frame::Cancel(Cancel { reason: Reason::Error, begun: 1 })).unwrap();
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Error, begun: 1 })).unwrap();
         assert_eq!(unfinished(&mut outbound), [(2, 1, 2), (3, 1, 1), (4, 2, 2)]);
         assert_eq!(unfinished(&mut outbound), []);
     }
@@ -598,5 +684,39 @@ mod tests {
         ack(&mut outbound, 1, false).unwrap();
         outbound.end_of_stream();
         assert_eq!(unfinished(&mut outbound), []);
+    }
+
+    #[test]
+    fn a_later_stream_gets_what_has_not_arrived_and_the_end_again() {
+        let mut outbound = outbound(10);
+        send(&mut outbound, &[10, 10, 10]);
+        outbound.finish();
+        sent(&mut outbound);
+        outbound.cut();
+        assert_eq!(sent(&mut outbound), []);
+        outbound.resume(1, 1).unwrap();
+        let frames = sent(&mut outbound);
+        assert_eq!(frames[0], Frame::Resumed(Resumed {}));
+        assert!(matches!(&frames[1], Frame::Events(Events { first_seq: 2, count: 2, .. })));
+        assert_eq!(frames[2..], [Frame::Done(Done { last_seq: 3 })]);
+        assert!(outbound.is_finished() && !outbound.is_over());
+        outbound.end_of_stream();
+        assert!(outbound.is_over());
+        assert_eq!(outbound.resume(2, 3), Err(Reason::NoSession));
+    }
+
+    #[test]
+    fn a_stream_that_is_older_or_impossible_does_not_resume() {
+        let mut outbound = outbound(10);
+        send(&mut outbound, &[10, 10, 10]);
+        sent(&mut outbound);
+        ack(&mut outbound, 1, false).unwrap();
+        assert_eq!(outbound.resume(0, 1), Err(Reason::Superseded));
+        assert_eq!([0, 4].map(|arrived| outbound.resume(7, arrived)), [Err(Reason::Protocol); 2]);
+        outbound.resume(7, 2).unwrap();
+        assert_eq!(outbound.resume(7, 2), Err(Reason::Superseded));
+        // What the older stream still brings is not heard.
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 })).unwrap();
+        assert!(!outbound.is_over());
     }
 }

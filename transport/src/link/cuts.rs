@@ -1,0 +1,391 @@
+//! What must hold when streams are cut at any byte and consumers crash at any moment: a model of both nodes around the two
+//! ends of a link, on schedules that follow from a seed.
+//!
+//! The consumer commits its position and what it puts out together, as in a transaction, so a crash shows what a link
+//! repeats: only events that it says are another attempt.
+
+use std::collections::VecDeque;
+
+use aqueduct_stage::{Attempt, Demand};
+use bytes::Bytes;
+
+use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
+use crate::Limits;
+use crate::codec::{decode, encode};
+use crate::frame::{Frame, FrameDecoder, Session, Subscribe};
+
+const RUNS: u64 = 3000;
+const EVENTS: u64 = 400;
+const WINDOW: u64 = 16;
+/// An event is at most so long: with these limits, it goes out in two pieces.
+const LONGEST: usize = 2500;
+
+#[test]
+fn whatever_is_cut_and_crashes_every_event_takes_effect_once_and_in_order() {
+    let mut seen = Seen::default();
+    for seed in 0..RUNS {
+        seen.add(&run(seed, true));
+    }
+    // The schedules are worth something.
+    assert!(
+        seen.cuts > 20_000 && seen.crashes > 5_000 && seen.late_frames > 1_000 && seen.repeated > 5_000,
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn without_acknowledgement_cuts_lose_and_repeat_nothing_either() {
+    let mut seen = Seen::default();
+    for seed in 0..RUNS {
+        seen.add(&run(seed, false));
+    }
+    assert!(seen.cuts > 20_000 && seen.late_frames > 1_000 && seen.repeated == 0, "{seen:?}");
+}
+
+/// A run in which everything must come to its end.
+fn run(seed: u64, acknowledges: bool) -> Seen {
+    let mut world = World::new(seed, acknowledges);
+    // Trouble first, and then a healthy network.
+    for step in 0_u64.. {
+        assert!(step < 100_000, "seed {seed}: stuck at event {} of {EVENTS}", world.position);
+        let in_trouble = step < 1000;
+        world.step(in_trouble);
+        if world.is_done && world.inbox.is_empty() && world.outbound.is_over() {
+            break;
+        }
+    }
+    assert_eq!(world.output, (1..=EVENTS).collect::<Vec<_>>(), "seed {seed}");
+    world.seen
+}
+
+/// What happened, to tell whether the schedules are worth something.
+#[derive(Debug, Default)]
+struct Seen {
+    cuts: u64,
+    crashes: u64,
+    /// Frames that came over a stream after a later one had taken over.
+    late_frames: u64,
+    /// Events that came again.
+    repeated: u64,
+}
+
+impl Seen {
+    fn add(&mut self, other: &Self) {
+        self.cuts += other.cuts;
+        self.crashes += other.crashes;
+        self.late_frames += other.late_frames;
+        self.repeated += other.repeated;
+    }
+}
+
+/// One stream of a link: what is on its way, and how it is read.
+struct Pipe {
+    epoch: u64,
+    up: VecDeque<u8>,
+    down: VecDeque<u8>,
+    at_publisher: FrameDecoder,
+    at_subscriber: FrameDecoder,
+    /// Its first frame has reached the publisher.
+    is_open: bool,
+}
+
+impl Pipe {
+    fn new(epoch: u64) -> Self {
+        Self {
+            epoch,
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            at_publisher: FrameDecoder::new(limits()),
+            at_subscriber: FrameDecoder::new(limits()),
+            is_open: false,
+        }
+    }
+}
+
+struct World {
+    random: u64,
+    acknowledges: bool,
+    /// The producer: what comes next, and what came back.
+    next: u64,
+    returned: VecDeque<(u64, Attempt)>,
+    demand: u64,
+    given: u64,
+    handled_there: u64,
+    has_ended: bool,
+    outbound: Outbound,
+    inbound: Inbound,
+    /// The last is the present one, as the subscriber sees it; the others were cut, and may still deliver.
+    pipes: Vec<Pipe>,
+    session: u64,
+    /// The consumer: what has arrived and is not handled; how much of this session is.
+    inbox: VecDeque<(u64, Attempt)>,
+    handled: u64,
+    position: u64,
+    output: Vec<u64>,
+    is_done: bool,
+    seen: Seen,
+}
+
+impl World {
+    fn new(seed: u64, acknowledges: bool) -> Self {
+        let mut world = Self {
+            random: seed,
+            acknowledges,
+            next: 1,
+            returned: VecDeque::new(),
+            demand: 0,
+            given: 0,
+            handled_there: 0,
+            has_ended: false,
+            outbound: Outbound::new(limits()),
+            inbound: inbound(0),
+            pipes: vec![Pipe::new(0)],
+            session: 0,
+            inbox: VecDeque::new(),
+            handled: 0,
+            position: 0,
+            output: Vec::new(),
+            is_done: false,
+            seen: Seen::default(),
+        };
+        world.begin();
+        world
+    }
+
+    fn step(&mut self, in_trouble: bool) {
+        let at_most = if self.below(3) == 0 { 40 } else { 3000 };
+        match self.below(if in_trouble { 200 } else { 190 }) {
+            0..60 => self.up(at_most),
+            60..120 => self.down(at_most),
+            120..150 => self.produce(),
+            150..185 => self.consume(),
+            185..188 => self.late(at_most),
+            // Idle: it is said again.
+            188..190 => self.inbound.restate(),
+            190..198 => self.cut(),
+            _ if self.acknowledges && !self.is_done => self.crash(),
+            _ => {}
+        }
+        self.settle();
+    }
+
+    /// The consumer of a new session.
+    fn begin(&mut self) {
+        if self.acknowledges {
+            self.inbound.handled(Demand::ZERO);
+        }
+        self.inbound.ask(Demand::new(WINDOW));
+    }
+
+    fn produce(&mut self) {
+        let count = (1 + self.below(8)).min(self.demand - self.given);
+        for _ in 0..count {
+            let (number, attempt) = match self.returned.pop_front() {
+                Some(again) => again,
+                None if self.next <= EVENTS => {
+                    self.next += 1;
+                    (self.next - 1, Attempt::FIRST)
+                }
+                None => break,
+            };
+            let event = (number, Bytes::from(vec![number as u8; length(number)]));
+            self.outbound.send(&encode(&[event], &limits()).unwrap(), attempt);
+            self.given += 1;
+        }
+        // A stage ends when nothing can come back.
+        let nothing_left = self.next > EVENTS && self.returned.is_empty();
+        if nothing_left && (!self.acknowledges || self.handled_there == self.given) {
+            self.outbound.finish();
+            self.has_ended = true;
+        }
+    }
+
+    fn consume(&mut self) {
+        for _ in 0..1 + self.below(WINDOW / 2) {
+            let Some((number, attempt)) = self.inbox.pop_front() else { break };
+            if number <= self.position {
+                assert!(attempt > Attempt::FIRST, "event {number} came twice, and does not say so");
+                self.seen.repeated += 1;
+            } else {
+                assert_eq!(number, self.position + 1, "lost");
+                self.position = number;
+                self.output.push(number);
+            }
+            self.handled += 1;
+            if self.acknowledges {
+                self.inbound.handled(Demand::new(self.handled));
+            }
+            self.inbound.ask(Demand::new(self.handled + WINDOW));
+        }
+    }
+
+    fn cut(&mut self) {
+        let Some(epoch) = self.inbound.resume() else { return };
+        self.seen.cuts += 1;
+        // The publisher may notice, or learn of it from the next stream.
+        if self.below(2) == 0 {
+            self.outbound.cut();
+        }
+        self.pipes.push(Pipe::new(epoch));
+        if self.pipes.len() > 4 {
+            self.pipes.remove(0);
+        }
+    }
+
+    /// The consumer's node starts again, and subscribes anew: that tells the publisher's node that the old one is gone.
+    fn crash(&mut self) {
+        self.seen.crashes += 1;
+        self.outbound.give_up();
+        let mut back = VecDeque::new();
+        while let Some(run) = self.outbound.poll_unfinished() {
+            let events: Vec<(u64, Bytes)> = decode(&run.payload, run.count, &limits()).unwrap();
+            back.extend(events.into_iter().map(|(number, _)| (number, run.attempt)));
+        }
+        back.append(&mut self.returned);
+        self.returned = back;
+        self.session += 1;
+        (self.inbound, self.outbound) = (inbound(self.session), Outbound::new(limits()));
+        (self.demand, self.given, self.handled_there, self.handled) = (0, 0, 0, 0);
+        self.has_ended = false;
+        self.inbox.clear();
+        self.pipes = vec![Pipe::new(0)];
+        self.begin();
+    }
+
+    fn up(&mut self, bytes: usize) {
+        let last = self.pipes.len() - 1;
+        self.carry_up(last, bytes);
+    }
+
+    fn down(&mut self, bytes: usize) {
+        let last = self.pipes.len() - 1;
+        self.carry_down(last, bytes);
+    }
+
+    /// A stream that was cut still delivers something.
+    fn late(&mut self, bytes: usize) {
+        let at = self.below(self.pipes.len() as u64) as usize;
+        if at + 1 < self.pipes.len() {
+            self.carry_up(at, bytes);
+            self.carry_down(at, bytes);
+        }
+    }
+
+    fn carry_up(&mut self, at: usize, bytes: usize) {
+        let pipe = &mut self.pipes[at];
+        let bytes = bytes.min(pipe.up.len());
+        pipe.at_publisher.push(take(&mut pipe.up, bytes));
+        while let Some(frame) = self.pipes[at].at_publisher.next_frame().unwrap() {
+            let epoch = self.pipes[at].epoch;
+            match frame {
+                Frame::Subscribe(_) => self.outbound.accept(),
+                // One that is late is refused, and its stream reset.
+                Frame::Resume(resume) => {
+                    let resumed = self.outbound.resume(resume.epoch, resume.arrived);
+                    self.pipes[at].is_open = resumed.is_ok();
+                    if resumed.is_err() {
+                        assert!(at + 1 < self.pipes.len() || self.outbound.is_over(), "{resumed:?}");
+                        return self.pipes[at].up.clear();
+                    }
+                    continue;
+                }
+                frame => {
+                    self.seen.late_frames += u64::from(at + 1 < self.pipes.len());
+                    self.outbound.handle_frame(epoch, &frame).unwrap();
+                }
+            }
+            self.pipes[at].is_open = true;
+        }
+    }
+
+    fn carry_down(&mut self, at: usize, bytes: usize) {
+        let pipe = &mut self.pipes[at];
+        let bytes = bytes.min(pipe.down.len());
+        pipe.at_subscriber.push(take(&mut pipe.down, bytes));
+        while let Some(frame) = self.pipes[at].at_subscriber.next_frame().unwrap() {
+            self.seen.late_frames += u64::from(at + 1 < self.pipes.len());
+            self.inbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(event) = self.outbound.poll_event() {
+            match event {
+                OutboundEvent::Handled { up_to } => self.handled_there = up_to.count(),
+                OutboundEvent::Demand { up_to } => self.demand = up_to.count(),
+                OutboundEvent::Cancelled { reason } => panic!("cancelled: {reason}"),
+            }
+        }
+        while let Some(event) = self.inbound.poll_event() {
+            assert!(!self.is_done, "nothing follows the end");
+            match event {
+                InboundEvent::Events { count, attempt, payload } => {
+                    let events: Vec<(u64, Bytes)> = decode(&payload, count, &limits()).unwrap();
+                    for (number, bytes) in events {
+                        assert_eq!(bytes, vec![number as u8; length(number)]);
+                        self.inbox.push_back((number, attempt));
+                    }
+                    assert!(self.inbox.len() as u64 <= WINDOW, "more than was asked for");
+                }
+                InboundEvent::Done => {
+                    assert!(self.has_ended && self.position + self.inbox.len() as u64 >= EVENTS, "a short success");
+                    self.is_done = true;
+                }
+                InboundEvent::Accepted | InboundEvent::Resumed => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(self.outbound.unacknowledged_bytes() <= WINDOW as usize * (LONGEST + 10), "it keeps too much");
+        // Each end writes to the stream that it knows of.
+        let last = self.pipes.len() - 1;
+        let written: Vec<_> = std::iter::from_fn(|| self.inbound.poll_transmit()).collect();
+        for bytes in written {
+            self.pipes[last].up.extend(&bytes[..]);
+        }
+        if let Some(pipe) = self.pipes.iter_mut().rfind(|pipe| pipe.is_open) {
+            while let Some(bytes) = self.outbound.poll_transmit() {
+                pipe.down.extend(&bytes[..]);
+            }
+        }
+        // The subscriber has ended the stream behind the end; that arrives like everything else.
+        let pipe = &self.pipes[last];
+        let is_drained = self.is_done && self.inbound.is_finished() && pipe.up.is_empty();
+        if is_drained && pipe.is_open && !self.outbound.is_over() {
+            self.outbound.end_of_stream();
+        }
+        if self.is_done {
+            self.consume();
+        }
+    }
+
+    /// The next number below `bound`, of splitmix64.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// The first bytes of what is on its way.
+fn take(queue: &mut VecDeque<u8>, bytes: usize) -> Bytes {
+    let taken = Bytes::copy_from_slice(&queue.make_contiguous()[..bytes]);
+    queue.drain(..bytes);
+    taken
+}
+
+fn limits() -> Limits {
+    Limits::default().max_data_frame_bytes(4096)
+}
+
+/// Of an event's bytes.
+fn length(number: u64) -> usize {
+    if number % 50 == 7 { LONGEST } else { number as usize % 30 }
+}
+
+fn inbound(session: u64) -> Inbound {
+    let session = Some(Session { incarnation: 1, number: session });
+    let (producer, signature) = ("numbers".into(), "(u64, bytes)".into());
+    Inbound::new(limits(), Subscribe { producer, signature, max_demand: WINDOW, min_demand: 0, session }).unwrap()
+}

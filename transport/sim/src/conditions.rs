@@ -7,7 +7,7 @@ use rand::Rng;
 /// What the network does to datagrams from one host to another.
 ///
 /// The default is a good network: 1 ms of delay, no jitter, no faults, datagrams up to 1472 bytes (an Ethernet frame
-/// less the headers of IPv4 and UDP). Probabilities are per datagram.
+/// less the headers of IPv4 and UDP), any number of them at a time. Probabilities are per datagram.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinkConditions {
     pub(crate) delay: Duration,
@@ -16,6 +16,9 @@ pub struct LinkConditions {
     pub(crate) duplication: f64,
     pub(crate) corruption: f64,
     pub(crate) mtu_bytes: usize,
+    /// In bytes per second; `None` is without a limit.
+    pub(crate) bandwidth: Option<u64>,
+    pub(crate) queue_bytes: usize,
 }
 
 impl Default for LinkConditions {
@@ -27,6 +30,8 @@ impl Default for LinkConditions {
             duplication: 0.0,
             corruption: 0.0,
             mtu_bytes: 1472,
+            bandwidth: None,
+            queue_bytes: 128 << 10,
         }
     }
 }
@@ -45,6 +50,7 @@ impl LinkConditions {
             duplication,
             corruption,
             mtu_bytes: 1472 - mtu_cut as usize,
+            ..Self::default()
         }
     }
 
@@ -94,6 +100,25 @@ impl LinkConditions {
     /// Sets the largest datagram that gets through, in bytes of UDP payload. Default: 1472. QUIC needs 1200.
     pub fn mtu_bytes(mut self, mtu_bytes: usize) -> Self {
         self.mtu_bytes = mtu_bytes;
+        self
+    }
+
+    /// Sets how many bytes of UDP payload leave per second; further datagrams wait for their turn, in one queue per
+    /// direction between two hosts. Default: without a limit. 100 Mbit/s are 12,500,000.
+    ///
+    /// # Panics
+    /// If it is 0: that is a [cut](crate::SimNet::cut).
+    #[track_caller]
+    pub fn bandwidth(mut self, bytes_per_second: u64) -> Self {
+        assert!(bytes_per_second > 0, "expected a bandwidth above 0");
+        self.bandwidth = Some(bytes_per_second);
+        self
+    }
+
+    /// Sets how many bytes may wait where the [bandwidth](Self::bandwidth) is limited: what does not fit is dropped.
+    /// Default: 128 KiB. A long queue delays everything, as QUIC fills it before it slows down; a short one drops bursts.
+    pub fn queue_bytes(mut self, queue_bytes: usize) -> Self {
+        self.queue_bytes = queue_bytes;
         self
     }
 }

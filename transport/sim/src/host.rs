@@ -5,10 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use aqueduct_stage::{BoxFuture, Spawner};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::clock::Clock;
 use crate::net::{SimNet, lock};
 use crate::panics::CatchPanic;
 use crate::socket::SimSocket;
@@ -28,6 +31,10 @@ struct Machine {
     ip: IpAddr,
     net: SimNet,
     tasks: Mutex<Vec<Entry>>,
+    /// Nothing of it runs before.
+    stalled_until: Mutex<Option<Instant>>,
+    /// `None` while its clock is right.
+    clock: Mutex<Option<Clock>>,
 }
 
 /// What the machine knows of a task. Weak, as the task's future usually holds the machine.
@@ -44,7 +51,8 @@ struct Task {
 
 impl Host {
     pub(crate) fn new(net: SimNet, name: Arc<str>, ip: IpAddr) -> Self {
-        Self { machine: Arc::new(Machine { name, ip, net, tasks: Mutex::new(Vec::new()) }) }
+        let (tasks, stalled_until, clock) = Default::default();
+        Self { machine: Arc::new(Machine { name, ip, net, tasks, stalled_until, clock }) }
     }
 
     /// Runs `future` on this machine until it ends or the machine crashes. On a machine that is down it is dropped
@@ -55,7 +63,7 @@ impl Host {
         }
         let future = CatchPanic::new(Box::pin(future) as BoxFuture<'static>);
         let task = Arc::new(Task { name: name.to_owned(), future: Mutex::new(Some(future)) });
-        let running = Running { task: task.clone(), host: self.clone() };
+        let running = Running { task: task.clone(), host: self.clone(), pause: None };
         #[expect(clippy::disallowed_methods, reason = "this is the spawner everybody else has to use")]
         let abort = tokio::spawn(running).abort_handle();
         let mut tasks = lock(&self.machine.tasks);
@@ -84,6 +92,7 @@ impl Host {
     pub fn crash(&self) {
         self.machine.net.note(&format!("crash {}", self.name()), &[]);
         self.machine.net.wire().crash(self.ip());
+        *lock(&self.machine.stalled_until) = None;
         let tasks = std::mem::take(&mut *lock(&self.machine.tasks));
         for Entry { task, abort } in tasks {
             abort.abort();
@@ -97,6 +106,41 @@ impl Host {
     pub fn restart(&self) {
         self.machine.net.note(&format!("restart {}", self.name()), &[]);
         self.machine.net.wire().restart(self.ip());
+    }
+
+    /// Holds the machine up, as `SIGSTOP` does, or a hypervisor: none of its tasks runs for so long. What arrives waits in
+    /// its sockets as far as there is room, and timers that are due fire when it goes on, all at once. Time goes on. A stall
+    /// within another one ends with the later of the two, and all end with a crash.
+    ///
+    /// What the scenario itself does with the machine's sockets is not held up; nor is the task that calls this, before
+    /// its next `await`.
+    pub fn stall(&self, duration: Duration) {
+        self.machine.net.note(&format!("stall {} {duration:?}", self.name()), &[]);
+        self.machine.net.wire().stats.stalls += 1;
+        let mut until = lock(&self.machine.stalled_until);
+        *until = (*until).max(Some(Instant::now() + duration));
+    }
+
+    /// Whether it is held up.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled_until().is_some()
+    }
+
+    /// Lets the clock of this machine's QUIC run `rate` times as fast as time from now on: its timeouts, loss detection
+    /// and pacing are early or late by that much. Default: 1. Quartz is wrong by 0.0001 at most, virtual machines by more.
+    ///
+    /// Clocks that tokio or the system gives are shared by all hosts and always right: a product's own timeouts are not
+    /// skewed, nor is the wall clock.
+    ///
+    /// # Panics
+    /// If it is not between 0.1 and 10.
+    #[track_caller]
+    pub fn set_clock_rate(&self, rate: f64) {
+        assert!((0.1..=10.0).contains(&rate), "expected a rate between 0.1 and 10, got {rate}");
+        self.machine.net.note(&format!("clock {} {rate}", self.name()), &[]);
+        let now = Instant::now();
+        let mut clock = lock(&self.machine.clock);
+        *clock = Some(clock.map_or(Clock::new(now, rate), |clock| clock.at_rate(now, rate)));
     }
 
     /// Whether it runs: it did not crash, or was restarted since.
@@ -135,6 +179,21 @@ impl Host {
     pub fn net(&self) -> &SimNet {
         &self.machine.net
     }
+
+    /// What its clock shows.
+    pub(crate) fn clock_shows(&self) -> Instant {
+        let now = Instant::now();
+        lock(&self.machine.clock).map_or(now, |clock| clock.shows(now))
+    }
+
+    /// The true time at which its clock shows `at`.
+    pub(crate) fn true_time(&self, at: Instant) -> Instant {
+        lock(&self.machine.clock).map_or(at, |clock| clock.true_time(at))
+    }
+
+    fn stalled_until(&self) -> Option<Instant> {
+        lock(&self.machine.stalled_until).filter(|until| *until > Instant::now())
+    }
 }
 
 impl Spawner for Host {
@@ -169,12 +228,21 @@ impl Task {
 struct Running {
     task: Arc<Task>,
     host: Host,
+    /// Wakes it when its host goes on after a stall.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Future for Running {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(until) = self.host.stalled_until() {
+            let pause = self.pause.insert(Box::pin(sleep_until(until)));
+            if pause.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        self.pause = None;
         let mut slot = lock(&self.task.future);
         let Some(future) = slot.as_mut() else { return Poll::Ready(()) };
         let Poll::Ready(end) = Pin::new(future).poll(cx) else { return Poll::Pending };

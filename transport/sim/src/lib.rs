@@ -3,7 +3,7 @@
 //! ```text
 //!   your scenario ──► Host "server"      Host "client"       stages, links, quinn with real TLS: unchanged
 //!                        │ SimSocket         │ SimSocket
-//!                        └──────► SimNet ◄───┘               delay, loss, cuts, crashes: drawn from the seed
+//!                        └──────► SimNet ◄───┘               delay, loss, cuts, stalls: drawn from the seed
 //! ```
 //!
 //! A run is a function of its seed. The network draws the fate of every datagram from it, the clock jumps to the next
@@ -49,8 +49,21 @@
 //!
 //! It never opens a real socket, waits in real time, or decides by chance. It is never part of a product: the crate is
 //! unpublished, for `dev-dependencies` only, and replaces functions of libc in the binary it is linked into. It does not
-//! simulate disks, DNS, blocking threads, clocks that disagree, or several cores: races inside one process are for other
-//! tools.
+//! simulate disks, DNS, blocking threads, or several cores: races inside one process are for other tools. Only QUIC's own
+//! clock may be wrong ([`Host::set_clock_rate`]): tokio's and the system's are shared by all hosts.
+//!
+//! # What can go wrong
+//!
+//! | fault | |
+//! |---|---|
+//! | delay, jitter, loss, repetition, broken bits, a small MTU, a slow line with a short queue | [`LinkConditions`] |
+//! | the same for all and for a while | [`SimNet::storm`] |
+//! | nothing gets through, one way or both | [`SimNet::cut`], [`SimNet::partition`] |
+//! | a machine dies, and starts again empty | [`Host::crash`], [`Host::restart`] |
+//! | a machine is held up | [`Host::stall`] |
+//! | a clock is too fast or too slow | [`Host::set_clock_rate`] |
+//! | a socket does the least that it may | [`SimNet::buggify`] |
+//! | several of these, as the seed wants it | [`Nemesis`] |
 //!
 //! # What product code must keep
 //!
@@ -82,16 +95,21 @@
 //! | `host` | [`Host`]: a machine, and its crash |
 //! | `socket` | [`SimSocket`], and all that depends on quinn's traits |
 //! | `conditions` | [`LinkConditions`]: the faults of a direction |
+//! | `nemesis` | [`Nemesis`]: a schedule of faults |
 //! | `ledger` | [`Ledger`]: the oracle that sees both ends of an edge |
-//! | `wire` | pure: what becomes of each datagram |
+//! | `wire`, `line` | pure: what becomes of each datagram, and how long it waits for its turn |
+//! | `clock` | pure: a clock that is wrong |
 //! | `stats`, `trace` | what is counted, hashed and logged |
 //! | `panics` | panics as values |
 //! | `det` | entropy and clocks; the only `unsafe` |
 
+mod clock;
 mod conditions;
 mod det;
 mod host;
 mod ledger;
+mod line;
+mod nemesis;
 mod net;
 mod panics;
 mod run;
@@ -104,6 +122,7 @@ mod wire;
 pub use conditions::LinkConditions;
 pub use host::Host;
 pub use ledger::{Edge, Ledger, Violation};
+pub use nemesis::{Fault, Nemesis};
 pub use net::SimNet;
 pub use run::{Outcome, Report, Sim, run};
 pub use socket::SimSocket;

@@ -32,6 +32,8 @@ struct Shared {
     ledger: Mutex<Ledger>,
     hosts: Mutex<Vec<Arc<str>>>,
     failure: Mutex<Option<String>>,
+    /// What is said along with a failure.
+    context: Mutex<Vec<String>>,
     /// Told when a datagram is put under way.
     sent: Notify,
     /// Told at the first failure.
@@ -48,6 +50,7 @@ impl SimNet {
             ledger: Mutex::new(Ledger::new()),
             hosts: Mutex::new(Vec::new()),
             failure: Mutex::new(None),
+            context: Mutex::new(Vec::new()),
             sent: Notify::new(),
             failed: Notify::new(),
         };
@@ -119,6 +122,41 @@ impl SimNet {
         self.wire().heal_all();
     }
 
+    /// Replaces all conditions, in every direction, for so long. Cuts stay. Another storm takes the place of this one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aqueduct_sim::{LinkConditions, run};
+    ///
+    /// run(1, async |net| {
+    ///     let [a, b] = ["a", "b"].map(|name| net.host(name).bind(1));
+    ///     net.storm(Duration::from_secs(5), LinkConditions::default().loss(1.0));
+    ///     a.send_to("10.0.0.2:1".parse()?, b"lost");
+    ///     tokio::time::sleep(Duration::from_secs(5)).await;
+    ///     a.send_to("10.0.0.2:1".parse()?, b"not lost");
+    ///     assert_eq!(b.recv_from().await.1, b"not lost");
+    ///     Ok(())
+    /// })
+    /// .expect_ok();
+    /// ```
+    pub fn storm(&self, duration: Duration, conditions: LinkConditions) {
+        self.note(&format!("storm {duration:?} {conditions:?}"), &[]);
+        let until = self.now() + duration;
+        self.wire().storm(until, conditions);
+    }
+
+    /// Lets sockets misbehave with this probability, each time that they may, in ways that quinn's contract allows and real
+    /// ones show rarely: a socket cannot be written to for up to 5 ms, or gives away one datagram though several are there.
+    /// Default: 0.
+    ///
+    /// # Panics
+    /// If it is not between 0 and 0.5: one that never works is not meant.
+    #[track_caller]
+    pub fn buggify(&self, probability: f64) {
+        assert!((0.0..=0.5).contains(&probability), "expected a probability of at most 0.5, got {probability}");
+        self.wire().buggify(probability);
+    }
+
     /// The seed of the run.
     pub fn seed(&self) -> u64 {
         self.shared.seed
@@ -147,6 +185,11 @@ impl SimNet {
     pub fn note(&self, what: &str, bytes: &[u8]) {
         let now = self.now();
         self.wire().trace.note(now, what, bytes);
+    }
+
+    /// Adds a line to the message of the failure, should the run fail: what the scenario has drawn, for those who read it.
+    pub fn context(&self, line: impl fmt::Display) {
+        lock(&self.shared.context).push(line.to_string());
     }
 
     /// Ends the run with a failure as soon as the running task yields. The first failure is the one reported.
@@ -182,6 +225,16 @@ impl SimNet {
     /// The oracle of this run, for questions and for [`Ledger::starts_at`].
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.shared.ledger)
+    }
+
+    /// The instant at which so much virtual time has passed.
+    pub(crate) fn at(&self, since_start: Duration) -> Instant {
+        self.shared.start + since_start
+    }
+
+    /// A failure's message, with its context.
+    pub(crate) fn explain(&self, failure: String) -> String {
+        lock(&self.shared.context).iter().fold(failure, |message, line| message + "\n    with " + line)
     }
 
     pub(crate) fn wire(&self) -> MutexGuard<'_, Wire> {

@@ -95,7 +95,7 @@ impl Sim {
                 trace_events: wire.trace.events(),
                 virtual_time: net.now(),
                 stats: wire.stats,
-                outcome,
+                outcome: outcome.map_err(|message| net.explain(message)),
                 log: wire.trace.take_lines(),
                 entropy_is_seeded,
             }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, EndpointConfig, Runtime, ServerConfig, UdpPoller};
+use tokio::time::{Sleep, sleep_until};
 
 use crate::host::Host;
 use crate::net::SimNet;
@@ -67,10 +68,14 @@ impl fmt::Debug for SimSocket {
 
 impl AsyncUdpSocket for SimSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(AlwaysWritable)
+        Box::pin(Writable { socket: self, pause: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let now = self.net.now();
+        if self.net.wire().is_blocked(now, self.binding) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         debug_assert!(transmit.segment_size.is_none(), "one datagram per transmit was promised");
         self.send(Datagram {
             from: self.binding.address,
@@ -88,7 +93,8 @@ impl AsyncUdpSocket for SimSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let mut filled = 0;
-        for (buffer, meta) in buffers.iter_mut().zip(meta) {
+        let most = if self.net.wire().is_short() { 1 } else { buffers.len() };
+        for (buffer, meta) in buffers.iter_mut().zip(meta).take(most) {
             let Poll::Ready(datagram) = self.poll_datagram(cx) else { break };
             let len = datagram.contents.len().min(buffer.len());
             buffer[..len].copy_from_slice(&datagram.contents[..len]);
@@ -112,11 +118,25 @@ impl AsyncUdpSocket for SimSocket {
     }
 }
 
+/// Waits until a socket can be written to again, for one task.
 #[derive(Debug)]
-struct AlwaysWritable;
+struct Writable {
+    socket: Arc<SimSocket>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
 
-impl UdpPoller for AlwaysWritable {
-    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+impl UdpPoller for Writable {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (net, binding) = (&self.socket.net, self.socket.binding);
+        let until = net.wire().blocked_until(binding);
+        if until > net.now() {
+            let mut pause = Box::pin(sleep_until(net.at(until)));
+            if Future::poll(pause.as_mut(), cx).is_pending() {
+                self.pause = Some(pause);
+                return Poll::Pending;
+            }
+        }
+        self.pause = None;
         Poll::Ready(Ok(()))
     }
 }
@@ -136,7 +156,7 @@ impl Host {
 
 impl Runtime for Host {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        Box::pin(tokio::time::sleep_until(at.into()))
+        Box::pin(HostTimer { sleep: Box::pin(sleep_until(self.true_time(at.into()))), host: self.clone() })
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
@@ -148,6 +168,24 @@ impl Runtime for Host {
     }
 
     fn now(&self) -> Instant {
-        tokio::time::Instant::now().into_std()
+        self.clock_shows().into_std()
+    }
+}
+
+/// A timer by the clock of its host.
+#[derive(Debug)]
+struct HostTimer {
+    sleep: Pin<Box<Sleep>>,
+    host: Host,
+}
+
+impl AsyncTimer for HostTimer {
+    fn reset(mut self: Pin<&mut Self>, at: Instant) {
+        let at = self.host.true_time(at.into());
+        self.sleep.as_mut().reset(at);
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Future::poll(self.sleep.as_mut(), cx)
     }
 }

@@ -21,6 +21,8 @@ pub struct Stats {
     pub reordered: u64,
     /// Dropped as larger than the MTU.
     pub too_big: u64,
+    /// Dropped as the queue in front of a limited bandwidth was full.
+    pub queue_full: u64,
     /// Dropped by a cut.
     pub cut: u64,
     /// Dropped as nobody listens at the destination, or its host is down.
@@ -31,13 +33,20 @@ pub struct Stats {
     pub cuts: u64,
     /// How often a host crashed.
     pub crashes: u64,
+    /// How often a host was stalled.
+    pub stalls: u64,
+    /// How many storms there were.
+    pub storms: u64,
+    /// How often a socket could not be written to at once.
+    pub blocked: u64,
 }
 
 impl Stats {
     /// Faults injected: everything except what was sent, delivered, unreachable or overflowed.
     pub fn faults(&self) -> u64 {
         let at_random = self.lost + self.duplicated + self.corrupted + self.reordered;
-        at_random + self.too_big + self.cut + self.cuts + self.crashes
+        let to_hosts = self.crashes + self.stalls + self.blocked;
+        at_random + self.too_big + self.queue_full + self.cut + self.cuts + self.storms + to_hosts
     }
 }
 
@@ -55,6 +64,10 @@ impl AddAssign for Stats {
         self.overflowed += other.overflowed;
         self.cuts += other.cuts;
         self.crashes += other.crashes;
+        self.queue_full += other.queue_full;
+        self.stalls += other.stalls;
+        self.storms += other.storms;
+        self.blocked += other.blocked;
     }
 }
 
@@ -63,6 +76,7 @@ impl fmt::Display for Stats {
         write!(f, "{} datagrams, {} faults: {} lost, ", self.sent, self.faults(), self.lost)?;
         write!(f, "{} duplicated, {} corrupted, ", self.duplicated, self.corrupted)?;
         write!(f, "{} reordered, {} too big, {} cut, ", self.reordered, self.too_big, self.cut)?;
-        write!(f, "{} cuts, {} crashes", self.cuts, self.crashes)
+        write!(f, "{} beyond the queue, {} blocked, {} cuts, ", self.queue_full, self.blocked, self.cuts)?;
+        write!(f, "{} storms, {} stalls, {} crashes", self.storms, self.stalls, self.crashes)
     }
 }

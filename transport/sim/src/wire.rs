@@ -12,12 +12,16 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::conditions::LinkConditions;
+use crate::line::Line;
 use crate::stats::Stats;
 use crate::trace::{TextLog, Trace};
 
 /// Datagrams a socket keeps for a reader that does not come; further ones are dropped, as a kernel does. About 1.4 MB of
 /// full-size datagrams.
 const MAILBOX_DATAGRAMS: usize = 1024;
+
+/// How long a socket that is made to misbehave cannot be written to, at most.
+const LONGEST_BLOCK: Duration = Duration::from_millis(5);
 
 /// What travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,9 @@ pub(crate) struct Wire {
     rng: StdRng,
     default_conditions: LinkConditions,
     conditions: BTreeMap<(IpAddr, IpAddr), LinkConditions>,
+    lines: BTreeMap<(IpAddr, IpAddr), Line>,
+    /// Instead of all other conditions until then.
+    storm: Option<(Duration, LinkConditions)>,
     cuts: BTreeSet<(IpAddr, IpAddr)>,
     down: BTreeSet<IpAddr>,
     mailboxes: BTreeMap<SocketAddr, Mailbox>,
@@ -50,6 +57,10 @@ pub(crate) struct Wire {
     newest: BTreeMap<(SocketAddr, SocketAddr), u64>,
     packets: u64,
     bindings: u64,
+    /// The probability with which a socket misbehaves, each time that it may.
+    oddity: f64,
+    /// Apart from `rng`, so that what sockets do does not change what becomes of datagrams.
+    odd_rng: StdRng,
     pub(crate) stats: Stats,
     pub(crate) trace: Trace,
 }
@@ -59,6 +70,8 @@ struct Mailbox {
     id: u64,
     datagrams: VecDeque<Datagram>,
     reader: Option<Waker>,
+    /// Nothing can be sent before.
+    blocked_until: Duration,
 }
 
 impl Wire {
@@ -67,6 +80,8 @@ impl Wire {
             rng: StdRng::seed_from_u64(seed),
             default_conditions,
             conditions: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            storm: None,
             cuts: BTreeSet::new(),
             down: BTreeSet::new(),
             mailboxes: BTreeMap::new(),
@@ -74,6 +89,8 @@ impl Wire {
             newest: BTreeMap::new(),
             packets: 0,
             bindings: 0,
+            oddity: 0.0,
+            odd_rng: StdRng::seed_from_u64(!seed),
             stats: Stats::default(),
             trace: Trace::new(text_log),
         }
@@ -86,7 +103,8 @@ impl Wire {
         }
         self.bindings += 1;
         let id = self.bindings;
-        self.mailboxes.insert(address, Mailbox { id, datagrams: VecDeque::new(), reader: None });
+        let (datagrams, reader, blocked_until) = Default::default();
+        self.mailboxes.insert(address, Mailbox { id, datagrams, reader, blocked_until });
         Some(Binding { address, id })
     }
 
@@ -106,7 +124,7 @@ impl Wire {
         self.stats.sent += 1;
         self.record(now, "sent", &datagram);
         let direction = (datagram.from.ip(), datagram.to.ip());
-        let conditions = *self.conditions.get(&direction).unwrap_or(&self.default_conditions);
+        let conditions = self.conditions_at(now, direction);
         if self.cuts.contains(&direction) {
             self.stats.cut += 1;
             return self.record(now, "cut", &datagram);
@@ -152,6 +170,43 @@ impl Wire {
         self.conditions.insert((from, to), conditions);
     }
 
+    /// Until then, these conditions are everywhere.
+    pub(crate) fn storm(&mut self, until: Duration, conditions: LinkConditions) {
+        self.stats.storms += 1;
+        self.storm = Some((until, conditions));
+    }
+
+    /// From now on, sockets misbehave with this probability.
+    pub(crate) fn buggify(&mut self, probability: f64) {
+        self.oddity = probability;
+    }
+
+    /// Whether a socket refuses to send now. If it begins to, it goes on for a while.
+    pub(crate) fn is_blocked(&mut self, now: Duration, binding: Binding) -> bool {
+        if self.blocked_until(binding) > now {
+            return true;
+        }
+        if self.oddity == 0.0 || !self.odd_rng.random_bool(self.oddity) {
+            return false;
+        }
+        let until = now + self.odd_rng.random_range(Duration::ZERO..LONGEST_BLOCK);
+        let Some(mailbox) = self.mailbox(binding) else { return false };
+        mailbox.blocked_until = until;
+        self.stats.blocked += 1;
+        self.trace.note(now, "blocked", &until.as_nanos().to_le_bytes());
+        true
+    }
+
+    /// Until when a socket refuses to send.
+    pub(crate) fn blocked_until(&mut self, binding: Binding) -> Duration {
+        self.mailbox(binding).map_or(Duration::ZERO, |mailbox| mailbox.blocked_until)
+    }
+
+    /// Whether a socket gives away one datagram only, though several are there.
+    pub(crate) fn is_short(&mut self) -> bool {
+        self.oddity > 0.0 && self.odd_rng.random_bool(self.oddity)
+    }
+
     pub(crate) fn cut(&mut self, from: IpAddr, to: IpAddr) {
         self.stats.cuts += u64::from(self.cuts.insert((from, to)));
     }
@@ -187,6 +242,13 @@ impl Wire {
         self.trace.name(host, name);
     }
 
+    fn conditions_at(&self, now: Duration, direction: (IpAddr, IpAddr)) -> LinkConditions {
+        match self.storm {
+            Some((until, conditions)) if now < until => conditions,
+            _ => *self.conditions.get(&direction).unwrap_or(&self.default_conditions),
+        }
+    }
+
     fn put_under_way(&mut self, now: Duration, conditions: &LinkConditions, mut datagram: Datagram) {
         if self.rng.random_bool(conditions.corruption) && !datagram.contents.is_empty() {
             let at = self.rng.random_range(0..datagram.contents.len());
@@ -197,8 +259,13 @@ impl Wire {
             0 => 0,
             most => self.rng.random_range(0..most),
         };
+        let line = self.lines.entry((datagram.from.ip(), datagram.to.ip())).or_default();
+        let Some(left) = line.take(now, conditions, datagram.contents.len()) else {
+            self.stats.queue_full += 1;
+            return self.record(now, "queue-full", &datagram);
+        };
         self.packets += 1;
-        let due = now + conditions.delay + Duration::from_nanos(jitter);
+        let due = left + conditions.delay + Duration::from_nanos(jitter);
         self.under_way.push(Packet { due, number: self.packets, datagram });
     }
 
@@ -259,128 +326,4 @@ impl PartialOrd for Packet {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
-
-    struct Pair {
-        wire: Wire,
-        a: Binding,
-        b: Binding,
-    }
-
-    impl Pair {
-        fn new(conditions: LinkConditions) -> Self {
-            let mut wire = Wire::new(1, conditions, TextLog::Off);
-            let mut bind = |ip| wire.bind(SocketAddr::new(ip, 9)).unwrap();
-            let (a, b) = (bind(A), bind(B));
-            Self { wire, a, b }
-        }
-
-        /// Sends numbered datagrams one millisecond apart, then waits for all of them.
-        fn send(&mut self, count: u8) -> Vec<Vec<u8>> {
-            let (from, to) = (self.a.address, self.b.address);
-            for number in 0..count {
-                let now = Duration::from_millis(u64::from(number));
-                self.wire.send(now, self.a, Datagram { from, to, ecn: 0, contents: vec![number; 100] });
-            }
-            self.arrivals()
-        }
-
-        fn arrivals(&mut self) -> Vec<Vec<u8>> {
-            self.wire.deliver(Duration::from_secs(10), &mut Vec::new());
-            std::iter::from_fn(|| self.wire.receive(self.b, Waker::noop())).map(|datagram| datagram.contents).collect()
-        }
-    }
-
-    fn numbered(count: u8) -> Vec<Vec<u8>> {
-        (0..count).map(|number| vec![number; 100]).collect()
-    }
-
-    #[test]
-    fn a_good_network_delivers_everything_in_order() {
-        let mut pair = Pair::new(LinkConditions::default());
-        assert_eq!(pair.send(200), numbered(200));
-        assert_eq!(pair.wire.stats, Stats { sent: 200, delivered: 200, ..Stats::default() });
-    }
-
-    #[test]
-    fn nothing_arrives_before_its_delay() {
-        let mut pair = Pair::new(LinkConditions::default().delay(Duration::from_millis(30)));
-        let (from, to) = (pair.a.address, pair.b.address);
-        pair.wire.send(Duration::ZERO, pair.a, Datagram { from, to, ecn: 0, contents: vec![1] });
-        assert_eq!(pair.wire.next_due(), Some(Duration::from_millis(30)));
-        pair.wire.deliver(Duration::from_millis(29), &mut Vec::new());
-        assert_eq!(pair.wire.receive(pair.b, Waker::noop()), None);
-        assert_eq!(pair.arrivals().len(), 1);
-    }
-
-    #[test]
-    fn each_fault_does_what_it_says() {
-        let good = LinkConditions::default;
-        let mut lossy = Pair::new(good().loss(0.5));
-        let arrived = lossy.send(200).len() as u64;
-        assert!((60..140).contains(&arrived) && lossy.wire.stats.lost == 200 - arrived);
-
-        let mut doubling = Pair::new(good().duplication(0.5));
-        let arrived = doubling.send(200).len() as u64;
-        assert!((260..340).contains(&arrived) && doubling.wire.stats.duplicated == arrived - 200);
-
-        let mut corrupting = Pair::new(good().corruption(0.5));
-        let broken = corrupting.send(200).iter().zip(numbered(200)).filter(|(got, sent)| *got != sent).count() as u64;
-        assert!((60..140).contains(&broken) && corrupting.wire.stats.corrupted == broken);
-
-        let mut jittery = Pair::new(good().jitter(Duration::from_millis(20)));
-        let mut arrived = jittery.send(200);
-        assert_ne!(arrived, numbered(200));
-        arrived.sort();
-        assert_eq!(arrived, numbered(200));
-        assert!(jittery.wire.stats.reordered > 50);
-
-        let mut narrow = Pair::new(good().mtu_bytes(99));
-        assert_eq!((narrow.send(200).len(), narrow.wire.stats.too_big), (0, 200));
-    }
-
-    #[test]
-    fn a_cut_goes_one_way_and_catches_what_is_under_way() {
-        let mut pair = Pair::new(LinkConditions::default());
-        pair.wire.cut(B, A);
-        assert_eq!(pair.send(3).len(), 3);
-        let (from, to) = (pair.a.address, pair.b.address);
-        pair.wire.send(Duration::ZERO, pair.a, Datagram { from, to, ecn: 0, contents: vec![1] });
-        pair.wire.cut(A, B);
-        assert_eq!(pair.arrivals().len(), 0);
-        pair.wire.heal(A, B);
-        assert_eq!(pair.send(3).len(), 3);
-        assert_eq!((pair.wire.stats.cuts, pair.wire.stats.cut), (2, 1));
-    }
-
-    #[test]
-    fn a_socket_of_before_the_crash_stays_dead_after_the_restart() {
-        let mut pair = Pair::new(LinkConditions::default());
-        pair.wire.crash(B);
-        assert_eq!(pair.wire.bind(pair.b.address), None);
-        assert_eq!(pair.send(3).len(), 0);
-        pair.wire.restart(B);
-        let successor = pair.wire.bind(pair.b.address).unwrap();
-        assert_eq!(pair.send(3).len(), 0);
-        assert!(pair.wire.receive(successor, Waker::noop()).is_some());
-        pair.wire.unbind(pair.b);
-        assert!(pair.wire.receive(successor, Waker::noop()).is_some());
-    }
-
-    #[test]
-    fn a_mailbox_nobody_reads_is_bounded() {
-        let mut pair = Pair::new(LinkConditions::default());
-        for _ in 0..5 {
-            let (from, to) = (pair.a.address, pair.b.address);
-            for _ in 0..250 {
-                pair.wire.send(Duration::ZERO, pair.a, Datagram { from, to, ecn: 0, contents: vec![1] });
-            }
-        }
-        assert_eq!(pair.arrivals().len(), MAILBOX_DATAGRAMS);
-        assert_eq!(pair.wire.stats.overflowed, 1250 - MAILBOX_DATAGRAMS as u64);
-    }
-}
+mod tests;

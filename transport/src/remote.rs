@@ -69,6 +69,7 @@ impl<T: Wire> Remote<T> {
             session: (!grace.is_zero()).then(|| self.node.next_session()),
         };
         let inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
+        let controls = Arc::new(Controls::of(subscription.id));
         let mut link = Link {
             subscription,
             stream: FrameStream::new(stream, limits.clone()),
@@ -86,7 +87,7 @@ impl<T: Wire> Remote<T> {
             grace,
             cut_at: None,
             idle: Idle::new(),
-            controls: Arc::default(),
+            controls,
             limits,
             name: format!("{} at {}", self.producer, established.peer),
             told: true,
@@ -490,8 +491,9 @@ impl<T: Wire> Link<T> {
 }
 
 /// The publisher that the local consumer sees: it keeps the latest wishes until the link takes them.
-#[derive(Default)]
 struct Controls {
+    /// Wishes of any other subscription are ignored.
+    id: SubscriptionId,
     wishes: Mutex<Wishes>,
     changed: Notify,
 }
@@ -507,6 +509,18 @@ struct Wishes {
 }
 
 impl Controls {
+    fn of(id: SubscriptionId) -> Self {
+        Self { id, wishes: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Takes a wish, if it is one of this subscription.
+    fn wish(&self, id: SubscriptionId, wish: impl FnOnce(&mut Wishes)) {
+        if id == self.id {
+            wish(&mut self.lock());
+            self.changed.notify_one();
+        }
+    }
+
     fn take(&self) -> Wishes {
         let mut wishes = self.lock();
         Wishes { up_to: wishes.up_to, handled: wishes.handled, cancel: wishes.cancel.take() }
@@ -518,20 +532,12 @@ impl Controls {
 }
 
 impl<T: Send + 'static> Publisher<T> for Controls {
-    fn ask(&self, _: SubscriptionId, up_to: Demand) {
-        {
-            let mut wishes = self.lock();
-            wishes.up_to = wishes.up_to.max(up_to);
-        }
-        self.changed.notify_one();
+    fn ask(&self, id: SubscriptionId, up_to: Demand) {
+        self.wish(id, |wishes| wishes.up_to = wishes.up_to.max(up_to));
     }
 
-    fn handled(&self, _: SubscriptionId, up_to: Demand) {
-        {
-            let mut wishes = self.lock();
-            wishes.handled = wishes.handled.max(Some(up_to));
-        }
-        self.changed.notify_one();
+    fn handled(&self, id: SubscriptionId, up_to: Demand) {
+        self.wish(id, |wishes| wishes.handled = wishes.handled.max(Some(up_to)));
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
@@ -539,10 +545,11 @@ impl<T: Send + 'static> Publisher<T> for Controls {
     }
 
     /// The events themselves are kept by the publisher's node, and need not go back.
-    fn leave(&self, _: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
         let counts = unfinished.iter().map(|(events, attempt)| (events.len() as u64, *attempt)).collect();
-        self.lock().cancel.get_or_insert((cause.reason().clone(), counts));
-        self.changed.notify_one();
+        self.wish(id, |wishes| {
+            wishes.cancel.get_or_insert((cause.reason().clone(), counts));
+        });
     }
 }
 
@@ -552,5 +559,27 @@ fn cancel_reason(exit: &Exit) -> Reason {
         Exit::Normal => Reason::Normal,
         Exit::Shutdown => Reason::Shutdown,
         Exit::Failed(_) => Reason::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_of_an_unknown_subscription_are_ignored() {
+        let id = SubscriptionId::new();
+        let controls = Controls::of(id);
+        let publisher: &dyn Publisher<u64> = &controls;
+        let unknown = SubscriptionId::new();
+        publisher.ask(unknown, Demand::MAX);
+        publisher.handled(unknown, Demand::MAX);
+        publisher.cancel(unknown, Exit::Shutdown);
+        publisher.ask(id, Demand::new(3));
+        let wishes = controls.take();
+        assert_eq!((wishes.up_to, wishes.handled), (Demand::new(3), None));
+        assert!(wishes.cancel.is_none());
+        publisher.cancel(id, Exit::Shutdown);
+        assert!(matches!(controls.take().cancel, Some((Exit::Shutdown, _))));
     }
 }

@@ -1,17 +1,23 @@
 //! [`Positions`] and [`Queue`]: what must outlive a process.
 
+mod lending;
 mod memory;
+mod once;
 #[cfg(feature = "redb")]
 mod redb;
+mod source;
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use self::memory::{MemoryPositions, MemoryQueue};
+pub use self::once::{Numbered, Once};
 #[cfg(feature = "redb")]
 pub use self::redb::{RedbPositions, RedbQueue, RedbStore};
+pub use self::source::{ExclusiveSource, PushError, QueueSource};
 
 /// How far named subscriptions have come: the number of the last event that was handled.
 ///
@@ -121,6 +127,17 @@ pub trait Queue: Send + Sync + 'static {
     /// [`StoreError`].
     fn len(&self) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
+    /// Waits until more entries may be waiting than when it was *called*, which is before it is first polled. It may end
+    /// early, or for nothing. By default it is over after 100 ms, so that whoever waits looks again; an implementation that
+    /// knows better says so at once.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing happens on cancel.
+    fn arrival(&self) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep(LOOK_AGAIN)
+    }
+
     /// Whether there are no entries, neither waiting nor taken.
     ///
     /// # Errors
@@ -130,6 +147,9 @@ pub trait Queue: Send + Sync + 'static {
         async { Ok(self.len().await? == 0) }
     }
 }
+
+/// A delay that nobody notices, and few enough looks to cost nothing.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What an entry of a queue is known by: rising from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,6 +212,9 @@ pub enum StoreError {
     /// next call.
     #[error("the store failed: {0}")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What was to be done together with storing a position has failed; nothing was changed.
+    #[error("the effect failed: {0}")]
+    Effect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     Shutdown,

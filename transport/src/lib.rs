@@ -17,6 +17,14 @@
 //! what is not handled, gives it to somebody else if it never is, and numbers the attempts. All others get it *at most
 //! once*.
 //!
+//! What is guaranteed is chosen where a consumer subscribes:
+//!
+//! | guarantee | how to subscribe | what a crash of the consumer does | what a crash of the producer does |
+//! |---|---|---|---|
+//! | at most once | [`subscribe`](aqueduct_stage::Stage::subscribe) | what it was given and did not handle is lost | what it has in memory is lost |
+//! | at least once | [`subscribe_acknowledged`](aqueduct_stage::Stage::subscribe_acknowledged) | what it did not acknowledge goes to somebody else, as another attempt | what it has in memory is lost; from a [`QueueSource`] what was not acknowledged comes again |
+//! | effectively once | `subscribe_acknowledged` to [`Once`], behind it an [exclusive](QueueSource::exclusive) [`QueueSource`] | each effect is applied once, if the position is stored with it | as for the consumer |
+//!
 //! A link survives the loss of its connection: the consumer's node dials again, both say what they have and want, and
 //! the events go on where they stopped, each once and in order. After the
 //! [grace](NodeConfig::session_grace), or when the other node is known to be gone, the link ends: the consumer is told so
@@ -39,7 +47,8 @@
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * `functions`: what can be called by name from another node; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
-//! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`
+//! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
+//!   one subscribes to, and [`Once`], for effects that must be applied once
 //! * [`local`]: further processes of the running program
 
 mod access;
@@ -67,10 +76,16 @@ mod session;
 mod stream;
 mod wire;
 
+/// What [`RedbPositions::apply`] hands to effects.
+#[cfg(feature = "redb")]
+pub use ::redb;
 pub use access::Access;
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};
-pub use durable::{MemoryPositions, MemoryQueue, Positions, Queue, QueueEntry, QueueId, StoreError};
+pub use durable::{
+    ExclusiveSource, MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueEntry, QueueId,
+    QueueSource, StoreError,
+};
 #[cfg(feature = "redb")]
 pub use durable::{RedbPositions, RedbQueue, RedbStore};
 pub use frame::FrameError;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::{Positions, Queue, QueueEntry, QueueId, StoreError};
 
@@ -45,6 +46,7 @@ impl Positions for MemoryPositions {
 pub struct MemoryQueue {
     max_entries: usize,
     inner: Mutex<Inner>,
+    arrived: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +61,7 @@ impl MemoryQueue {
     /// An empty queue that has at most `max_entries`.
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
-        Self { max_entries, inner: Mutex::default() }
+        Self { max_entries, inner: Mutex::default(), arrived: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -80,7 +82,9 @@ impl Queue for MemoryQueue {
             inner.waiting.insert(id, (0, payload));
             id
         };
-        Ok(payloads.into_iter().map(push).collect())
+        let ids = payloads.into_iter().map(push).collect();
+        self.arrived.notify_waiters();
+        Ok(ids)
     }
 
     async fn take(&self, max: usize) -> Result<Vec<QueueEntry>, StoreError> {
@@ -103,6 +107,7 @@ impl Queue for MemoryQueue {
         let Inner { waiting, taken, .. } = &mut *self.lock();
         let before = waiting.len();
         waiting.extend(ids.iter().filter_map(|id| Some((*id, taken.remove(id)?))));
+        self.arrived.notify_waiters();
         Ok(waiting.len() - before)
     }
 
@@ -110,7 +115,12 @@ impl Queue for MemoryQueue {
         let Inner { waiting, taken, .. } = &mut *self.lock();
         let count = taken.len();
         waiting.append(taken);
+        self.arrived.notify_waiters();
         Ok(count)
+    }
+
+    fn arrival(&self) -> impl Future<Output = ()> + Send {
+        self.arrived.notified()
     }
 
     async fn len(&self) -> Result<usize, StoreError> {

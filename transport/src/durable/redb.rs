@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aqueduct_stage::BoxError;
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use tokio::sync::Notify;
 
-use super::{Positions, Queue, QueueEntry, QueueId, StoreError};
+use super::{Numbered, Positions, Queue, QueueEntry, QueueId, StoreError};
 
 /// A file with any number of positions and queues, which survive the process, also one that is killed, and the machine.
 ///
@@ -38,6 +40,8 @@ use super::{Positions, Queue, QueueEntry, QueueId, StoreError};
 #[derive(Clone, Debug)]
 pub struct RedbStore {
     inner: Arc<Mutex<Inner>>,
+    /// Something may wait in one of the queues that did not.
+    arrived: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -73,7 +77,7 @@ impl RedbStore {
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
         let inner = Inner { path, database: None, queues: BTreeMap::new() };
-        let store = Self { inner: Arc::new(Mutex::new(inner)) };
+        let store = Self { inner: Arc::new(Mutex::new(inner)), arrived: Arc::default() };
         store.run(|_| Ok(())).await?;
         Ok(store)
     }
@@ -195,6 +199,74 @@ pub struct RedbPositions {
     store: RedbStore,
 }
 
+impl RedbPositions {
+    /// Applies each event's effect exactly once: in one transaction, calls `effect` for every event behind the stored
+    /// position, and stores the number of the last one. Returns for how many it was called. The effect writes to tables of
+    /// its own in the same file, through the transaction; `meta`, `positions`, `entries` and `attempts` are the store's. It
+    /// runs on a thread for blocking work, and nothing else happens in the store meanwhile.
+    ///
+    /// ```
+    /// use aqueduct_transport::redb::TableDefinition;
+    /// use aqueduct_transport::{Numbered, RedbStore};
+    ///
+    /// const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("aqueduct-doc-apply-{}.redb", std::process::id()));
+    /// let positions = RedbStore::open(&path).await?.positions();
+    /// let batch = vec![Numbered { number: 1, event: 40 }, Numbered { number: 2, event: 2 }];
+    /// for expected in [2, 0] {
+    ///     // The second time, both have been applied.
+    ///     let apply = positions.apply("totals", batch.clone(), |transaction, amount: u64| {
+    ///         let mut totals = transaction.open_table(TOTALS)?;
+    ///         let total = totals.get("all")?.map_or(0, |total| total.value());
+    ///         totals.insert("all", total + amount)?;
+    ///         Ok(())
+    ///     });
+    ///     assert_eq!(apply.await?, expected);
+    /// }
+    /// # drop(positions);
+    /// # std::fs::remove_file(path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Effect`] if `effect` fails: nothing has been changed. After any other [`StoreError`] all has been done,
+    /// or nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel all may be done, or nothing.
+    pub async fn apply<T: Send + 'static>(
+        &self,
+        subscription: &str,
+        events: Vec<Numbered<T>>,
+        mut effect: impl FnMut(&WriteTransaction, T) -> Result<(), BoxError> + Send + 'static,
+    ) -> Result<usize, StoreError> {
+        let subscription = subscription.to_owned();
+        let apply = move |transaction: &WriteTransaction| {
+            let mut position = {
+                let positions = transaction.open_table(POSITIONS).map_err(storage)?;
+                positions.get(subscription.as_str()).map_err(storage)?.map_or(0, |position| position.value())
+            };
+            let mut applied = 0;
+            for Numbered { number, event } in events {
+                if number > position {
+                    effect(transaction, event).map_err(StoreError::Effect)?;
+                    (position, applied) = (number, applied + 1);
+                }
+            }
+            let mut positions = transaction.open_table(POSITIONS).map_err(storage)?;
+            positions.insert(subscription.as_str(), position).map_err(storage)?;
+            Ok(applied)
+        };
+        self.store.run(|inner| inner.write(apply)).await
+    }
+}
+
 impl Positions for RedbPositions {
     async fn position(&self, subscription: &str) -> Result<Option<u64>, StoreError> {
         let subscription = subscription.to_owned();
@@ -263,7 +335,8 @@ impl Queue for RedbQueue {
             index.waiting.extend(ids.clone().map(|id| (id, 0)));
             Ok(ids.map(QueueId).collect())
         };
-        self.store.run(push).await
+        let arrived = Arc::clone(&self.store.arrived);
+        self.store.run(move |inner| push(inner).inspect(|_| arrived.notify_waiters())).await
     }
 
     async fn take(&self, max: usize) -> Result<Vec<QueueEntry>, StoreError> {
@@ -333,7 +406,8 @@ impl Queue for RedbQueue {
             waiting.extend(ids.iter().filter_map(|id| taken.remove_entry(&id.0)));
             Ok(waiting.len() - before)
         };
-        self.store.run(requeue).await
+        let arrived = Arc::clone(&self.store.arrived);
+        self.store.run(move |inner| requeue(inner).inspect(|_| arrived.notify_waiters())).await
     }
 
     async fn requeue_all(&self) -> Result<usize, StoreError> {
@@ -344,7 +418,12 @@ impl Queue for RedbQueue {
             waiting.append(taken);
             Ok(count)
         };
-        self.store.run(requeue).await
+        let arrived = Arc::clone(&self.store.arrived);
+        self.store.run(move |inner| requeue(inner).inspect(|_| arrived.notify_waiters())).await
+    }
+
+    fn arrival(&self) -> impl Future<Output = ()> + Send {
+        self.store.arrived.notified()
     }
 
     async fn len(&self) -> Result<usize, StoreError> {

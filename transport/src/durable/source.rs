@@ -1,0 +1,627 @@
+//! [`QueueSource`]: a queue that outlives the process, as a source of events.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aqueduct_stage::{
+    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, Spawner, SubscribeError,
+    Subscriber, Subscription, SubscriptionId, TokioSpawner,
+};
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::lending::{Lending, Loan};
+use super::{Numbered, Queue, QueueEntry, QueueId, StoreError};
+use crate::codec::{decode, encode};
+use crate::error::error_chain;
+use crate::{EncodeError, Limits, Wire};
+
+/// A [`Queue`] as a source of events: what was [pushed](Self::push) is given to consumers as they ask, and stays in the
+/// queue until one of them has handled it.
+///
+/// ```text
+///   push ──► [ queue: on the disk ] ── events ──► consumers, by demand
+///                 ▲        acknowledge ◄── handled
+///                 └──────────── wait again ◄── lost, failed, or the process was killed
+/// ```
+///
+/// Several consumers share the queue: each entry goes to one of them. A consumer that subscribes with
+/// [`subscribe_acknowledged`](aqueduct_stage::Stage::subscribe_acknowledged) gets each event at least once: an entry leaves
+/// the queue when it was handled, and what was not waits again, at its old place, when the consumer fails or its node is
+/// lost. [`Batch::attempt`](aqueduct_stage::Batch::attempt) says how often the queue has given an event out, which it
+/// counts durably; what was waiting behind a failure counts as well. For any other consumer an entry leaves the queue just
+/// *before* it is delivered, so it gets each at most once. For one that must apply each event exactly once there is
+/// [`exclusive`](Self::exclusive).
+///
+/// It stays open when the queue is empty, until it is [closed](Self::close). A queue has one source at a time: what
+/// another one had when this one starts waits again.
+///
+/// If the store fails (the disk is full), nothing is acknowledged or given out; it is tried again after 100 ms, and then
+/// after twice as long each time, every 5 s at last, until it works. Each failure is a warning in the log, and
+/// [`trouble`](Self::trouble) tells. Consumers notice nothing but a pause.
+///
+/// An entry that cannot be read as a `T`, for instance because another version of the program wrote it, stops the source:
+/// what is before it is handled, and then every consumer fails with the number of the entry. It stays in the queue, until
+/// a program reads it that can, or somebody acknowledges it there.
+///
+/// Nothing runs before the first subscription, which must be made on a tokio runtime. Cloning gives another handle to the
+/// same source. When the last one is dropped, it goes on for those that are subscribed.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use aqueduct_stage::{Graph, each};
+/// use aqueduct_transport::{MemoryQueue, QueueSource};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> aqueduct_stage::Result {
+/// // `RedbStore::queue` makes one that lasts.
+/// let mails = QueueSource::<String, _>::new("mails", Arc::new(MemoryQueue::new(1000)));
+/// mails.push(["a letter".to_owned(), "a bill".to_owned()]).await?;
+/// mails.close();
+///
+/// let graph = Graph::new("post");
+/// graph.consumer("send", || each(async |mail: String| println!("{mail}"))).subscribe_acknowledged(&mails, 5..10);
+/// let outcome = graph.run().await?;
+/// assert_eq!(outcome.stage("send").map(|stage| stage.events_in), Some(2));
+/// # Ok(())
+/// # }
+/// ```
+pub struct QueueSource<T, Q> {
+    queue: Arc<Q>,
+    spawner: Arc<dyn Spawner>,
+    limits: Limits,
+    desk: Arc<Desk<T>>,
+    /// Tells the task when the last handle is gone.
+    _handle: Arc<LastHandle<T>>,
+}
+
+/// What the source's handles, edges and task share.
+struct Desk<T> {
+    name: Arc<str>,
+    state: Mutex<State<T>>,
+    changed: Notify,
+}
+
+struct State<T> {
+    lending: Lending,
+    readers: BTreeMap<SubscriptionId, Reader<T>>,
+    /// Those that are to be told that their subscription has ended.
+    leaving: Vec<(SubscriptionId, Reader<T>, EndCause)>,
+    phase: Phase,
+    is_closed: bool,
+    is_dismissed: bool,
+    trouble: Option<Arc<StoreError>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    /// Nobody has subscribed.
+    New,
+    Running,
+    Ended,
+}
+
+/// Where events go.
+enum Reader<T> {
+    Sharing(Arc<dyn Subscriber<T>>),
+    Exclusive(Arc<dyn Subscriber<Numbered<T>>>),
+}
+
+impl<T: Wire, Q: Queue> QueueSource<T, Q> {
+    /// The events in `queue`. `name` is for reports.
+    #[must_use]
+    pub fn new(name: &str, queue: Arc<Q>) -> Self {
+        let state = State {
+            lending: Lending::default(),
+            readers: BTreeMap::new(),
+            leaving: Vec::new(),
+            phase: Phase::New,
+            is_closed: false,
+            is_dismissed: false,
+            trouble: None,
+        };
+        let desk = Arc::new(Desk { name: name.into(), state: Mutex::new(state), changed: Notify::new() });
+        let handle = Arc::new(LastHandle(Arc::clone(&desk)));
+        Self { queue, spawner: Arc::new(TokioSpawner), limits: Limits::default(), desk, _handle: handle }
+    }
+
+    /// Sets who starts its task. Default: the tokio runtime of the first subscriber. Say it before anybody subscribes.
+    #[must_use]
+    pub fn spawner(mut self, spawner: impl Spawner) -> Self {
+        self.spawner = Arc::new(spawner);
+        self
+    }
+
+    /// Sets how large an event may be. Default: as between nodes. Say it before the source is cloned.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Adds events at the end of the queue, all or none. They are durable when this returns, and their numbers, which are
+    /// returned, rise and are never used again. It takes the disk's time, so hand over many at once.
+    ///
+    /// # Errors
+    ///
+    /// [`PushError::Store`] with [`StoreError::Full`] if they do not fit, [`PushError::Closed`] and [`PushError::Encode`]:
+    /// nothing was added. After any other [`PushError::Store`] all may have been added, or none.
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel all may have been added, or none.
+    pub async fn push(&self, events: impl IntoIterator<Item = T>) -> Result<Vec<QueueId>, PushError> {
+        if self.desk.lock().is_closed {
+            return Err(PushError::Closed(self.desk.name.to_string()));
+        }
+        let events: Vec<T> = events.into_iter().collect();
+        let payloads = payloads(&events, &self.limits)?;
+        drop(events);
+        Ok(self.queue.push(payloads).await?)
+    }
+
+    /// Takes no more: consumers are told the end of the data when the queue is empty and everything was handled, durably.
+    /// What is pushed to the queue itself, around the source, until then is still given out.
+    pub fn close(&self) {
+        self.desk.lock().is_closed = true;
+        self.desk.changed.notify_one();
+    }
+
+    /// The same events with their numbers, for one consumer at a time that applies each exactly once: see
+    /// [`Once`](crate::Once).
+    ///
+    /// While there is a consumer, another one is refused ([`SubscribeError::Refused`], with the name of the source), be it
+    /// exclusive or not.
+    #[must_use]
+    pub fn exclusive(&self) -> ExclusiveSource<T, Q> {
+        ExclusiveSource { source: self.clone() }
+    }
+
+    /// The error for which the store is not used at the moment; `None` while it works.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Arc<StoreError>> {
+        self.desk.lock().trouble.clone()
+    }
+
+    /// The queue behind it.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<Q> {
+        &self.queue
+    }
+
+    fn subscribe(&self, id: SubscriptionId, reader: Reader<T>) -> Result<(), SubscribeError> {
+        let name = &self.desk.name;
+        let starts = {
+            let mut state = self.desk.lock();
+            if state.phase == Phase::Ended {
+                return Err(SubscribeError::Ended(name.to_string()));
+            }
+            let is_exclusive = |reader: &Reader<T>| matches!(reader, Reader::Exclusive(_));
+            if state.readers.values().any(is_exclusive) || (is_exclusive(&reader) && !state.readers.is_empty()) {
+                let reason = format!("queue {name:?} has a consumer already, and one of the two is exclusive");
+                return Err(SubscribeError::Refused { at: name.to_string(), reason });
+            }
+            state.readers.insert(id, reader);
+            state.lending.subscribe(id);
+            std::mem::replace(&mut state.phase, Phase::Running) == Phase::New
+        };
+        if starts {
+            let (queue, desk) = (Arc::clone(&self.queue), Arc::clone(&self.desk));
+            let clerk = Clerk { queue, desk, limits: self.limits.clone(), unreadable: None };
+            self.spawner.spawn("queue", Box::pin(clerk.run()));
+        }
+        Ok(())
+    }
+}
+
+impl<T: Wire, Q: Queue> Source for QueueSource<T, Q> {
+    type Item = T;
+
+    fn name(&self) -> String {
+        self.desk.name.to_string()
+    }
+
+    async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
+        self.subscribe(subscription.id, Reader::Sharing(subscription.subscriber))?;
+        Ok(Arc::clone(&self.desk) as _)
+    }
+}
+
+impl<T, Q> Clone for QueueSource<T, Q> {
+    fn clone(&self) -> Self {
+        let Self { queue, spawner, limits, desk, _handle } = self;
+        Self {
+            queue: Arc::clone(queue),
+            spawner: Arc::clone(spawner),
+            limits: limits.clone(),
+            desk: Arc::clone(desk),
+            _handle: Arc::clone(_handle),
+        }
+    }
+}
+
+impl<T, Q> fmt::Debug for QueueSource<T, Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("QueueSource").field(&self.desk.name).finish()
+    }
+}
+
+/// The events of a [`QueueSource`] with their numbers, for one consumer at a time: made by [`QueueSource::exclusive`].
+pub struct ExclusiveSource<T, Q> {
+    source: QueueSource<T, Q>,
+}
+
+impl<T: Wire, Q: Queue> Source for ExclusiveSource<T, Q> {
+    type Item = Numbered<T>;
+
+    fn name(&self) -> String {
+        self.source.name()
+    }
+
+    async fn open(
+        &self,
+        _: usize,
+        subscription: Subscription<Numbered<T>>,
+    ) -> Result<Arc<dyn Publisher<Numbered<T>>>, SubscribeError> {
+        self.source.subscribe(subscription.id, Reader::Exclusive(subscription.subscriber))?;
+        Ok(Arc::clone(&self.source.desk) as _)
+    }
+}
+
+impl<T, Q> Clone for ExclusiveSource<T, Q> {
+    fn clone(&self) -> Self {
+        Self { source: self.source.clone() }
+    }
+}
+
+impl<T, Q> fmt::Debug for ExclusiveSource<T, Q> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ExclusiveSource").field(&self.source.desk.name).finish()
+    }
+}
+
+/// Why events were not pushed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// One of them cannot be encoded.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The store did not take them.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The source was closed.
+    #[error("queue {0:?} is closed")]
+    Closed(String),
+}
+
+impl<T> Desk<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    /// Ends one subscription; what it has not handled waits again.
+    fn end(&mut self, id: SubscriptionId, cause: EndCause) {
+        self.lending.leave(id);
+        if let Some(reader) = self.readers.remove(&id) {
+            self.leaving.push((id, reader, cause));
+        }
+    }
+
+    /// A reader that nobody has told the end yet.
+    fn reader(&self, id: SubscriptionId) -> Option<Reader<T>> {
+        let leaving = self.leaving.iter().find(|(leaving, ..)| *leaving == id).map(|(_, reader, _)| reader);
+        self.readers.get(&id).or(leaving).cloned()
+    }
+
+    fn end_all(&mut self, exit: &Exit) {
+        for id in self.readers.keys().copied().collect::<Vec<_>>() {
+            self.end(id, EndCause::Down(exit.clone()));
+        }
+    }
+}
+
+/// For both kinds of readers.
+impl<T: Send + 'static, E> Publisher<E> for Desk<T> {
+    fn ask(&self, id: SubscriptionId, up_to: Demand) {
+        self.lock().lending.ask(id, up_to);
+        self.changed.notify_one();
+    }
+
+    fn handled(&self, id: SubscriptionId, up_to: Demand) {
+        self.lock().lending.handled(id, up_to);
+        self.changed.notify_one();
+    }
+
+    fn cancel(&self, id: SubscriptionId, reason: Exit) {
+        self.lock().end(id, EndCause::Cancelled(reason));
+        self.changed.notify_one();
+    }
+
+    /// The events themselves are in the queue, and need not come back.
+    fn leave(&self, id: SubscriptionId, cause: EndCause, _: Vec<(Events<E>, Attempt)>) {
+        Publisher::<E>::cancel(self, id, cause.reason().clone());
+    }
+}
+
+impl<T> Reader<T> {
+    /// Gives it events, and answers whether it has taken them.
+    fn deliver(&self, id: SubscriptionId, events: Vec<Numbered<T>>, attempt: Attempt) -> bool {
+        match self {
+            Self::Exclusive(subscriber) => subscriber.try_deliver(id, events.into(), attempt).is_ok(),
+            Self::Sharing(subscriber) => {
+                let events: Vec<T> = events.into_iter().map(|numbered| numbered.event).collect();
+                subscriber.try_deliver(id, events.into(), attempt).is_ok()
+            }
+        }
+    }
+
+    fn ended(&self, id: SubscriptionId, cause: EndCause) {
+        match self {
+            Self::Sharing(subscriber) => subscriber.ended(id, cause),
+            Self::Exclusive(subscriber) => subscriber.ended(id, cause),
+        }
+    }
+}
+
+impl<T> Clone for Reader<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Sharing(subscriber) => Self::Sharing(Arc::clone(subscriber)),
+            Self::Exclusive(subscriber) => Self::Exclusive(Arc::clone(subscriber)),
+        }
+    }
+}
+
+/// Dropped with the last handle.
+struct LastHandle<T>(Arc<Desk<T>>);
+
+impl<T> Drop for LastHandle<T> {
+    fn drop(&mut self) {
+        self.0.lock().is_dismissed = true;
+        self.0.changed.notify_one();
+    }
+}
+
+/// The source's task: the only one that uses the queue, and that tells readers anything.
+struct Clerk<T, Q> {
+    queue: Arc<Q>,
+    desk: Arc<Desk<T>>,
+    limits: Limits,
+    /// An entry that cannot be read: nothing is taken until everything before it is handled.
+    unreadable: Option<Failure>,
+}
+
+/// What is to be done next.
+enum Next {
+    Take(usize),
+    /// Everything before the unreadable entry is handled.
+    Fail(Failure),
+    /// Tell the queue or the readers something first.
+    Again,
+    Wait,
+    End,
+}
+
+impl<T: Wire, Q: Queue> Clerk<T, Q> {
+    async fn run(mut self) {
+        // Whoever had something before has gone.
+        self.insist("requeue", || self.queue.requeue_all()).await;
+        loop {
+            self.say_farewell();
+            self.settle().await;
+            // Before looking into the queue, so that nothing is missed.
+            let queue = Arc::clone(&self.queue);
+            let arrival = queue.arrival();
+            match self.next() {
+                Next::Take(count) => {
+                    let taken = self.insist("take", || self.queue.take(count)).await;
+                    if !taken.is_empty() {
+                        self.give(taken).await;
+                        continue;
+                    }
+                }
+                Next::Fail(failure) => {
+                    self.desk.lock().end_all(&Exit::Failed(failure));
+                    continue;
+                }
+                Next::Again => continue,
+                Next::End => return,
+                Next::Wait => {}
+            }
+            if self.is_exhausted().await {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = self.desk.changed.notified() => {}
+                () = arrival => {}
+            }
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        let mut state = self.desk.lock();
+        if !state.leaving.is_empty() || state.lending.has_news() {
+            return Next::Again;
+        }
+        if state.phase == Phase::Ended || (state.is_dismissed && state.readers.is_empty()) {
+            state.phase = Phase::Ended;
+            return Next::End;
+        }
+        if self.unreadable.is_some() {
+            let failure = if state.lending.is_idle() { self.unreadable.take() } else { None };
+            return failure.map_or(Next::Wait, Next::Fail);
+        }
+        match state.lending.demand().as_len() {
+            0 => Next::Wait,
+            demand => Next::Take(demand.min(MOST_AT_ONCE)),
+        }
+    }
+
+    /// Ends the source if it is closed, the queue is empty, and nobody has anything.
+    async fn is_exhausted(&self) -> bool {
+        let is_over = |state: &State<T>| state.is_closed && state.lending.is_idle();
+        if !is_over(&self.desk.lock()) || self.insist("count", || self.queue.len()).await > 0 {
+            return false;
+        }
+        let mut state = self.desk.lock();
+        state.phase = Phase::Ended;
+        state.end_all(&Exit::Normal);
+        true
+    }
+
+    /// Tells the queue what was handled and what waits again, in this order.
+    async fn settle(&self) {
+        let (handled, returned) = {
+            let mut state = self.desk.lock();
+            (state.lending.take_handled(), state.lending.take_returned())
+        };
+        if !handled.is_empty() {
+            self.insist("acknowledge", || self.queue.acknowledge(&handled)).await;
+        }
+        if !returned.is_empty() {
+            self.insist("requeue", || self.queue.requeue(&returned)).await;
+        }
+    }
+
+    async fn give(&mut self, mut taken: Vec<QueueEntry>) {
+        let (mut events, mut unread) = (BTreeMap::new(), Vec::new());
+        for (index, entry) in taken.iter().enumerate() {
+            match read::<T>(&entry.payload, &self.limits) {
+                Ok(event) => drop(events.insert(entry.id, event)),
+                Err(error) => {
+                    let message = format!("entry {} of the queue cannot be read: {error}", entry.id);
+                    tracing::error!(queue = &*self.desk.name, message, "the source stops");
+                    self.unreadable = Some(Failure::new(&*self.desk.name, FailureKind::Error, message));
+                    unread = taken.split_off(index);
+                    break;
+                }
+            }
+        }
+        let loans = {
+            let mut state = self.desk.lock();
+            let loans = state.lending.assign(taken);
+            state.lending.give_back(unread.iter().map(|entry| entry.id));
+            loans
+        };
+        for Loan { to, entries, is_final } in loans {
+            if is_final {
+                let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+                self.insist("acknowledge", || self.queue.acknowledge(&ids)).await;
+            }
+            let attempt = entries.first().and_then(|entry| NonZeroU32::new(entry.attempt));
+            let count = entries.len();
+            let numbered = |entry: QueueEntry| {
+                let event = events.remove(&entry.id)?;
+                Some(Numbered { number: entry.id.number(), event })
+            };
+            let batch = entries.into_iter().filter_map(numbered).collect();
+            // One that has left is told the end by nobody but this task.
+            let reader = self.desk.lock().reader(to);
+            let is_taken =
+                reader.is_some_and(|reader| reader.deliver(to, batch, attempt.map_or(Attempt::FIRST, Attempt::new)));
+            if !is_taken && is_final {
+                tracing::warn!(
+                    queue = &*self.desk.name,
+                    lost = count,
+                    "events lost with a reader that does not acknowledge"
+                );
+            }
+        }
+    }
+
+    fn say_farewell(&self) {
+        let leaving = std::mem::take(&mut self.desk.lock().leaving);
+        for (id, reader, cause) in leaving {
+            reader.ended(id, cause);
+        }
+    }
+
+    /// Uses the queue until it works.
+    async fn insist<R, Fut>(&self, what: &'static str, mut use_queue: impl FnMut() -> Fut) -> R
+    where
+        Fut: Future<Output = Result<R, StoreError>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match use_queue().await {
+                Ok(done) => {
+                    if self.desk.lock().trouble.take().is_some() {
+                        tracing::info!(queue = &*self.desk.name, what, "the store works again");
+                    }
+                    return done;
+                }
+                Err(error) => error,
+            };
+            tracing::warn!(queue = &*self.desk.name, what, error = error_chain(&error), again_in = ?pause, "the store fails");
+            self.desk.lock().trouble = Some(Arc::new(error));
+            let until = Instant::now() + pause;
+            loop {
+                // Whoever wants to leave need not wait for the store.
+                self.say_farewell();
+                tokio::select! {
+                    biased;
+                    () = sleep_until(until) => break,
+                    () = self.desk.changed.notified() => {}
+                }
+            }
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+}
+
+/// When the task is dropped where it stands, its readers are told so.
+impl<T, Q> Drop for Clerk<T, Q> {
+    fn drop(&mut self) {
+        let leaving = {
+            let mut state = self.desk.lock();
+            state.phase = Phase::Ended;
+            let failure = Failure::new(&*self.desk.name, FailureKind::Killed, "the task of the queue was dropped");
+            state.end_all(&Exit::Failed(failure));
+            std::mem::take(&mut state.leaving)
+        };
+        for (id, reader, cause) in leaving {
+            reader.ended(id, cause);
+        }
+    }
+}
+
+/// What is stored for each event: what its type is called, as a hash, and its encoding.
+fn payloads<T: Wire>(events: &[T], limits: &Limits) -> Result<Vec<Bytes>, EncodeError> {
+    let (encoded, mark) = (encode(events, limits)?, mark::<T>());
+    let mut start = 0;
+    let payload = |end: &usize| {
+        let event = &encoded.bytes()[std::mem::replace(&mut start, *end)..*end];
+        [&mark, event].concat().into()
+    };
+    Ok(encoded.ends().iter().map(payload).collect())
+}
+
+fn read<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, String> {
+    let event = payload.strip_prefix(&mark::<T>());
+    let event = event.ok_or_else(|| format!("it was not written as {:?}", T::signature()))?;
+    let mut events = decode::<T>(event, 1, limits).map_err(|error| error_chain(&error))?;
+    events.pop().ok_or_else(|| "it is empty".to_owned())
+}
+
+fn mark<T: Wire>() -> [u8; 8] {
+    xxh3_64(T::signature().as_bytes()).to_le_bytes()
+}
+
+/// As many as are taken, and decoded, at one time: what a sync of the disk costs is spread over them, and they are soon
+/// under way.
+const MOST_AT_ONCE: usize = 1000;
+/// After a failure of the store: soon, as it may have been a hiccup; and at last often enough that nobody waits for long
+/// when there is space again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);

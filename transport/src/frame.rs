@@ -340,7 +340,7 @@ pub(crate) mod tests {
                 published: Some(text("order v2")),
             }),
             Frame::Credit(Credit { up_to: u64::MAX }),
-            Frame::Cancel(Cancel { reason: Reason::Unknown(77), begun: 3 }),
+            Frame::Cancel(Cancel { reason: Reason::Unknown(77), begun: 3, is_down: true }),
             Frame::Ack(Ack { up_to: 9, handled: true }),
             Frame::Resume(Resume { session: Session { incarnation: 1, number: 0 }, epoch: 2, arrived: 3 }),
             Frame::Resumed(Resumed {}),

@@ -275,7 +275,8 @@ impl<T: Wire> Serving<T> {
                     OutboundEvent::Handled { up_to } => self.publisher.handled(self.id, up_to),
                     // How far it goes is asked for below.
                     OutboundEvent::Demand { .. } => {}
-                    OutboundEvent::Cancelled { reason } => self.leave(EndCause::Cancelled(exit(reason))),
+                    OutboundEvent::Cancelled { reason, is_down: true } => self.leave(EndCause::Down(exit(reason))),
+                    OutboundEvent::Cancelled { reason, .. } => self.leave(EndCause::Cancelled(exit(reason))),
                 }
             }
             self.ask();

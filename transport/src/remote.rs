@@ -403,9 +403,13 @@ impl<T: Wire> Link<T> {
             self.inbound.handled(handled);
         }
         self.inbound.ask(wishes.up_to);
-        if let Some((exit, unfinished)) = wishes.cancel {
-            self.inbound.cancel(cancel_reason(&exit), &unfinished);
-            self.tell(EndCause::Cancelled(exit));
+        if let Some((cause, unfinished)) = wishes.cancel {
+            let reason = cancel_reason(cause.reason());
+            match &cause {
+                EndCause::Down(_) => self.inbound.down(reason, &unfinished),
+                EndCause::Cancelled(_) => self.inbound.cancel(reason, &unfinished),
+            }
+            self.tell(EndCause::Cancelled(cause.reason().clone()));
         }
     }
 
@@ -505,7 +509,7 @@ struct Wishes {
     /// Handled in all, if the consumer says so; never falls.
     handled: Option<Demand>,
     /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
-    cancel: Option<(Exit, Vec<(u64, Attempt)>)>,
+    cancel: Option<(EndCause, Vec<(u64, Attempt)>)>,
 }
 
 impl Controls {
@@ -548,7 +552,7 @@ impl<T: Send + 'static> Publisher<T> for Controls {
     fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
         let counts = unfinished.iter().map(|(events, attempt)| (events.len() as u64, *attempt)).collect();
         self.wish(id, |wishes| {
-            wishes.cancel.get_or_insert((cause.reason().clone(), counts));
+            wishes.cancel.get_or_insert((cause, counts));
         });
     }
 }

@@ -41,7 +41,13 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     /// events to its other consumers, or to the next one, before anything newer.
     ///
     /// Without it, what a failing consumer had in hand is lost with it. It costs a clone of each event that is taken by
-    /// value. From a producer on another node nothing can be handed back yet.
+    /// value.
+    ///
+    /// It works across nodes. The producer's node keeps each event until this stage has handled it, so the events
+    /// themselves do not go back over the network; what was not handled is given to others as soon as the subscription has
+    /// ended. That is also so if this stage's node is lost: all that was sent and is not known to be handled then counts as
+    /// an attempt, as nobody can say which of it was begun. An event is given *at least once*, and
+    /// [`Batch::attempt`](crate::Batch::attempt) tells the first time from later ones.
     #[track_caller]
     pub fn subscribe_acknowledged<Src: Source<Item = I> + Clone>(
         self,

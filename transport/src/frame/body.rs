@@ -133,6 +133,9 @@ pub(crate) struct Cancel {
     /// those behind them it was none.
     #[serde(default)]
     pub(crate) begun: u64,
+    /// The consumer has ended itself; otherwise it lives on without this subscription.
+    #[serde(default)]
+    pub(crate) is_down: bool,
 }
 
 /// Events `first_seq`, `first_seq + 1`, ..., `count` of them. The first of a subscription has number 1; there are no

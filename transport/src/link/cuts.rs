@@ -313,7 +313,7 @@ impl World {
             match event {
                 OutboundEvent::Handled { up_to } => self.handled_there = up_to.count(),
                 OutboundEvent::Demand { up_to } => self.demand = up_to.count(),
-                OutboundEvent::Cancelled { reason } => panic!("cancelled: {reason}"),
+                OutboundEvent::Cancelled { reason, .. } => panic!("cancelled: {reason}"),
             }
         }
         while let Some(event) = self.inbound.poll_event() {

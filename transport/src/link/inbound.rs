@@ -14,8 +14,8 @@ use crate::{FrameError, Limits};
 ///
 /// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
 ///
-/// * mutators: [`ask`](Self::ask), [`handled`](Self::handled), [`cancel`](Self::cancel), [`resume`](Self::resume),
-///   [`restate`](Self::restate)
+/// * mutators: [`ask`](Self::ask), [`handled`](Self::handled), [`cancel`](Self::cancel), [`down`](Self::down),
+///   [`resume`](Self::resume), [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
 /// * getters: [`arrived`](Self::arrived), [`is_finished`](Self::is_finished)
@@ -153,11 +153,12 @@ impl Inbound {
     /// `unfinished` is what follows the events that were [handled](Self::handled): numbers of events, and the attempt that
     /// is to follow. Where that is a later one than these events came with, they had been begun.
     pub(crate) fn cancel(&mut self, reason: Reason, unfinished: &[(u64, Attempt)]) {
-        if matches!(self.state, State::Subscribing | State::Accepted) {
-            let begun = self.begun(unfinished);
-            self.state = State::Cancelled(Cancel { reason, begun }, false);
-            self.partial = None;
-        }
+        self.leave(reason, unfinished, false);
+    }
+
+    /// As [`cancel`](Self::cancel), of a consumer that has ended itself.
+    pub(crate) fn down(&mut self, reason: Reason, unfinished: &[(u64, Attempt)]) {
+        self.leave(reason, unfinished, true);
     }
 
     /// Goes on with another stream, after the present one was cut: says what it has and what it wants. After a
@@ -168,7 +169,9 @@ impl Inbound {
         match &mut self.state {
             State::Subscribing | State::Broken => return None,
             State::Accepted => {}
-            State::Ended => self.state = State::Cancelled(Cancel { reason: Reason::Normal, begun: 0 }, false),
+            State::Ended => {
+                self.state = State::Cancelled(Cancel { reason: Reason::Normal, begun: 0, is_down: false }, false)
+            }
             State::Cancelled(_, is_sent) => *is_sent = false,
         }
         self.epoch += 1;
@@ -260,6 +263,14 @@ impl Inbound {
     /// Whether nothing more is to be sent: the stream may be finished.
     pub(crate) fn is_finished(&self) -> bool {
         self.first.is_none() && matches!(self.state, State::Ended | State::Cancelled(_, true) | State::Broken)
+    }
+
+    fn leave(&mut self, reason: Reason, unfinished: &[(u64, Attempt)], is_down: bool) {
+        if matches!(self.state, State::Subscribing | State::Accepted) {
+            let begun = self.begun(unfinished);
+            self.state = State::Cancelled(Cancel { reason, begun, is_down }, false);
+            self.partial = None;
+        }
     }
 
     /// The acknowledgement that is due. Of what was handled, at once; of what has only arrived, with the next credit or
@@ -639,7 +650,7 @@ mod tests {
         inbound.ask(Demand::new(9));
         inbound.cancel(Reason::Shutdown, &[]);
         inbound.cancel(Reason::Normal, &[]);
-        assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Shutdown, begun: 0 })]);
+        assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Shutdown, begun: 0, is_down: false })]);
         assert!(inbound.is_finished());
         inbound.handle_frame(0, chunk(1, 1, true, 5, b"de")).unwrap();
         inbound.handle_frame(0, Frame::Done(Done { last_seq: 7 })).unwrap();
@@ -647,10 +658,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cancel_says_whether_the_consumer_has_ended_itself() {
+        let mut inbound = accepted(3);
+        inbound.down(Reason::Error, &[]);
+        inbound.cancel(Reason::Normal, &[]);
+        assert_eq!(sent(&mut inbound), [Frame::Cancel(Cancel { reason: Reason::Error, begun: 0, is_down: true })]);
+    }
+
+    #[test]
     fn a_cancel_before_anything_was_sent_still_follows_the_subscription() {
         let mut inbound = inbound();
         inbound.cancel(Reason::Normal, &[]);
-        let cancel = Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 });
+        let cancel = Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0, is_down: false });
         assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), cancel]);
     }
 
@@ -740,7 +759,7 @@ mod tests {
             sent(&mut inbound);
             inbound.handled(Demand::new(2));
             inbound.cancel(Reason::Error, unfinished);
-            let cancel = Frame::Cancel(Cancel { reason: Reason::Error, begun });
+            let cancel = Frame::Cancel(Cancel { reason: Reason::Error, begun, is_down: false });
             assert_eq!(sent(&mut inbound), [ack(2, true), cancel], "{unfinished:?}");
         }
     }

@@ -82,6 +82,8 @@ pub(crate) enum OutboundEvent {
     Cancelled {
         /// Why; [`Reason::Disconnected`] if its stream just stopped.
         reason: Reason,
+        /// The consumer says that it has ended itself.
+        is_down: bool,
     },
 }
 
@@ -94,8 +96,8 @@ enum State {
     Ended,
     /// By the producer, and the subscriber knows everything.
     Confirmed,
-    /// By the subscriber; with the reason until it is polled.
-    Cancelled(Option<Reason>),
+    /// By the subscriber; with the reason, and whether the consumer has ended itself, until that is polled.
+    Cancelled(Option<(Reason, bool)>),
 }
 
 impl Outbound {
@@ -187,9 +189,9 @@ impl Outbound {
         match frame {
             Frame::Credit(credit) => self.allow(Demand::new(credit.up_to)),
             Frame::Ack(ack) => self.acknowledge(*ack)?,
-            Frame::Cancel(Cancel { reason, begun }) => {
+            Frame::Cancel(Cancel { reason, begun, is_down }) => {
                 let attempted = self.log.acknowledged().saturating_add(*begun);
-                self.cancel(*reason, attempted);
+                self.cancel(*reason, *is_down, attempted);
             }
             other => return Err(LinkError::Unexpected { frame: other.name(), place: "from a subscriber" }),
         }
@@ -239,7 +241,7 @@ impl Outbound {
 
     /// Cancels the link, as its subscriber is gone. What was sent and is not acknowledged may have been handled.
     pub(crate) fn give_up(&mut self) {
-        self.cancel(Reason::Disconnected, u64::MAX);
+        self.cancel(Reason::Disconnected, false, u64::MAX);
     }
 
     /// Returns the next bytes to send, in order. A frame may come in two pieces.
@@ -259,7 +261,7 @@ impl Outbound {
     /// Returns what the producer must be told.
     pub(crate) fn poll_event(&mut self) -> Option<OutboundEvent> {
         match &mut self.state {
-            State::Cancelled(reason) => reason.take().map(|reason| OutboundEvent::Cancelled { reason }),
+            State::Cancelled(why) => why.take().map(|(reason, is_down)| OutboundEvent::Cancelled { reason, is_down }),
             State::Asked | State::Accepted if std::mem::take(&mut self.is_handled_new) => {
                 Some(OutboundEvent::Handled { up_to: Demand::new(self.log.acknowledged()) })
             }
@@ -380,9 +382,9 @@ impl Outbound {
         Ok(())
     }
 
-    fn cancel(&mut self, reason: Reason, attempted: u64) {
+    fn cancel(&mut self, reason: Reason, is_down: bool, attempted: u64) {
         if matches!(self.state, State::Asked | State::Accepted) {
-            self.state = State::Cancelled(Some(reason));
+            self.state = State::Cancelled(Some((reason, is_down)));
             self.attempted = attempted.min(self.sent);
         } else if self.state == State::Ended {
             self.state = State::Confirmed;
@@ -412,7 +414,7 @@ mod tests {
     }
 
     fn cancel(outbound: &mut Outbound) {
-        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 })).unwrap();
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0, is_down: false })).unwrap();
     }
 
     fn send(outbound: &mut Outbound, lengths: &[usize]) {
@@ -551,7 +553,7 @@ mod tests {
         let head = outbound.poll_transmit().unwrap();
         cancel(&mut outbound);
         cancel(&mut outbound);
-        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Cancelled { reason: Reason::Normal }));
+        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Cancelled { reason: Reason::Normal, is_down: false }));
         assert_eq!(outbound.poll_event(), None);
         assert!(!outbound.is_finished());
         let rest = outbound.poll_transmit().unwrap();
@@ -566,7 +568,10 @@ mod tests {
     fn a_stream_that_stops_cancels() {
         let mut outbound = outbound(0);
         outbound.end_of_stream();
-        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Cancelled { reason: Reason::Disconnected }));
+        assert_eq!(
+            outbound.poll_event(),
+            Some(OutboundEvent::Cancelled { reason: Reason::Disconnected, is_down: false })
+        );
     }
 
     #[test]
@@ -659,7 +664,9 @@ mod tests {
         sent(&mut outbound);
         ack(&mut outbound, 1, true).unwrap();
         assert_eq!(unfinished(&mut outbound), []);
-        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Error, begun: 1 })).unwrap();
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Error, begun: 1, is_down: true })).unwrap();
+        let cancelled = std::iter::from_fn(|| outbound.poll_event()).last();
+        assert_eq!(cancelled, Some(OutboundEvent::Cancelled { reason: Reason::Error, is_down: true }));
         assert_eq!(unfinished(&mut outbound), [(2, 1, 2), (3, 1, 1), (4, 2, 2)]);
         assert_eq!(unfinished(&mut outbound), []);
     }
@@ -716,7 +723,7 @@ mod tests {
         outbound.resume(7, 2).unwrap();
         assert_eq!(outbound.resume(7, 2), Err(Reason::Superseded));
         // What the older stream still brings is not heard.
-        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0 })).unwrap();
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0, is_down: false })).unwrap();
         assert!(!outbound.is_over());
     }
 }

@@ -1,0 +1,130 @@
+//! [`ByteCredit`]: how many bytes of events a publisher may send, as its subscriber reckons it.
+
+use std::collections::VecDeque;
+
+use crate::link::LinkError;
+
+/// Bounds the bytes of the events that have arrived and that the consumer has not taken yet, as the demand bounds their
+/// number.
+///
+/// Bytes are those of events' encodings, counted from the start of the subscription, so that they can be said again. An event
+/// may begin as long as fewer bytes than the credit are before it: one that is longer than the whole window still gets
+/// through when nothing else waits, and the bytes that wait are less than the window and one event.
+///
+/// The credit follows what the consumer has really taken. What it asks for does not tell: it asks for many events at a
+/// time, and may have to take hundreds of them before it asks again.
+#[derive(Debug)]
+pub(crate) struct ByteCredit {
+    window: u64,
+    /// What the publisher has been told. It never falls.
+    told: u64,
+    arrived: u64,
+    /// `<= arrived`
+    taken: u64,
+    /// What has arrived and is not taken: rising numbers of events, and the bytes up to their ends.
+    waiting: VecDeque<(u64, u64)>,
+}
+
+impl ByteCredit {
+    /// A credit of which the publisher has not been told yet.
+    pub(crate) const fn new(window: u64) -> Self {
+        Self { window, told: 0, arrived: 0, taken: 0, waiting: VecDeque::new() }
+    }
+
+    /// Checks that an event may begin now.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::BeyondBytes`] if as many bytes have arrived as were allowed.
+    pub(crate) fn check(&self) -> Result<(), LinkError> {
+        if self.arrived < self.told {
+            return Ok(());
+        }
+        Err(LinkError::BeyondBytes { bound: self.told, got: self.arrived })
+    }
+
+    /// The events up to number `last` are here, with so many bytes more.
+    pub(crate) fn arrive(&mut self, last: u64, bytes: usize) {
+        self.arrived += bytes as u64;
+        self.waiting.push_back((last, self.arrived));
+    }
+
+    /// The consumer has taken the events up to number `up_to`.
+    pub(crate) fn take(&mut self, up_to: u64) {
+        while let Some((_, bytes)) = self.waiting.pop_front_if(|(last, _)| *last <= up_to) {
+            self.taken = bytes;
+        }
+    }
+
+    /// Whether the publisher is to be told of more. By half windows: not with each event, and early enough for a publisher
+    /// that would otherwise stop.
+    pub(crate) fn is_due(&self) -> bool {
+        self.taken >= self.next_raise()
+    }
+
+    /// With which event, once it is taken, more is [due](Self::is_due); `None` if that has not arrived yet.
+    pub(crate) fn due_from(&self) -> Option<u64> {
+        self.waiting.iter().find(|(_, bytes)| *bytes >= self.next_raise()).map(|(last, _)| *last)
+    }
+
+    /// What the publisher is to be told, which is then the bound.
+    pub(crate) fn tell(&mut self) -> u64 {
+        self.told = self.taken.saturating_add(self.window);
+        self.told
+    }
+
+    /// How many bytes are taken when more is due. Less than `told`, so a publisher that has used up its credit gets more as
+    /// soon as everything is taken.
+    fn next_raise(&self) -> u64 {
+        self.told.saturating_sub(self.window / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_begins_as_long_as_there_are_bytes_left() {
+        let mut credit = ByteCredit::new(100);
+        assert_eq!(credit.check(), Err(LinkError::BeyondBytes { bound: 0, got: 0 }));
+        assert_eq!(credit.tell(), 100);
+        credit.arrive(1, 99);
+        credit.check().unwrap();
+        credit.arrive(2, 5000);
+        let error = credit.check().unwrap_err();
+        assert_eq!(error.to_string(), "expected no event to begin after 100 bytes, got one after 5099");
+    }
+
+    #[test]
+    fn the_credit_follows_what_was_taken_by_half_windows() {
+        let mut credit = ByteCredit::new(100);
+        credit.tell();
+        for event in 1..=10 {
+            credit.arrive(event, 10);
+        }
+        assert_eq!(credit.due_from(), Some(5));
+        credit.take(4);
+        assert!(!credit.is_due());
+        credit.take(5);
+        assert!(credit.is_due());
+        assert_eq!((credit.tell(), credit.is_due(), credit.due_from()), (150, false, Some(10)));
+    }
+
+    #[test]
+    fn once_everything_is_taken_there_is_more_whatever_the_sizes() {
+        for (window, length) in [(1, 1), (1, 9), (2, 1), (3, 2), (100, 1000), (100, 33)] {
+            let mut credit = ByteCredit::new(window);
+            credit.tell();
+            for event in 1..50 {
+                if credit.check().is_err() {
+                    credit.take(event);
+                    assert!(credit.is_due(), "a window of {window} and events of {length}");
+                    credit.tell();
+                }
+                credit.check().unwrap();
+                credit.arrive(event, length);
+            }
+        }
+    }
+}

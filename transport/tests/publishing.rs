@@ -1,0 +1,82 @@
+//! What may be published, and what far consumers are told and tell of it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use aqueduct_stage::{Cx, Edge, EndCause, Exit, Graph, Producer, Result, each};
+use aqueduct_transport::{Authority, Node};
+use tokio::sync::mpsc;
+
+#[tokio::test]
+async fn a_producer_is_told_that_its_far_consumer_has_ended_itself() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let graph = Graph::new("producing");
+        let numbers = graph.producer("numbers", move || Observed { next: 0, tell: tell.clone() });
+        there.publish("numbers", &numbers).unwrap();
+        let _producing = graph.start();
+        let far = || here.source::<u64>("numbers", there.local_addr());
+
+        let graph = Graph::new("consuming");
+        let fails = |n| async move { if n < 7 { Ok(()) } else { Err("cannot".into()) } };
+        graph.consumer("consume", move || each(fails)).subscribe(&far(), 5..10);
+        assert!(graph.run().await.is_err());
+        assert!(told.recv().await.unwrap().is_none(), "it has subscribed");
+        let cause = told.recv().await.unwrap().unwrap();
+        assert!(matches!(&cause, EndCause::Down(Exit::Failed(_))), "{cause}");
+
+        // Who only ends its subscription is not down.
+        let graph = Graph::new("consuming");
+        let consumer = graph.consumer("consume", || each(|_| async { Ok(()) }));
+        let running = graph.start();
+        let id = running.subscribe(&consumer, &far(), 5..10);
+        assert!(told.recv().await.unwrap().is_none(), "it has subscribed");
+        running.cancel(&consumer, id, Exit::Shutdown);
+        let cause = told.recv().await.unwrap().unwrap();
+        assert!(matches!(&cause, EndCause::Cancelled(_)), "{cause}");
+    })
+    .await;
+}
+
+/// Emits all numbers, and tells of each consumer that comes, and how it went.
+struct Observed {
+    next: u64,
+    tell: mpsc::UnboundedSender<Option<EndCause>>,
+}
+
+impl Producer for Observed {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+        let to = self.next + demand as u64;
+        cx.emit_all(self.next..to);
+        self.next = to;
+        Ok(())
+    }
+
+    async fn handle_subscribe(&mut self, _: &Edge, _: &mut Cx<'_, u64>) -> Result {
+        let _ = self.tell.send(None);
+        Ok(())
+    }
+
+    async fn handle_cancel(&mut self, _: &Edge, cause: &EndCause, _: &mut Cx<'_, u64>) -> Result {
+        let _ = self.tell.send(Some(cause.clone()));
+        Ok(())
+    }
+}
+
+/// Ends a test that hangs.
+async fn guarded(test: impl Future<Output = ()>) {
+    tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
+}
+
+async fn nodes<const N: usize>(names: [&str; N]) -> [Node; N] {
+    let authority = Authority::dev("test").unwrap();
+    let mut nodes = Vec::new();
+    for name in names {
+        nodes.push(Node::bind("127.0.0.1:0", authority.issue(name).unwrap()).await.unwrap());
+    }
+    nodes.try_into().unwrap()
+}

@@ -41,6 +41,14 @@ pub trait Publisher<T>: Send + Sync {
         let _ = (id, up_to);
     }
 
+    /// The subscriber has dealt with `up_to` of the events that it was given, counted like the asks, and holds them no longer.
+    /// One that says so at all says it after each piece, and before its first ask that it has taken none; one that says
+    /// what it has [`handled`](Self::handled) has said it with that. A publisher on another node bounds by it how many bytes
+    /// of events wait for the subscriber; others ignore it.
+    fn taken(&self, id: SubscriptionId, up_to: Demand) {
+        let _ = (id, up_to);
+    }
+
     /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told
     /// [`ended`](Subscriber::ended) after them.
     fn cancel(&self, id: SubscriptionId, reason: Exit);

@@ -29,6 +29,7 @@ pub struct NodeConfig {
     pub(crate) max_connections: usize,
     pub(crate) max_half_open: usize,
     pub(crate) max_subscriptions: u32,
+    pub(crate) event_window_bytes: u32,
     stream_window_bytes: u32,
     connection_window_bytes: u32,
     initial_mtu: u16,
@@ -48,6 +49,8 @@ impl Default for NodeConfig {
             max_connections: 1024,
             max_half_open: 64,
             max_subscriptions: 1024,
+            // Four times what may be on its way on one subscription.
+            event_window_bytes: 16 << 20,
             // A round trip of 16 ms at 2 Gbit/s.
             stream_window_bytes: 4 << 20,
             // Four subscriptions at full speed.
@@ -157,6 +160,19 @@ impl NodeConfig {
         self
     }
 
+    /// Sets how many bytes of events one subscription of this node may hold that its consumer has not taken yet. Default
+    /// 16 MiB, four times what may be on its way: a consumer that keeps up never notices. At least 64 KiB. The demand
+    /// bounds events by number; this bounds the memory of large ones. An event begins only while less than this waits, so
+    /// one that is longer gets through alone.
+    ///
+    /// It counts encoded bytes, for consumers that say what they have taken: stages do. What an event is decoded to may be
+    /// larger.
+    #[must_use]
+    pub fn event_window_bytes(mut self, bytes: u32) -> Self {
+        self.event_window_bytes = bytes;
+        self
+    }
+
     /// Sets how many bytes may be on their way on one connection, in each direction. Default 16 MiB, which is four
     /// subscriptions at full speed; at least one [stream window](Self::stream_window_bytes). It bounds the memory of a
     /// connection.
@@ -213,6 +229,7 @@ impl NodeConfig {
         }
         within("max_half_open", self.max_half_open as u64, 2, MAX_HALF_OPEN)?;
         within("stream_window_bytes", self.stream_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
+        within("event_window_bytes", self.event_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
         let stream_window = self.stream_window_bytes.into();
         within("connection_window_bytes", self.connection_window_bytes.into(), stream_window, u32::MAX.into())?;
         within("max_mtu", self.max_mtu.into(), MIN_MTU.into(), MAX_MTU.into())?;
@@ -345,6 +362,7 @@ mod tests {
         assert_eq!(says(config().max_half_open(1)), "expected max_half_open of 2 to 65536, got 1");
         assert_eq!(says(config().max_mtu(1199)), "expected max_mtu of 1200 to 65527, got 1199");
         assert_eq!(says(config().initial_mtu(1453)), "expected initial_mtu of 1200 to 1452, got 1453");
+        assert_eq!(says(config().event_window_bytes(1)), "expected event_window_bytes of 65536 to 4294967295, got 1");
         assert_eq!(says(config().stream_window_bytes(1)), "expected stream_window_bytes of 65536 to 4294967295, got 1");
         assert_eq!(
             says(config().connection_window_bytes(65_536)),

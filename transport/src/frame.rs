@@ -339,7 +339,8 @@ pub(crate) mod tests {
                 message: text("m"),
                 published: Some(text("order v2")),
             }),
-            Frame::Credit(Credit { up_to: u64::MAX }),
+            Frame::Credit(Credit { up_to: u64::MAX, bytes_up_to: None }),
+            Frame::Credit(Credit { up_to: 5, bytes_up_to: Some(1 << 24) }),
             Frame::Cancel(Cancel { reason: Reason::Unknown(77), begun: 3, is_down: true }),
             Frame::Ack(Ack { up_to: 9, handled: true }),
             Frame::Resume(Resume { session: Session { incarnation: 1, number: 0 }, epoch: 2, arrived: 3 }),
@@ -381,7 +382,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_bytes_are_those_of_the_documentation() {
-        let credit = bytes_of(&Frame::Credit(Credit { up_to: 3 }));
+        let credit = bytes_of(&Frame::Credit(Credit { up_to: 3, bytes_up_to: None }));
         assert_eq!(credit, b"\x00\x00\x00\x09\x13\x81\xa5up_to\x03");
         let (attempt, payload) = (Attempt::FIRST.next(), Bytes::from_static(b"\x01\x02"));
         let events = Frame::Events(Events { first_seq: 300, count: 2, attempt, payload });
@@ -404,7 +405,7 @@ pub(crate) mod tests {
     #[test]
     fn unknown_fields_are_ignored() {
         let body = b"\x83\xa5later\x93\x01\x02\x03\xa5up_to\x05\xa1z\xc0";
-        assert_eq!(decode(Kind::Credit, body).unwrap(), Frame::Credit(Credit { up_to: 5 }));
+        assert_eq!(decode(Kind::Credit, body).unwrap(), Frame::Credit(Credit { up_to: 5, bytes_up_to: None }));
         assert_eq!(decode(Kind::Accepted, b"\x81\xa1z\xc0").unwrap(), Frame::Accepted(Accepted {}));
     }
 

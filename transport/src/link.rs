@@ -26,6 +26,7 @@
 //! says what it has [handled](Inbound::handled) gets *at least once*: the publisher gives the rest to somebody else, and
 //! numbers the attempts.
 
+mod bytes;
 #[cfg(test)]
 mod cuts;
 mod inbound;
@@ -63,6 +64,14 @@ pub enum LinkError {
         /// The number of the last event that was asked for.
         bound: u64,
         /// The number of the last event that came.
+        got: u64,
+    },
+    /// An event began when as many bytes had been sent as the subscriber allowed.
+    #[error("expected no event to begin after {bound} bytes, got one after {got}")]
+    BeyondBytes {
+        /// How many bytes of events were allowed.
+        bound: u64,
+        /// How many had come before it.
         got: u64,
     },
     /// Events were acknowledged that had not been sent.

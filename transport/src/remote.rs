@@ -68,7 +68,8 @@ impl<T: Wire> Remote<T> {
             min_demand: window.min().count(),
             session: (!grace.is_zero()).then(|| self.node.next_session()),
         };
-        let inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
+        let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
+        inbound.bound_bytes(self.node.config().event_window_bytes.into());
         let controls = Arc::new(Controls::of(subscription.id));
         let mut link = Link {
             subscription,
@@ -399,6 +400,9 @@ impl<T: Wire> Link<T> {
     /// Takes over what the consumer wants.
     fn obey(&mut self) {
         let wishes = self.controls.take();
+        if let Some(taken) = wishes.taken {
+            self.inbound.taken(taken);
+        }
         if let Some(handled) = wishes.handled {
             self.inbound.handled(handled);
         }
@@ -426,6 +430,7 @@ impl<T: Wire> Link<T> {
             }
             self.obey();
             self.transmit();
+            self.controls.wake_when_taken(self.inbound.raises_from());
             if self.inbound.is_finished() && self.stream.is_flushed() {
                 self.stream.finish();
                 return self.stream.delivered().await.map_err(Broken::Stream);
@@ -506,6 +511,10 @@ struct Controls {
 struct Wishes {
     /// Allowed in all; never falls.
     up_to: Demand,
+    /// Taken in all, if the consumer says so; never falls.
+    taken: Option<Demand>,
+    /// It matters to the link from so many on.
+    taken_matters_from: u64,
     /// Handled in all, if the consumer says so; never falls.
     handled: Option<Demand>,
     /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
@@ -527,7 +536,19 @@ impl Controls {
 
     fn take(&self) -> Wishes {
         let mut wishes = self.lock();
-        Wishes { up_to: wishes.up_to, handled: wishes.handled, cancel: wishes.cancel.take() }
+        let Wishes { up_to, taken, taken_matters_from, handled, .. } = *wishes;
+        Wishes { up_to, taken, taken_matters_from, handled, cancel: wishes.cancel.take() }
+    }
+
+    /// Wakes the link when so many events are taken: to be woken for each batch would cost more than the batch.
+    fn wake_when_taken(&self, events: Option<u64>) {
+        let mut wishes = self.lock();
+        wishes.taken_matters_from = events.unwrap_or(u64::MAX);
+        let is_due = wishes.taken.is_some_and(|taken| taken.count() >= wishes.taken_matters_from);
+        drop(wishes);
+        if is_due {
+            self.changed.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Wishes> {
@@ -538,6 +559,19 @@ impl Controls {
 impl<T: Send + 'static> Publisher<T> for Controls {
     fn ask(&self, id: SubscriptionId, up_to: Demand) {
         self.wish(id, |wishes| wishes.up_to = wishes.up_to.max(up_to));
+    }
+
+    fn taken(&self, id: SubscriptionId, up_to: Demand) {
+        if id != self.id {
+            return;
+        }
+        let mut wishes = self.lock();
+        wishes.taken = wishes.taken.max(Some(up_to));
+        let is_due = up_to.count() >= wishes.taken_matters_from;
+        drop(wishes);
+        if is_due {
+            self.changed.notify_one();
+        }
     }
 
     fn handled(&self, id: SubscriptionId, up_to: Demand) {

@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use aqueduct_stage::{Cx, Edge, EndCause, Exit, Graph, Producer, Result, each};
-use aqueduct_transport::{Authority, Node};
+use aqueduct_transport::{Authority, Node, NodeConfig};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 #[tokio::test]
@@ -36,6 +37,51 @@ async fn a_producer_is_told_that_its_far_consumer_has_ended_itself() {
         running.cancel(&consumer, id, Exit::Shutdown);
         let cause = told.recv().await.unwrap().unwrap();
         assert!(matches!(&cause, EndCause::Cancelled(_)), "{cause}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn large_events_get_through_a_window_of_few_bytes() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let config = NodeConfig::default().event_window_bytes(64 << 10);
+        let here = Node::builder(authority.issue("here").unwrap()).config(config).bind("127.0.0.1:0").await.unwrap();
+        let there = Node::bind("127.0.0.1:0", authority.issue("there").unwrap()).await.unwrap();
+        // Each asks for many more than the window holds, and again only after hundreds; every tenth is longer than it.
+        let length = |number: usize| if number % 10 == 0 { 100_000 } else { 10_000 };
+        let graph = Graph::new("producing");
+        let numbers = graph.iterate("numbers", move || (0..300).map(move |n| Bytes::from(vec![n as u8; length(n)])));
+        let numbers = numbers.broadcast().wait_for_subscribers(2);
+        there.publish("numbers", &numbers).unwrap();
+        let mut producing = graph.start();
+        let graph = Graph::new("consuming");
+        let far = here.source::<Bytes>("numbers", there.local_addr());
+        let (tell, mut told) = mpsc::unbounded_channel();
+        for acknowledges in [false, true] {
+            let tell = tell.clone();
+            let collect = move || {
+                let tell = tell.clone();
+                each(move |event: Bytes| {
+                    let _ = tell.send((acknowledges, event.len()));
+                    async { Ok(()) }
+                })
+            };
+            let consumer = graph.consumer(if acknowledges { "acknowledges" } else { "takes" }, collect);
+            if acknowledges {
+                consumer.subscribe_acknowledged(&far, 500..1000);
+            } else {
+                consumer.subscribe(&far, 500..1000);
+            }
+        }
+        graph.run().await.unwrap();
+        producing.join().await.unwrap();
+        let mut all = [Vec::new(), Vec::new()];
+        while let Ok((acknowledges, length)) = told.try_recv() {
+            all[usize::from(acknowledges)].push(length);
+        }
+        let expected: Vec<_> = (0..300).map(length).collect();
+        assert_eq!(all, [expected.clone(), expected]);
     })
     .await;
 }

@@ -38,6 +38,8 @@ impl<C: Callbacks> Driver<C> {
         };
         if producer.keep.is_some() {
             publisher.handled(id, Demand::ZERO);
+        } else if producer.is_far {
+            publisher.taken(id, Demand::ZERO);
         }
         producer.publisher = Some(publisher);
         tracing::debug!(name: "edge.subscribe", producer = &*producer.name, %id, "subscribed");
@@ -56,12 +58,15 @@ impl<C: Callbacks> Driver<C> {
         }
     }
 
-    /// Counts what was handled, and tells a producer that takes events back that it need not.
+    /// Counts what was handled, and tells a producer that takes events back that it need not, or one on another node that
+    /// there is room.
     fn handled(&self, id: SubscriptionId, count: usize) {
-        if let Some(Producer { publisher: Some(publisher), counters, keep, .. }) = self.producers.get(id) {
+        if let Some(Producer { publisher: Some(publisher), counters, keep, is_far, .. }) = self.producers.get(id) {
             counters.passed.add(count as u64);
             if keep.is_some() {
                 publisher.handled(id, Demand::new(counters.passed.get()));
+            } else if *is_far {
+                publisher.taken(id, Demand::new(counters.passed.get()));
             }
         }
     }

@@ -110,6 +110,10 @@ pub(crate) struct Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Credit {
     pub(crate) up_to: u64,
+    /// No event is begun once events of so many bytes have been sent, counted from the start. It never falls either;
+    /// without it, there is no such bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes_up_to: Option<u64>,
 }
 
 /// The subscriber has the events up to number `up_to`, so the publisher need not keep them. It never falls: repeated and

@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn unknown_types_are_skipped_from_128_on_and_refused_below() {
-        let credit = bytes_of(&Frame::Credit(Credit { up_to: 1 }));
+        let credit = bytes_of(&Frame::Credit(Credit { up_to: 1, bytes_up_to: None }));
         let skipped = [&[0, 0, 0, 3, 128, 9, 9], &credit[..], &[0, 0, 0, 1, 255], &credit[..]].concat();
         for size in [1, 3, 100] {
             assert_eq!(frames(skipped.chunks(size)).unwrap().len(), 2);

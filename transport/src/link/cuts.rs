@@ -17,6 +17,8 @@ use crate::frame::{Frame, FrameDecoder, Session, Subscribe};
 const RUNS: u64 = 3000;
 const EVENTS: u64 = 400;
 const WINDOW: u64 = 16;
+/// So many bytes may wait for the consumer: fewer than those of a window of events.
+const WINDOW_BYTES: u64 = 100;
 /// An event is at most so long: with these limits, it goes out in two pieces.
 const LONGEST: usize = 2500;
 
@@ -173,6 +175,8 @@ impl World {
     fn begin(&mut self) {
         if self.acknowledges {
             self.inbound.handled(Demand::ZERO);
+        } else {
+            self.inbound.taken(Demand::ZERO);
         }
         self.inbound.ask(Demand::new(WINDOW));
     }
@@ -214,6 +218,8 @@ impl World {
             self.handled += 1;
             if self.acknowledges {
                 self.inbound.handled(Demand::new(self.handled));
+            } else {
+                self.inbound.taken(Demand::new(self.handled));
             }
             self.inbound.ask(Demand::new(self.handled + WINDOW));
         }
@@ -326,6 +332,9 @@ impl World {
                         self.inbox.push_back((number, attempt));
                     }
                     assert!(self.inbox.len() as u64 <= WINDOW, "more than was asked for");
+                    let waiting =
+                        self.inbox.iter().rev().skip(1).map(|(number, _)| length(*number) as u64).sum::<u64>();
+                    assert!(waiting < WINDOW_BYTES, "more bytes than may wait");
                 }
                 InboundEvent::Done => {
                     assert!(self.has_ended && self.position + self.inbox.len() as u64 >= EVENTS, "a short success");
@@ -387,5 +396,8 @@ fn length(number: u64) -> usize {
 fn inbound(session: u64) -> Inbound {
     let session = Some(Session { incarnation: 1, number: session });
     let (producer, signature) = ("numbers".into(), "(u64, bytes)".into());
-    Inbound::new(limits(), Subscribe { producer, signature, max_demand: WINDOW, min_demand: 0, session }).unwrap()
+    let subscribe = Subscribe { producer, signature, max_demand: WINDOW, min_demand: 0, session };
+    let mut inbound = Inbound::new(limits(), subscribe).unwrap();
+    inbound.bound_bytes(WINDOW_BYTES);
+    inbound
 }

@@ -8,17 +8,18 @@ use bytes::Bytes;
 use crate::frame::{Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
 use crate::gather::Gather;
 use crate::link::LinkError;
+use crate::link::bytes::ByteCredit;
 use crate::{FrameError, Limits};
 
 /// The subscriber's end of a link: asks, and checks that what comes is what was asked for.
 ///
 /// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
 ///
-/// * mutators: [`ask`](Self::ask), [`handled`](Self::handled), [`cancel`](Self::cancel), [`down`](Self::down),
+/// * mutators: [`bound_bytes`](Self::bound_bytes), [`ask`](Self::ask), [`taken`](Self::taken), [`handled`](Self::handled), [`cancel`](Self::cancel), [`down`](Self::down),
 ///   [`resume`](Self::resume), [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
-/// * getters: [`arrived`](Self::arrived), [`is_finished`](Self::is_finished)
+/// * getters: [`arrived`](Self::arrived), [`raises_from`](Self::raises_from), [`is_finished`](Self::is_finished)
 #[derive(Debug)]
 pub(crate) struct Inbound {
     limits: Limits,
@@ -41,6 +42,10 @@ pub(crate) struct Inbound {
     arrived: u64,
     /// How many the consumer has handled, if it says so: the publisher keeps the others.
     handled: Option<u64>,
+    /// How many bytes of events may wait for the consumer, if it says what it takes.
+    window_bytes: Option<u64>,
+    /// What the publisher may send of them. There from the first credit on, or never.
+    bytes: Option<ByteCredit>,
     /// The last acknowledgement that the publisher has been sent.
     acknowledged: Option<u64>,
     /// The length of what has arrived since.
@@ -125,6 +130,8 @@ impl Inbound {
             told: Demand::ZERO,
             arrived: 0,
             handled: None,
+            window_bytes: None,
+            bytes: None,
             acknowledged: None,
             unacknowledged_bytes: 0,
             attempts: VecDeque::new(),
@@ -139,12 +146,30 @@ impl Inbound {
         self.asked = self.asked.max(up_to);
     }
 
-    /// The consumer has handled `up_to` events in all. The first call, before the first [`ask`](Self::ask), chooses *at
+    /// Lets less than `window` bytes of events wait for the consumer, and one event more, if the consumer says what it
+    /// [takes](Self::taken). Otherwise it is only the demand that bounds them.
+    pub(crate) fn bound_bytes(&mut self, window: u64) {
+        self.window_bytes = Some(window);
+    }
+
+    /// The consumer has taken `up_to` events in all, and does not hold them any more. The first call comes before the first
+    /// [`ask`](Self::ask): after it, events are not bounded in bytes.
+    pub(crate) fn taken(&mut self, up_to: Demand) {
+        if let Some(window) = self.window_bytes.filter(|_| self.bytes.is_none() && self.told.is_zero()) {
+            self.bytes = Some(ByteCredit::new(window));
+        }
+        if let Some(bytes) = &mut self.bytes {
+            bytes.take(up_to.count());
+        }
+    }
+
+    /// The consumer has handled `up_to` events in all, and so has [taken](Self::taken) them. The first call, before the first [`ask`](Self::ask), chooses *at
     /// least once*: from then on the publisher keeps what is not handled, for somebody else.
     pub(crate) fn handled(&mut self, up_to: Demand) {
         let handled = up_to.count().min(self.arrived).max(self.handled.unwrap_or(0));
         self.handled = Some(handled);
         while self.attempts.pop_front_if(|(last, _)| *last <= handled).is_some() {}
+        self.taken(Demand::new(handled));
     }
 
     /// Wants no more. What arrives from now on is dropped, and no event tells of the end; those that had arrived before
@@ -237,9 +262,13 @@ impl Inbound {
         }
         let frame = self.next_ack().or_else(|| match &mut self.state {
             State::Subscribing | State::Accepted => {
-                let is_due = std::mem::take(&mut self.is_restating) || self.asked > self.told;
+                let more_bytes = !self.told.is_zero() && self.bytes.as_ref().is_some_and(ByteCredit::is_due);
+                let is_due = std::mem::take(&mut self.is_restating) || self.asked > self.told || more_bytes;
                 self.told = self.asked;
-                is_due.then(|| Frame::Credit(Credit { up_to: self.told.count() }))
+                is_due.then(|| {
+                    let bytes_up_to = self.bytes.as_mut().map(ByteCredit::tell);
+                    Frame::Credit(Credit { up_to: self.told.count(), bytes_up_to })
+                })
             }
             State::Cancelled(cancel, is_sent) => {
                 let is_due = !std::mem::replace(is_sent, true);
@@ -258,6 +287,11 @@ impl Inbound {
     /// How many events have arrived.
     pub(crate) fn arrived(&self) -> u64 {
         self.arrived
+    }
+
+    /// With which event, once it is [taken](Self::taken), the publisher may send more; `None` if that does not matter yet.
+    pub(crate) fn raises_from(&self) -> Option<u64> {
+        self.bytes.as_ref()?.due_from()
     }
 
     /// Whether nothing more is to be sent: the stream may be finished.
@@ -365,6 +399,7 @@ impl Inbound {
             return Err(LinkError::Count { bound: payload.len(), got: count });
         }
         let last = self.expect(first_seq, count)?;
+        self.bytes.as_ref().map_or(Ok(()), ByteCredit::check)?;
         self.deliver(last, attempt, payload);
         Ok(())
     }
@@ -374,6 +409,7 @@ impl Inbound {
         let partial = match &mut self.partial {
             Some(partial) => partial,
             None => {
+                self.bytes.as_ref().map_or(Ok(()), ByteCredit::check)?;
                 let bound = self.limits.event_bytes();
                 let total = usize::try_from(chunk.total_len).ok().filter(|total| *total <= bound);
                 let total = total.ok_or(LinkError::EventTooLong { seq, bound, got: chunk.total_len })?;
@@ -435,6 +471,9 @@ impl Inbound {
         let count = last - self.arrived;
         self.arrived = last;
         self.unacknowledged_bytes += payload.len();
+        if let Some(bytes) = &mut self.bytes {
+            bytes.arrive(last, payload.len());
+        }
         if self.handled.is_some() {
             match self.attempts.back_mut() {
                 Some((to, same)) if *same == attempt => *to = last,
@@ -509,11 +548,14 @@ mod tests {
         inbound.ask(Demand::new(5));
         inbound.ask(Demand::new(10));
         inbound.ask(Demand::new(7));
-        assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), Frame::Credit(Credit { up_to: 10 })]);
+        assert_eq!(
+            sent(&mut inbound),
+            [Frame::Subscribe(subscribe()), Frame::Credit(Credit { up_to: 10, bytes_up_to: None })]
+        );
         inbound.ask(Demand::new(10));
         assert_eq!(sent(&mut inbound), []);
         inbound.ask(Demand::MAX);
-        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: u64::MAX })]);
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: u64::MAX, bytes_up_to: None })]);
     }
 
     #[test]
@@ -682,6 +724,65 @@ mod tests {
         assert_eq!((inbound.poll_event(), inbound.is_finished()), (None, true));
     }
 
+    /// A link that has asked for many events, of which 100 bytes may wait.
+    fn bounded() -> Inbound {
+        let mut inbound = inbound();
+        inbound.bound_bytes(100);
+        inbound.taken(Demand::ZERO);
+        inbound.ask(Demand::new(50));
+        let credit = Frame::Credit(Credit { up_to: 50, bytes_up_to: Some(100) });
+        assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), credit]);
+        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
+        inbound
+    }
+
+    fn long(first_seq: u64, bytes: usize) -> Frame {
+        let (attempt, payload) = (Attempt::FIRST, vec![1; bytes].into());
+        Frame::Events(Events { first_seq, count: 1, attempt, payload })
+    }
+
+    #[test]
+    fn no_event_begins_beyond_the_bytes_that_were_allowed() {
+        let message = "expected no event to begin after 100 bytes, got one after 120";
+        assert_eq!(error(&mut bounded(), [long(1, 60), long(2, 60), long(3, 1)]), message);
+        let first = || chunk(2, 0, false, 5, b"abc");
+        assert_eq!(error(&mut bounded(), [long(1, 120), first()]), message);
+        // What has begun may go on.
+        let mut inbound = bounded();
+        for frame in [long(1, 99), first(), chunk(2, 1, true, 5, b"de")] {
+            inbound.handle_frame(0, frame).unwrap();
+        }
+        assert_eq!(inbound.arrived(), 2);
+    }
+
+    #[test]
+    fn bytes_that_were_taken_are_allowed_again_and_are_said_with_each_credit() {
+        let mut inbound = bounded();
+        for event in 1..=3 {
+            inbound.handle_frame(0, long(event, 40)).unwrap();
+        }
+        inbound.taken(Demand::new(1));
+        assert_eq!((sent(&mut inbound), inbound.raises_from()), (vec![], Some(2)));
+        inbound.taken(Demand::new(2));
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 50, bytes_up_to: Some(180) })]);
+        inbound.restate();
+        let again = sent(&mut inbound).pop();
+        assert_eq!(again, Some(Frame::Credit(Credit { up_to: 50, bytes_up_to: Some(180) })));
+    }
+
+    #[test]
+    fn who_does_not_say_what_it_takes_has_no_bound_in_bytes() {
+        let mut inbound = inbound();
+        inbound.bound_bytes(100);
+        inbound.ask(Demand::new(9));
+        assert_eq!(sent(&mut inbound)[1..], [Frame::Credit(Credit { up_to: 9, bytes_up_to: None })]);
+        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
+        inbound.taken(Demand::ZERO);
+        for event in 1..=5 {
+            inbound.handle_frame(0, long(event, 90)).unwrap();
+        }
+    }
+
     /// Events that are another attempt.
     fn again(first_seq: u64, count: u64, attempt: u32) -> Frame {
         let (attempt, payload) = (Attempt::new(NonZeroU32::new(attempt).unwrap()), Bytes::from_static(&[1; 4]));
@@ -698,9 +799,9 @@ mod tests {
         inbound.handle_frame(0, events(1, 3)).unwrap();
         assert_eq!(sent(&mut inbound), []);
         inbound.ask(Demand::new(8));
-        assert_eq!(sent(&mut inbound), [ack(3, false), Frame::Credit(Credit { up_to: 8 })]);
+        assert_eq!(sent(&mut inbound), [ack(3, false), Frame::Credit(Credit { up_to: 8, bytes_up_to: None })]);
         inbound.ask(Demand::new(9));
-        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 9 })]);
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 9, bytes_up_to: None })]);
     }
 
     #[test]
@@ -727,12 +828,13 @@ mod tests {
         let mut inbound = inbound();
         inbound.handled(Demand::ZERO);
         inbound.ask(Demand::new(5));
-        let first = [Frame::Subscribe(subscribe()), ack(0, true), Frame::Credit(Credit { up_to: 5 })];
+        let first =
+            [Frame::Subscribe(subscribe()), ack(0, true), Frame::Credit(Credit { up_to: 5, bytes_up_to: None })];
         assert_eq!(sent(&mut inbound), first);
         inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
         inbound.handle_frame(0, events(1, 4)).unwrap();
         inbound.ask(Demand::new(6));
-        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 6 })]);
+        assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 6, bytes_up_to: None })]);
         for up_to in [2, 1, 2] {
             inbound.handled(Demand::new(up_to));
         }

@@ -32,6 +32,8 @@ fn subscribe() -> Subscribe {
 enum Step {
     /// The consumer asks for so many more; a negative number is a stale ask.
     Ask(i64),
+    /// The consumer takes so many more of those that have arrived.
+    Take(usize),
     /// The publisher hears an old credit again, of so many events less than it had.
     Repeat(u64),
     /// The producer sends events of these lengths, as far as it may.
@@ -49,6 +51,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let length = prop_oneof![4 => 0..100_usize, 1 => 900..1100_usize, 1 => 2000..2100_usize, 1 => 0..15_000_usize];
     let step = prop_oneof![
         8 => (-20..40_i64).prop_map(Step::Ask),
+        4 => (0..20_usize).prop_map(Step::Take),
         2 => (0..20_u64).prop_map(Step::Repeat),
         8 => vec(length, 0..20).prop_map(Step::Send),
         12 => prop_oneof![1..40_usize, 1..10_000_usize].prop_map(Step::Down),
@@ -68,6 +71,9 @@ struct World {
     to_publisher: VecDeque<u8>,
     from_publisher: FrameDecoder,
     from_subscriber: FrameDecoder,
+    /// How many bytes may wait for the consumer, and how many events it has taken.
+    window: Option<u64>,
+    taken: usize,
     /// How many the consumer has asked for.
     asked: u64,
     /// How many the producer has been asked for.
@@ -85,9 +91,16 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(window: Option<u64>) -> Self {
+        let mut inbound = Inbound::new(limits(), subscribe()).unwrap();
+        if let Some(window) = window {
+            inbound.bound_bytes(window);
+            inbound.taken(Demand::ZERO);
+        }
         Self {
-            inbound: Inbound::new(limits(), subscribe()).unwrap(),
+            inbound,
+            window,
+            taken: 0,
             outbound: Outbound::new(limits()),
             to_subscriber: VecDeque::new(),
             to_publisher: VecDeque::new(),
@@ -111,9 +124,13 @@ impl World {
                 self.asked = self.asked.max(up_to);
                 self.inbound.ask(Demand::new(up_to));
             }
+            Step::Take(more) => {
+                self.taken = (self.taken + more).min(self.arrived.len());
+                self.inbound.taken(Demand::from(self.taken));
+            }
             Step::Repeat(less) => {
                 let up_to = self.demand.saturating_sub(less);
-                self.outbound.handle_frame(0, &Frame::Credit(Credit { up_to })).unwrap();
+                self.outbound.handle_frame(0, &Frame::Credit(Credit { up_to, bytes_up_to: None })).unwrap();
             }
             Step::Send(lengths) => self.send(&lengths),
             Step::Down(bytes) => self.down(bytes).unwrap(),
@@ -196,6 +213,11 @@ impl World {
 
         assert!(self.demand <= self.asked, "no demand that nobody asked for");
         assert!(self.arrived.len() as u64 <= self.asked, "never more than asked");
+        if let Some(window) = self.window {
+            let waiting: Vec<u64> = self.arrived[self.taken..].iter().map(|(_, length)| *length as u64).collect();
+            let all_but_the_last = waiting.iter().rev().skip(1).sum::<u64>();
+            assert!(all_but_the_last < window, "less than the window waits, and one event");
+        }
         let numbered: Vec<_> = (1..).zip(self.sent.iter().copied()).collect();
         assert!(numbered.starts_with(&self.arrived), "in order, nothing lost and nothing twice");
     }
@@ -205,14 +227,18 @@ impl World {
         while !self.to_publisher.is_empty() || !self.to_subscriber.is_empty() {
             self.step(Step::Up(usize::MAX));
             self.step(Step::Down(usize::MAX));
+            self.step(Step::Take(usize::MAX / 2));
         }
     }
 }
 
 proptest! {
     #[test]
-    fn everything_arrives_once_in_order_and_within_the_demand(steps in steps()) {
-        let mut world = World::new();
+    fn everything_arrives_once_in_order_and_within_the_demand(
+        steps in steps(),
+        window in proptest::option::of(prop_oneof![1..50_u64, 1..5000_u64]),
+    ) {
+        let mut world = World::new(window);
         for step in steps {
             world.step(step);
         }
@@ -239,7 +265,7 @@ proptest! {
         lengths in vec(prop_oneof![0..50_usize, 0..6000_usize], 1..10),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(None);
         world.step(Step::Ask(100));
         world.flush();
         world.step(Step::Send(lengths));
@@ -256,7 +282,7 @@ proptest! {
         lengths in vec(0..3000_usize, 1..10),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let mut world = World::new();
+        let mut world = World::new(None);
         world.step(Step::Ask(10));
         world.flush();
         world.step(Step::Send(lengths));

@@ -19,12 +19,16 @@ pub(crate) struct Log {
     acknowledged: u64,
     /// The length of all events after `acknowledged`.
     bytes: usize,
+    /// The length of all events that were ever pushed.
+    total_bytes: u64,
 }
 
 #[derive(Debug)]
 struct Batch {
     /// The number of its first event.
     first: u64,
+    /// The length of all events before it.
+    bytes_before: u64,
     attempt: Attempt,
     events: Encoded,
 }
@@ -46,7 +50,9 @@ impl Log {
     pub(crate) fn push(&mut self, events: &Encoded, attempt: Attempt) {
         if events.len() > 0 {
             self.bytes += events.bytes().len();
-            self.batches.push_back(Batch { first: self.last + 1, attempt, events: events.clone() });
+            let (first, bytes_before) = (self.last + 1, self.total_bytes);
+            self.batches.push_back(Batch { first, bytes_before, attempt, events: events.clone() });
+            self.total_bytes += events.bytes().len() as u64;
             self.last += events.len() as u64;
         }
     }
@@ -76,6 +82,13 @@ impl Log {
         let count = ends.partition_point(|end| end - start <= at_most_bytes).max(1);
         let payload = batch.events.bytes().slice(start..ends[count - 1]);
         Some(Run { first, count: count as u64, attempt: batch.attempt, payload })
+    }
+
+    /// The length of all events before number `number`, counted from the start. `None` if that event is not here.
+    pub(crate) fn bytes_before(&self, number: u64) -> Option<u64> {
+        let at = self.batches.partition_point(|batch| batch.last() < number);
+        let batch = self.batches.get(at).filter(|batch| batch.first <= number)?;
+        Some(batch.bytes_before + batch.end(number - 1) as u64)
     }
 
     /// The number of the last event.
@@ -148,6 +161,13 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|bytes| events(&log.run(1, 9, bytes).unwrap()).len()), [1, 1, 2, 3]);
         assert_eq!(events(&log.run(2, 9, 1).unwrap()), [2]);
         assert_eq!(events(&log.run(1, 2, 100).unwrap()), [1, 2]);
+    }
+
+    #[test]
+    fn bytes_are_counted_from_the_start_whatever_is_acknowledged() {
+        let mut log = log();
+        log.acknowledge(4);
+        assert_eq!([4, 5, 6, 7].map(|number| log.bytes_before(number)), [Some(3), Some(4), Some(5), None]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::Limits;
 use crate::codec::Encoded;
-use crate::frame::{Accepted, Ack, Cancel, Chunk, Done, Events, Failed, Frame, Reason, Refused, Resumed};
+use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resumed};
 use crate::link::LinkError;
 use crate::link::log::{Log, Run};
 
@@ -38,6 +38,8 @@ pub(crate) struct Outbound {
     is_cut: bool,
     /// How many events the subscriber allows in all. It never falls.
     allowed: Demand,
+    /// No event begins after so many bytes, counted from the start, if there is a bound. It never falls.
+    allowed_bytes: Option<u64>,
     /// `allowed` has grown since it was last polled.
     is_demand_new: bool,
     /// The subscriber says what it has handled, and what it does not handle is given to somebody else.
@@ -109,6 +111,7 @@ impl Outbound {
             epoch: 0,
             is_cut: false,
             allowed: Demand::ZERO,
+            allowed_bytes: None,
             is_demand_new: false,
             is_acknowledged: false,
             is_handled_new: false,
@@ -187,7 +190,7 @@ impl Outbound {
             return Ok(());
         }
         match frame {
-            Frame::Credit(credit) => self.allow(Demand::new(credit.up_to)),
+            Frame::Credit(credit) => self.allow(*credit),
             Frame::Ack(ack) => self.acknowledge(*ack)?,
             Frame::Cancel(Cancel { reason, begun, is_down }) => {
                 let attempted = self.log.acknowledged().saturating_add(*begun);
@@ -328,13 +331,23 @@ impl Outbound {
     }
 
     fn next_end(&mut self) -> Option<Frame> {
+        // Behind all events, also behind those that may not go out yet.
+        if self.next <= self.log.last() {
+            return None;
+        }
         let is_new = !std::mem::replace(&mut self.is_end_sent, self.end.is_some());
         self.end.clone().filter(|_| is_new)
     }
 
     /// The next frame of events: several that go into one, or a piece of one that needs several.
     fn next_run(&mut self) -> Option<Frame> {
-        let Run { first, count, attempt, payload } = self.log.run(self.next, u64::MAX, self.limits.batch_bytes())?;
+        let before = self.log.bytes_before(self.next)?;
+        let left = self.allowed_bytes.map_or(u64::MAX, |allowed| allowed.saturating_sub(before));
+        if left == 0 && self.pieces == 0 {
+            return None;
+        }
+        let at_most = usize::try_from(left).map_or(usize::MAX, |left| left).min(self.limits.batch_bytes());
+        let Run { first, count, attempt, payload } = self.log.run(self.next, u64::MAX, at_most)?;
         let chunk_bytes = self.limits.chunk_bytes();
         // Several events together are never longer than a batch, which is shorter than a chunk.
         if payload.len() <= chunk_bytes {
@@ -361,7 +374,9 @@ impl Outbound {
         }
     }
 
-    fn allow(&mut self, up_to: Demand) {
+    fn allow(&mut self, Credit { up_to, bytes_up_to }: Credit) {
+        let up_to = Demand::new(up_to);
+        self.allowed_bytes = self.allowed_bytes.max(bytes_up_to);
         if up_to > self.allowed {
             self.allowed = up_to;
             self.is_demand_new = true;
@@ -401,7 +416,7 @@ impl Outbound {
 mod tests {
     use super::*;
     use crate::codec::encode;
-    use crate::frame::{Credit, FrameDecoder, Subscribe};
+    use crate::frame::{FrameDecoder, Subscribe};
 
     fn outbound(up_to: u64) -> Outbound {
         let mut outbound = Outbound::new(Limits::default());
@@ -410,7 +425,7 @@ mod tests {
     }
 
     fn credit(outbound: &mut Outbound, up_to: u64) {
-        outbound.handle_frame(0, &Frame::Credit(Credit { up_to })).unwrap();
+        outbound.handle_frame(0, &Frame::Credit(Credit { up_to, bytes_up_to: None })).unwrap();
     }
 
     fn cancel(outbound: &mut Outbound) {
@@ -562,6 +577,41 @@ mod tests {
         outbound.finish();
         assert_eq!(outbound.poll_transmit(), None);
         assert!(outbound.is_finished());
+    }
+
+    fn allow_bytes(outbound: &mut Outbound, bytes: u64) {
+        outbound.handle_frame(0, &Frame::Credit(Credit { up_to: 0, bytes_up_to: Some(bytes) })).unwrap();
+    }
+
+    #[test]
+    fn no_event_begins_after_the_bytes_that_were_allowed_and_the_end_waits_for_all() {
+        let mut outbound = outbound(10);
+        allow_bytes(&mut outbound, 25);
+        send(&mut outbound, &[10, 10, 10, 10, 10]);
+        outbound.finish();
+        assert_eq!(runs(&mut outbound), [(1, 2, 20), (3, 1, 10)]);
+        assert!(!outbound.is_finished());
+        // Neither a lower bound nor one that is missing changes anything.
+        allow_bytes(&mut outbound, 5);
+        credit(&mut outbound, 10);
+        assert_eq!(runs(&mut outbound), []);
+        allow_bytes(&mut outbound, 31);
+        assert_eq!(runs(&mut outbound), [(4, 1, 10)]);
+        allow_bytes(&mut outbound, 1000);
+        assert!(matches!(sent(&mut outbound)[..], [Frame::Events(_), Frame::Done(Done { last_seq: 5 })]));
+    }
+
+    #[test]
+    fn an_event_longer_than_all_bytes_that_were_allowed_goes_out_whole() {
+        let mut outbound = outbound(10);
+        allow_bytes(&mut outbound, 1);
+        send(&mut outbound, &[300_000, 10]);
+        assert_eq!(runs(&mut outbound), [(1, 0, 131_072), (1, 0, 131_072), (1, 0, 37_856)]);
+        // On another stream, it goes out again.
+        outbound.resume(1, 0).unwrap();
+        assert_eq!(runs(&mut outbound).len(), 3);
+        outbound.resume(2, 1).unwrap();
+        assert_eq!(runs(&mut outbound), []);
     }
 
     #[test]

@@ -150,10 +150,21 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         mut subscription: Subscription<O>,
         interest: Interest<O>,
     ) -> Result<Arc<dyn Publisher<O>>, SubscribeError> {
-        subscription.interest = interest;
+        // The subscriber may have chosen too.
+        let chosen = std::mem::replace(&mut subscription.interest, interest).selector;
+        let ours = subscription.interest.selector.take();
+        subscription.interest.selector = both(ours, chosen);
         let mailbox = self.seats()[instance].mailbox();
         mailbox.subscribe(subscription)?;
         Ok(mailbox)
+    }
+}
+
+/// A selector that accepts what both accept.
+fn both<T: 'static>(one: Option<Selector<T>>, other: Option<Selector<T>>) -> Option<Selector<T>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(Arc::new(move |event| one(event) && other(event))),
+        (one, other) => one.or(other),
     }
 }
 

@@ -332,6 +332,7 @@ pub(crate) mod tests {
                 max_demand: 10_000,
                 min_demand: 5_000,
                 session: Some(Session { incarnation: u64::MAX, number: 7 }),
+                selector: Some(text("even")),
             }),
             Frame::Accepted(Accepted {}),
             Frame::Refused(Refused {
@@ -444,6 +445,7 @@ pub(crate) mod tests {
             max_demand: 1,
             min_demand: 0,
             session: None,
+            selector: None,
         };
         let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
         assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");

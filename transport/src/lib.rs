@@ -41,7 +41,8 @@
 //!
 //! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
 //!   do what, and who may dial
-//! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's
+//! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
+//!   who may have which of a source's events
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
@@ -69,6 +70,7 @@ mod node;
 mod nodes;
 mod prescan;
 mod publication;
+mod publish_options;
 pub mod pulling;
 mod remote;
 mod runtime;
@@ -96,5 +98,6 @@ pub use link::LinkError;
 pub use node::{BindError, Node, NodeBuilder, PublishError};
 pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
 pub use prescan::StructureError;
+pub use publish_options::PublishOptions;
 pub use remote::Remote;
 pub use wire::Wire;

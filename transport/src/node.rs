@@ -25,7 +25,7 @@ use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
 use crate::session::Sessions;
-use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, Wire};
+use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, PublishOptions, Wire};
 
 /// A process that publishes sources to other nodes and subscribes to theirs.
 ///
@@ -139,7 +139,7 @@ impl Node {
     where
         Src: Source<Item: Wire> + Clone,
     {
-        self.publish_to(Access::everybody(), name, source)
+        self.publish_with(name, source, PublishOptions::new())
     }
 
     /// Lets some nodes of the cluster subscribe to `source` by `name`. A node without the right is told so
@@ -153,6 +153,24 @@ impl Node {
     where
         Src: Source<Item: Wire> + Clone,
     {
+        self.publish_with(name, source, PublishOptions::new().subscribers(subscribers))
+    }
+
+    /// Lets other nodes subscribe to `source` by `name`, with [options](PublishOptions): who may, and which of its events
+    /// can be chosen.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_with<Src>(
+        &self,
+        name: &str,
+        source: &Src,
+        options: PublishOptions<Src::Item>,
+    ) -> Result<(), PublishError>
+    where
+        Src: Source<Item: Wire> + Clone,
+    {
         if source.instances() != 1 {
             return Err(PublishError::Instances { name: source.name(), instances: source.instances() });
         }
@@ -160,7 +178,8 @@ impl Node {
         if publications.contains_key(name) {
             return Err(PublishError::Taken(name.to_owned()));
         }
-        publications.insert(name.to_owned(), (subscribers, Arc::new(Published(source.clone()))));
+        let published = Published { source: source.clone(), selectors: options.selectors };
+        publications.insert(name.to_owned(), (options.subscribers, Arc::new(published)));
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use crate::connection::Offences;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
+use crate::publish_options::Selectors;
 use crate::session::{Arrival, Door, Sessions};
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{EncodeError, Limits, Wire};
@@ -54,14 +55,17 @@ impl IncomingLink {
 }
 
 /// A source of events that can cross to other nodes.
-pub(crate) struct Published<Src>(pub(crate) Src);
+pub(crate) struct Published<Src: Source> {
+    pub(crate) source: Src,
+    pub(crate) selectors: Selectors<Src::Item>,
+}
 
 impl<Src: Source<Item: Wire>> Publication for Published<Src> {
     fn serve(self: Arc<Self>, link: IncomingLink) -> BoxFuture<'static> {
         Box::pin(async move {
             let (producer, peer) = (link.subscribe.producer.clone(), link.peer.clone());
             tracing::debug!(producer, peer, "subscribed to from another node");
-            match Serving::<Src::Item>::open(&self.0, link).await {
+            match Serving::<Src::Item>::open(&self, link).await {
                 Ok(Some(mut serving)) => {
                     let served = serving.run().await;
                     serving.close(&served);
@@ -130,7 +134,11 @@ struct Serving<T: Wire> {
 
 impl<T: Wire> Serving<T> {
     /// Makes the edge to the local source; `None` if the subscriber was refused.
-    async fn open<Src: Source<Item = T>>(source: &Src, link: IncomingLink) -> Result<Option<Self>, StreamError> {
+    async fn open<Src: Source<Item = T>>(
+        published: &Published<Src>,
+        link: IncomingLink,
+    ) -> Result<Option<Self>, StreamError> {
+        let source = &published.source;
         let signature = T::signature();
         if link.subscribe.signature != signature {
             link.refuse(Reason::TypeMismatch, "", Some(&signature)).await;
@@ -145,13 +153,20 @@ impl<T: Wire> Serving<T> {
             link.refuse(Reason::Protocol, "not a window of demand", None).await;
             return Ok(None);
         };
+        let selector = match link.subscribe.selector.as_deref().map(|name| published.selectors.find(name)).transpose() {
+            Ok(selector) => selector,
+            Err(unknown) => {
+                link.refuse(Reason::Error, &unknown.to_string(), None).await;
+                return Ok(None);
+            }
+        };
         let outlet = Arc::new(Outlet::default());
         let id = SubscriptionId::new();
         let subscription = Subscription {
             id,
             consumer: ConsumerId::new(),
             options: window.into(),
-            interest: Interest::ALL,
+            interest: Interest { selector, partition: None },
             subscriber: Arc::clone(&outlet) as _,
         };
         let opened = tokio::select! {

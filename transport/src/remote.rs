@@ -35,12 +35,15 @@ pub struct Remote<T> {
     producer: Arc<str>,
     at: SocketAddr,
     publishers: Access,
+    /// The name of the publisher's selector.
+    selector: Option<Arc<str>>,
     events: PhantomData<fn() -> T>,
 }
 
 impl<T: Wire> Remote<T> {
     pub(crate) fn new(node: Node, producer: &str, at: SocketAddr) -> Self {
-        Self { node, producer: producer.into(), at, publishers: Access::everybody(), events: PhantomData }
+        let publishers = Access::everybody();
+        Self { node, producer: producer.into(), at, publishers, selector: None, events: PhantomData }
     }
 
     /// Subscribes only if the node at that address is one of `publishers`, by its certificate: an address says where a
@@ -50,6 +53,16 @@ impl<T: Wire> Remote<T> {
     pub fn published_by(mut self, publishers: Access) -> Self {
         self.publishers = publishers;
         self
+    }
+
+    /// Those of its events that the publisher's selector of this name accepts, as a source. The selector
+    /// [was given](crate::PublishOptions::selector) when the source was published and runs in the producer: what it refuses
+    /// does not cross.
+    ///
+    /// If there is none of that name, the consumer gets [`SubscribeError::Refused`] with the names that there are.
+    #[must_use]
+    pub fn select(&self, selector: &str) -> Self {
+        Self { selector: Some(selector.into()), ..self.clone() }
     }
 
     async fn subscribe(
@@ -67,6 +80,7 @@ impl<T: Wire> Remote<T> {
             max_demand: window.max().count(),
             min_demand: window.min().count(),
             session: (!grace.is_zero()).then(|| self.node.next_session()),
+            selector: self.selector.as_deref().map(str::to_owned),
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.node.config().event_window_bytes.into());
@@ -149,6 +163,10 @@ impl<T: Wire> Source for Remote<T> {
 
     async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         let Subscription { id, consumer, options, interest, subscriber } = &subscription;
+        if interest.selector.is_some() || interest.partition.is_some() {
+            let reason = "a choice of events crosses to another node only by its name".to_owned();
+            return Err(SubscribeError::Refused { at: self.name(), reason });
+        }
         let (interest, subscriber) = (interest.clone(), Arc::clone(subscriber));
         let again = Subscription { id: *id, consumer: *consumer, options: *options, interest, subscriber };
         // Dialling has limits of its own.
@@ -170,7 +188,8 @@ fn no_answer(at: SocketAddr, limit: Duration) -> SubscribeError {
 impl<T> Clone for Remote<T> {
     fn clone(&self) -> Self {
         let (producer, publishers) = (Arc::clone(&self.producer), self.publishers.clone());
-        Self { node: self.node.clone(), producer, at: self.at, publishers, events: PhantomData }
+        let selector = self.selector.clone();
+        Self { node: self.node.clone(), producer, at: self.at, publishers, selector, events: PhantomData }
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use aqueduct_stage::{Cx, Edge, EndCause, Exit, Graph, Producer, Result, each};
-use aqueduct_transport::{Authority, Node, NodeConfig};
+use aqueduct_stage::{Cx, Edge, EndCause, Exit, Graph, Producer, Result, SourceExt, each};
+use aqueduct_transport::{Authority, Node, NodeConfig, PublishOptions};
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
 
 #[tokio::test]
 async fn a_producer_is_told_that_its_far_consumer_has_ended_itself() {
@@ -49,7 +50,7 @@ async fn large_events_get_through_a_window_of_few_bytes() {
         let here = Node::builder(authority.issue("here").unwrap()).config(config).bind("127.0.0.1:0").await.unwrap();
         let there = Node::bind("127.0.0.1:0", authority.issue("there").unwrap()).await.unwrap();
         // Each asks for many more than the window holds, and again only after hundreds; every tenth is longer than it.
-        let length = |number: usize| if number % 10 == 0 { 100_000 } else { 10_000 };
+        let length = |number: usize| if number.is_multiple_of(10) { 100_000 } else { 10_000 };
         let graph = Graph::new("producing");
         let numbers = graph.iterate("numbers", move || (0..300).map(move |n| Bytes::from(vec![n as u8; length(n)])));
         let numbers = numbers.broadcast().wait_for_subscribers(2);
@@ -82,6 +83,51 @@ async fn large_events_get_through_a_window_of_few_bytes() {
         }
         let expected: Vec<_> = (0..300).map(length).collect();
         assert_eq!(all, [expected.clone(), expected]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_far_consumer_gets_what_the_named_selector_accepts() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let graph = Graph::new("producing");
+        let numbers = graph.iterate("numbers", || 0..1000_u64).broadcast().wait_for_subscribers(3);
+        let options = PublishOptions::new()
+            .selector("even", |number: &u64| number.is_multiple_of(2))
+            .selector("late", |number| *number >= 900);
+        there.publish_with("all", &numbers, options).unwrap();
+        // What is chosen at both ends is what both accept.
+        let odd = numbers.select(|number| number % 2 == 1);
+        there.publish_with("odd", &odd, PublishOptions::new().selector("late", |number| *number >= 900)).unwrap();
+        let mut producing = graph.start();
+        let take = async |name, selector| {
+            let far = here.source::<u64>(name, there.local_addr()).select(selector);
+            far.events(5..10).collect::<Result<Vec<u64>, _>>().await.unwrap()
+        };
+        // A window of ten is enough for 900 that are refused in a row.
+        let (even, late, late_odd) = tokio::join!(take("all", "even"), take("all", "late"), take("odd", "late"));
+        assert_eq!(even, (0..1000).step_by(2).collect::<Vec<_>>());
+        assert_eq!(late, (900..1000).collect::<Vec<_>>());
+        assert_eq!(late_odd, (901..1000).step_by(2).collect::<Vec<_>>());
+        producing.join().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_unknown_selector_is_refused_with_the_names_that_there_are() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let graph = Graph::new("producing");
+        let numbers = graph.iterate("numbers", || 0..10_u64);
+        there
+            .publish_with("numbers", &numbers, PublishOptions::new().selector("even", |n: &u64| n.is_multiple_of(2)))
+            .unwrap();
+        let _producing = graph.start();
+        let far = here.source::<u64>("numbers", there.local_addr()).select("evne");
+        let error = far.events(5..10).next().await.unwrap().unwrap_err().to_string();
+        assert!(error.ends_with("unknown selector \"evne\", there are: \"even\""), "{error}");
     })
     .await;
 }

@@ -63,6 +63,9 @@ pub(crate) struct Subscribe {
     /// What to call the link when it is to go on over another connection; `None` if it is not to survive this one.
     #[serde(default)]
     pub(crate) session: Option<Session>,
+    /// Only the events that the producer's selector of this name accepts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) selector: Option<String>,
 }
 
 /// Names a link among all that a node has ever made.

@@ -195,7 +195,7 @@ impl Inbound {
             State::Subscribing | State::Broken => return None,
             State::Accepted => {}
             State::Ended => {
-                self.state = State::Cancelled(Cancel { reason: Reason::Normal, begun: 0, is_down: false }, false)
+                self.state = State::Cancelled(Cancel { reason: Reason::Normal, begun: 0, is_down: false }, false);
             }
             State::Cancelled(_, is_sent) => *is_sent = false,
         }
@@ -497,7 +497,14 @@ mod tests {
     use crate::frame::{Accepted, Done, Failed, FrameDecoder, Refused};
 
     fn subscribe() -> Subscribe {
-        Subscribe { producer: "numbers".into(), signature: "u64".into(), max_demand: 10, min_demand: 5, session: None }
+        Subscribe {
+            producer: "numbers".into(),
+            signature: "u64".into(),
+            max_demand: 10,
+            min_demand: 5,
+            session: None,
+            selector: None,
+        }
     }
 
     fn inbound() -> Inbound {

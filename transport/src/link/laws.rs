@@ -24,6 +24,7 @@ fn subscribe() -> Subscribe {
         max_demand: 10,
         min_demand: 5,
         session: None,
+        selector: None,
     }
 }
 

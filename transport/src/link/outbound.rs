@@ -647,8 +647,14 @@ mod tests {
 
     #[test]
     fn other_frames_are_refused() {
-        let subscribe =
-            Subscribe { producer: "p".into(), signature: "u64".into(), max_demand: 1, min_demand: 0, session: None };
+        let subscribe = Subscribe {
+            producer: "p".into(),
+            signature: "u64".into(),
+            max_demand: 1,
+            min_demand: 0,
+            session: None,
+            selector: None,
+        };
         let error = outbound(0).handle_frame(0, &Frame::Subscribe(subscribe)).unwrap_err();
         assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");
     }

@@ -1,0 +1,108 @@
+//! [`PublishOptions`]: who may subscribe to what a node publishes, and to which of its events.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use aqueduct_stage::Selector;
+
+use crate::Access;
+
+/// How a source is published: for [`Node::publish_with`](crate::Node::publish_with).
+///
+/// ```
+/// use aqueduct_transport::{Access, PublishOptions};
+///
+/// # fn main() -> Result<(), aqueduct_transport::NameError> {
+/// let options = PublishOptions::new()
+///     .subscribers(Access::only(["billing", "audit-*"])?)
+///     .selector("even", |number: &u64| number % 2 == 0);
+/// # let _ = options;
+/// # Ok(())
+/// # }
+/// ```
+pub struct PublishOptions<T> {
+    pub(crate) subscribers: Access,
+    pub(crate) selectors: Selectors<T>,
+}
+
+impl<T> PublishOptions<T> {
+    /// Everybody of the cluster may have everything.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { subscribers: Access::everybody(), selectors: Selectors(BTreeMap::new()) }
+    }
+
+    /// Sets which nodes may subscribe. Default: every node of the cluster.
+    #[must_use]
+    pub fn subscribers(mut self, subscribers: Access) -> Self {
+        self.subscribers = subscribers;
+        self
+    }
+
+    /// Lets subscribers choose the events for which `selector` answers `true`, by its name:
+    /// [`Remote::select`](crate::Remote::select). A later one of the same name replaces an earlier one.
+    ///
+    /// It runs in the producer, so what it refuses does not cross to the other node and costs no demand. If it panics, the
+    /// subscription fails and nothing else.
+    #[must_use]
+    pub fn selector(mut self, name: &str, selector: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
+        self.selectors.0.insert(name.to_owned(), Arc::new(selector));
+        self
+    }
+}
+
+impl<T> Default for PublishOptions<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> fmt::Debug for PublishOptions<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishOptions")
+            .field("subscribers", &self.subscribers)
+            .field("selectors", &self.selectors.0.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The selectors of a published source, by name.
+pub(crate) struct Selectors<T>(BTreeMap<String, Selector<T>>);
+
+impl<T> Selectors<T> {
+    /// The selector of that name.
+    ///
+    /// # Errors
+    ///
+    /// The names that there are.
+    pub(crate) fn find(&self, name: &str) -> Result<Selector<T>, UnknownSelector> {
+        self.0.get(name).map(Arc::clone).ok_or_else(|| {
+            let names: Vec<_> = self.0.keys().map(|name| format!("{name:?}")).collect();
+            let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            UnknownSelector { name: name.to_owned(), names }
+        })
+    }
+}
+
+/// A subscriber chose what is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown selector {name:?}, there are: {names}")]
+pub(crate) struct UnknownSelector {
+    name: String,
+    names: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_selector_is_answered_with_those_that_there_are() {
+        let options = PublishOptions::new().selector("odd", |n: &u64| n % 2 == 1).selector("even", |n| n % 2 == 0);
+        assert!(options.selectors.find("even").unwrap()(&2));
+        let unknown = |options: &PublishOptions<u64>| options.selectors.find("all").err().unwrap().to_string();
+        assert_eq!(unknown(&options), "unknown selector \"all\", there are: \"even\", \"odd\"");
+        assert_eq!(unknown(&PublishOptions::new()), "unknown selector \"all\", there are: none");
+    }
+}

@@ -7,6 +7,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use crate::Limits;
 use crate::identity::EndpointKeys;
+use crate::introduction::{self, Versions};
 
 /// How a node uses its connections. The defaults suit nodes of one data centre, and of one machine.
 ///
@@ -35,6 +36,7 @@ pub struct NodeConfig {
     initial_mtu: u16,
     max_mtu: u16,
     migration: bool,
+    pub(crate) versions: Versions,
 }
 
 impl Default for NodeConfig {
@@ -58,12 +60,14 @@ impl Default for NodeConfig {
             initial_mtu: MIN_MTU,
             max_mtu: ETHERNET_MTU,
             migration: false,
+            versions: introduction::SPOKEN,
         }
     }
 }
 
 impl NodeConfig {
-    /// Sets how large anything may be that another node sends. Give all nodes of a cluster the same limits.
+    /// Sets how large anything may be that another node sends. Two nodes tell each other the sizes of frames and events,
+    /// and keep to the smaller ones.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -212,6 +216,15 @@ impl NodeConfig {
     #[must_use]
     pub fn migration(mut self, allowed: bool) -> Self {
         self.migration = allowed;
+        self
+    }
+
+    /// Makes it claim to speak other versions of the protocol than it does, so that a rolling update can be tested with one
+    /// program.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn versions(mut self, oldest: u16, newest: u16) -> Self {
+        self.versions = Versions { oldest, newest };
         self
     }
 

@@ -13,14 +13,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::admission::{Place, Verdict};
 use crate::error::{CloseCode, error_chain};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
+use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
 use crate::node::Inner;
 use crate::publication::{IncomingLink, refuse};
 use crate::session::Arrival;
 use crate::stream::{FrameStream, StreamError};
-use crate::{IdentityError, NodeName};
+use crate::{IdentityError, Limits, NodeName};
 
-/// The version of the protocol that this crate speaks.
-const PROTO: u16 = 1;
 /// How often a peer may break the rules on one of its streams before the whole connection is closed: a fault of one
 /// subscription should not end the others, and somebody who keeps trying should not go on.
 const MAX_OFFENCES: u32 = 3;
@@ -31,6 +30,8 @@ pub(crate) struct Established {
     connection: Connection,
     /// Who is at the other end, by its certificate.
     pub(crate) peer: Arc<NodeName>,
+    /// How large anything may be that either end sends.
+    pub(crate) limits: Limits,
     /// How many use it.
     uses: Arc<watch::Sender<usize>>,
     /// Whether this value is one of them.
@@ -38,8 +39,9 @@ pub(crate) struct Established {
 }
 
 impl Established {
-    fn new(connection: Connection, peer: NodeName) -> Self {
-        Self { connection, peer: Arc::new(peer), uses: Arc::default(), _use: None }
+    fn new(connection: Connection, met: Met) -> Self {
+        let (peer, limits) = (Arc::new(met.peer), met.agreement.limits);
+        Self { connection, peer, limits, uses: Arc::default(), _use: None }
     }
 
     /// The same connection, in use until the answer and all clones of it are dropped.
@@ -121,8 +123,8 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
         Err(_) => Err(HandshakeError::Timeout(limit)),
     };
     match introduced {
-        Ok((peer, control)) => {
-            let established = Established::new(connection, peer);
+        Ok((met, control)) => {
+            let established = Established::new(connection, met);
             node.spawn_connection(serve(Arc::downgrade(node), established.clone(), control));
             Ok(established)
         }
@@ -134,8 +136,8 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
             Err(match closed {
                 Some(closed) => explain(at, &closed),
                 None => match error {
-                    HandshakeError::Refused { reason, message } => {
-                        SubscribeError::Refused { at: at.to_string(), reason: format!("{reason}: {message}") }
+                    HandshakeError::Refused { .. } | HandshakeError::Version(_) => {
+                        SubscribeError::Refused { at: at.to_string(), reason: error.to_string() }
                     }
                     other => unreachable(at, error_chain(&other)),
                 },
@@ -169,22 +171,23 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
     let welcomed = admit(&shared, incoming).await;
     drop(shared);
     match welcomed {
-        Ok((connection, peer, control)) => {
-            tracing::debug!(%peer, %from, "connected");
+        Ok((connection, met, control)) => {
+            let Met { peer, agreement } = &met;
+            tracing::debug!(%peer, %from, version = agreement.version, features = ?agreement.features, "connected");
             place.joined();
-            serve(node, Established::new(connection, peer), control).await;
+            serve(node, Established::new(connection, met), control).await;
         }
         Err(error) => tracing::warn!(%from, error = error_chain(&error), "connection refused"),
     }
 }
 
 /// Lets a dialler prove who it is and introduce itself, all in one time limit.
-async fn admit(node: &Inner, incoming: Incoming) -> Result<(Connection, NodeName, FrameStream), HandshakeError> {
+async fn admit(node: &Inner, incoming: Incoming) -> Result<(Connection, Met, FrameStream), HandshakeError> {
     let limit = node.config.handshake_timeout;
     let end = Instant::now() + limit;
     let connection = timeout_at(end, incoming).await.map_err(|_| HandshakeError::Timeout(limit))??;
     match timeout_at(end, welcome(node, &connection)).await.unwrap_or(Err(HandshakeError::Timeout(limit))) {
-        Ok((peer, control)) => Ok((connection, peer, control)),
+        Ok((met, control)) => Ok((connection, met, control)),
         Err(error) => {
             connection.close(error.code().into(), error.to_string().as_bytes());
             Err(error)
@@ -196,14 +199,19 @@ async fn admit(node: &Inner, incoming: Incoming) -> Result<(Connection, NodeName
 async fn serve(node: Weak<Inner>, established: Established, control: FrameStream) {
     // The control stream stays open for as long as the connection does.
     let _control = control;
-    let Established { connection, peer, .. } = established;
+    let Established { connection, peer, limits, .. } = established;
     let offences = Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0) });
     loop {
         match connection.accept_bi().await {
             Ok(stream) => {
                 let Some(node) = node.upgrade() else { return };
-                let stream = FrameStream::new(stream, node.config.limits.clone());
-                node.spawn_link(take_subscription(Arc::clone(&node), stream, Arc::clone(&peer), Arc::clone(&offences)));
+                let stream = Stream {
+                    stream: FrameStream::new(stream, limits.clone()),
+                    peer: Arc::clone(&peer),
+                    limits: limits.clone(),
+                    offences: Arc::clone(&offences),
+                };
+                node.spawn_link(take_subscription(Arc::clone(&node), stream));
             }
             Err(closed) => {
                 tracing::debug!(%peer, %closed, "connection ended");
@@ -228,36 +236,48 @@ impl Offences {
     }
 }
 
+/// A stream that a peer has opened.
+struct Stream {
+    stream: FrameStream,
+    peer: Arc<NodeName>,
+    limits: Limits,
+    offences: Arc<Offences>,
+}
+
 /// Reads what a subscriber wants, and serves it.
-async fn take_subscription(node: Arc<Inner>, mut stream: FrameStream, peer: Arc<NodeName>, offences: Arc<Offences>) {
+async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
     let limit = node.config.handshake_timeout;
-    let wanted = timeout(limit, next_frame(&mut stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
+    let wanted = timeout(limit, next_frame(&mut opened.stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
     let error = match wanted {
-        Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, stream, &peer, offences).await,
-        Ok(Frame::Resume(resume)) => return resume_link(&node, Arrival { resume, stream, offences }, &peer).await,
+        Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, opened).await,
+        Ok(Frame::Resume(resume)) => {
+            let Stream { stream, peer, limits, offences } = opened;
+            return resume_link(&node, Arrival { resume, stream, offences }, &peer, limits).await;
+        }
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
     };
-    tracing::warn!(%peer, error = error_chain(&error), "expected a subscription");
+    tracing::warn!(peer = %opened.peer, error = error_chain(&error), "expected a subscription");
     let code = error.code();
-    stream.reset(code as u32);
+    opened.stream.reset(code as u32);
     // Neither a slow line nor a change of mind is an offence.
     if code == CloseCode::Protocol && !error.is_lost() {
-        offences.add(&error.to_string());
+        opened.offences.add(&error.to_string());
     }
 }
 
 /// Hands a stream to the link that it is for.
-async fn resume_link(node: &Inner, arrival: Arrival, peer: &NodeName) {
+async fn resume_link(node: &Inner, arrival: Arrival, peer: &NodeName, limits: Limits) {
     if let Some(unknown) = node.sessions.resume(&peer.to_string(), arrival) {
-        refuse(unknown.stream, node.config.limits.clone(), Reason::NoSession, "", None).await;
+        refuse(unknown.stream, limits, Reason::NoSession, "", None).await;
     }
 }
 
-async fn answer(node: Arc<Inner>, subscribe: Subscribe, stream: FrameStream, peer: &NodeName, offences: Arc<Offences>) {
-    let publication = node.publication(&subscribe.producer, peer);
+async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
+    let Stream { stream, peer, limits, offences } = opened;
+    let publication = node.publication(&subscribe.producer, &peer);
     let shutting_down = node.is_shutting_down();
-    let (limits, grace) = (node.config.limits.clone(), node.config.session_grace);
+    let grace = node.config.session_grace;
     let max_sessions = node.config.max_subscriptions as usize;
     let (sessions, ended) = (Arc::clone(&node.sessions), node.ended.clone());
     let peer = peer.to_string();
@@ -275,47 +295,64 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, stream: FrameStream, pee
     }
 }
 
+/// A node that has introduced itself.
+struct Met {
+    /// Who it is, by its certificate.
+    peer: NodeName,
+    agreement: Agreement,
+}
+
 /// The dialler's side of the introduction.
-async fn introduce(node: &Inner, connection: &Connection) -> Result<(NodeName, FrameStream), HandshakeError> {
+async fn introduce(node: &Inner, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
     let peer = node.identity().peer(connection)?;
-    let mut control = FrameStream::new(connection.open_bi().await?, node.config.limits.clone());
+    let limits = &node.config.limits;
+    let mut control = FrameStream::new(connection.open_bi().await?, limits.clone());
+    let ours = introduction::offer(node.config.versions, limits);
     let hello = Hello {
-        proto_min: PROTO,
-        proto_max: PROTO,
+        proto_min: ours.versions.oldest,
+        proto_max: ours.versions.newest,
         cluster: node.identity().cluster().to_owned(),
         node: node.identity().node().to_owned(),
         incarnation: node.incarnation,
-        features: Vec::new(),
+        features: ours.features.clone(),
+        limits: ours.limits,
     };
     send(&mut control, &Frame::Hello(hello), node).await?;
-    match next_frame(&mut control).await? {
-        Frame::HelloAck(ack) if ack.proto != PROTO => Err(HandshakeError::Version { min: ack.proto, max: ack.proto }),
-        Frame::HelloAck(ack) if ack.node != peer.node() => Err(HandshakeError::Impostor { says: ack.node, is: peer }),
-        Frame::HelloAck(_) => Ok((peer, control)),
-        Frame::Refuse(Refuse { reason, message }) => Err(HandshakeError::Refused { reason, message }),
-        other => Err(HandshakeError::Unexpected(other.name())),
+    let ack = match next_frame(&mut control).await? {
+        Frame::HelloAck(ack) => ack,
+        Frame::Refuse(Refuse { reason, message }) => return Err(HandshakeError::Refused { reason, message }),
+        other => return Err(HandshakeError::Unexpected(other.name())),
+    };
+    if ack.node != peer.node() {
+        return Err(HandshakeError::Impostor { says: ack.node, is: peer });
     }
+    let versions = Versions { oldest: ack.proto, newest: ack.proto };
+    let theirs = Offer { versions, features: ack.features, limits: ack.limits };
+    let agreement = introduction::confirm(&ours, limits, &theirs)?;
+    Ok((Met { peer, agreement }, control))
 }
 
 /// The listener's side of the introduction.
-async fn welcome(node: &Inner, connection: &Connection) -> Result<(NodeName, FrameStream), HandshakeError> {
+async fn welcome(node: &Inner, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
     let peer = node.identity().peer(connection)?;
     let mut control = FrameStream::new(connection.accept_bi().await?, node.config.limits.clone());
     let hello = match next_frame(&mut control).await? {
         Frame::Hello(hello) => hello,
         other => return Err(HandshakeError::Unexpected(other.name())),
     };
-    let judged = judge(&hello, &peer);
+    let ours = introduction::offer(node.config.versions, &node.config.limits);
+    let judged = judge(node, &ours, hello, &peer);
     let answer = match &judged {
-        Ok(()) => Frame::HelloAck(HelloAck {
-            proto: PROTO,
+        Ok(agreement) => Frame::HelloAck(HelloAck {
+            proto: agreement.version,
             node: node.identity().node().to_owned(),
             incarnation: node.incarnation,
-            features: Vec::new(),
+            features: agreement.features.clone(),
+            limits: introduction::offer(node.config.versions, &agreement.limits).limits,
         }),
         Err(error) => {
             let reason = match error {
-                HandshakeError::Version { .. } => Reason::Version,
+                HandshakeError::Version(_) => Reason::Version,
                 _ => Reason::Unauthorized,
             };
             Frame::Refuse(Refuse { reason, message: error.to_string() })
@@ -327,18 +364,17 @@ async fn welcome(node: &Inner, connection: &Connection) -> Result<(NodeName, Fra
         // It is closed in any case.
         let _ = control.delivered().await;
     }
-    judged.map(|()| (peer, control))
+    judged.map(|agreement| (Met { peer, agreement }, control))
 }
 
 /// Whether a dialler is who its certificate says, and can be understood.
-fn judge(hello: &Hello, peer: &NodeName) -> Result<(), HandshakeError> {
+fn judge(node: &Inner, ours: &Offer, hello: Hello, peer: &NodeName) -> Result<Agreement, HandshakeError> {
     if (hello.cluster.as_str(), hello.node.as_str()) != (peer.cluster(), peer.node()) {
-        return Err(HandshakeError::Impostor { says: hello.node.clone(), is: peer.clone() });
+        return Err(HandshakeError::Impostor { says: hello.node, is: peer.clone() });
     }
-    if !(hello.proto_min..=hello.proto_max).contains(&PROTO) {
-        return Err(HandshakeError::Version { min: hello.proto_min, max: hello.proto_max });
-    }
-    Ok(())
+    let versions = Versions { oldest: hello.proto_min, newest: hello.proto_max };
+    let theirs = Offer { versions, features: hello.features, limits: hello.limits };
+    Ok(introduction::negotiate(ours, &node.config.limits, &theirs)?)
 }
 
 async fn send(stream: &mut FrameStream, frame: &Frame, node: &Inner) -> Result<(), HandshakeError> {
@@ -379,8 +415,8 @@ enum HandshakeError {
     Closed,
     #[error("calls itself {says:?}, but its certificate says {is}")]
     Impostor { says: String, is: NodeName },
-    #[error("speaks versions {min} to {max} of the protocol, this node speaks {PROTO}")]
-    Version { min: u16, max: u16 },
+    #[error(transparent)]
+    Version(#[from] NoCommonVersion),
     #[error("{reason}: {message}")]
     Refused { reason: Reason, message: String },
 }
@@ -390,9 +426,7 @@ impl HandshakeError {
     fn code(&self) -> CloseCode {
         match self {
             Self::Timeout(_) => CloseCode::Timeout,
-            Self::Identity(_) | Self::Impostor { .. } | Self::Version { .. } | Self::Refused { .. } => {
-                CloseCode::Refused
-            }
+            Self::Identity(_) | Self::Impostor { .. } | Self::Version(_) | Self::Refused { .. } => CloseCode::Refused,
             Self::Connection(_) | Self::Stream(_) | Self::Unexpected(_) | Self::Closed => CloseCode::Protocol,
         }
     }

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, Refuse, Refused, Resume, Resumed,
-    Session, Subscribe,
+    Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, OfferedLimits, Refuse, Refused,
+    Resume, Resumed, Session, Subscribe,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -323,8 +323,9 @@ pub(crate) mod tests {
                 node: text("a"),
                 incarnation: u64::MAX,
                 features: vec![text("x"), text("y")],
+                limits: Some(OfferedLimits { data_frame_bytes: 1, control_frame_bytes: 2, event_bytes: u64::MAX }),
             }),
-            Frame::HelloAck(HelloAck { proto: 1, node: text("b"), incarnation: 1, features: vec![] }),
+            Frame::HelloAck(HelloAck { proto: 1, node: text("b"), incarnation: 1, features: vec![], limits: None }),
             Frame::Refuse(Refuse { reason: Reason::Superseded, message: text("m") }),
             Frame::Subscribe(Subscribe {
                 producer: text("numbers"),

@@ -2,9 +2,8 @@
 
 /// How large anything may be that another node sends. Every limit is checked before memory is set aside for it.
 ///
-/// A node that stays within its own limits must be understood by the others, so all nodes of a cluster should be given
-/// the same ones. Frames are cut to a quarter of [`max_data_frame_bytes`](Self::max_data_frame_bytes), so that bound
-/// may be raised or lowered fourfold one node at a time.
+/// Two nodes that meet tell each other how large frames and events may be, and both keep to the smaller limits. Those on
+/// items and depth are not exchanged: give all nodes of a cluster the same ones.
 ///
 /// ```
 /// use aqueduct_transport::Limits;

@@ -72,7 +72,7 @@ impl<T: Wire> Remote<T> {
     ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         let unreachable = |reason: String| SubscribeError::Unreachable { at: self.at.to_string(), reason };
         let stream = established.open().await.map_err(|error| unreachable(error.to_string()))?;
-        let (limits, grace) = (self.node.config().limits.clone(), self.node.config().session_grace);
+        let (limits, grace) = (established.limits.clone(), self.node.config().session_grace);
         let window = subscription.options.window_or(Window::FAR);
         let subscribe = Subscribe {
             producer: self.producer.to_string(),

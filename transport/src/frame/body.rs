@@ -24,6 +24,9 @@ pub(crate) struct Hello {
     /// What it can do beyond the version. Unknown ones are ignored.
     #[serde(default)]
     pub(crate) features: Vec<String>,
+    /// How large anything may be that it is sent.
+    #[serde(default)]
+    pub(crate) limits: Option<OfferedLimits>,
 }
 
 /// The listener's answer.
@@ -38,6 +41,17 @@ pub(crate) struct HelloAck {
     /// What both can do.
     #[serde(default)]
     pub(crate) features: Vec<String>,
+    /// How large anything may be that either of them is sent.
+    #[serde(default)]
+    pub(crate) limits: Option<OfferedLimits>,
+}
+
+/// How large anything may be that a node is sent. The smaller limit of two nodes holds for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OfferedLimits {
+    pub(crate) data_frame_bytes: u64,
+    pub(crate) control_frame_bytes: u64,
+    pub(crate) event_bytes: u64,
 }
 
 /// The connection is not wanted, and is closed after this.

@@ -637,6 +637,6 @@ mod tests {
         assert_eq!((wishes.up_to, wishes.handled), (Demand::new(3), None));
         assert!(wishes.cancel.is_none());
         publisher.cancel(id, Exit::Shutdown);
-        assert!(matches!(controls.take().cancel, Some((Exit::Shutdown, _))));
+        assert!(matches!(controls.take().cancel, Some((EndCause::Cancelled(Exit::Shutdown), _))));
     }
 }

@@ -75,6 +75,8 @@ struct Producer<I> {
     /// What it is called, for reports.
     name: Arc<str>,
     is_far: bool,
+    /// How the edge ended, if that was before it was known to be made.
+    ended_early: Option<EndCause>,
     /// There once the subscription is made.
     publisher: Option<Arc<dyn Publisher<I>>>,
     keep: Option<fn(Events<I>) -> Events<I>>,
@@ -263,18 +265,22 @@ impl<C: Callbacks> Driver<C> {
                     self.upstream.renew(id, former);
                 }
                 let counters = self.ending.counters.edges.to_producer(id, Arc::clone(&to));
-                self.producers.insert(id, Producer { name: to, is_far, publisher: None, keep, counters });
+                self.producers
+                    .insert(id, Producer { name: to, is_far, ended_early: None, publisher: None, keep, counters });
                 ControlFlow::Continue(())
             }
-            Message::Opened(id, Ok(publisher)) => self.on_opened(id, publisher).await,
+            Message::Opened(id, Ok(publisher)) => {
+                self.on_opened(id, publisher).await?;
+                match self.producers.get_mut(id).and_then(|producer| producer.ended_early.take()) {
+                    Some(cause) => self.on_producer_ended(id, cause).await,
+                    None => ControlFlow::Continue(()),
+                }
+            }
             Message::Opened(id, Err(error)) => {
                 let failure = Failure::new(&*self.ending.stage, FailureKind::Subscribe, error.to_string());
                 self.on_ended(id, EndCause::Down(Exit::Failed(failure))).await
             }
-            Message::Ended(id, cause) => match C::ROLE {
-                Role::Consumer => self.on_ended(id, cause).await,
-                _ => self.queue(Arrival::Ended(id, cause)).await,
-            },
+            Message::Ended(id, cause) => self.on_producer_ended(id, cause).await,
             Message::Unsubscribe(id, reason, replaced) => {
                 if replaced.is_some() {
                     self.upstream.abandon(id);
@@ -299,6 +305,18 @@ impl<C: Callbacks> Driver<C> {
                 self.completing = true;
                 ControlFlow::Continue(())
             }
+        }
+    }
+
+    /// Its end waits until it is known to be made: with that, a far one says how many there are beside it.
+    async fn on_producer_ended(&mut self, id: SubscriptionId, cause: EndCause) -> Flow {
+        match (self.producers.get_mut(id), C::ROLE) {
+            (Some(producer), _) if producer.is_far && producer.publisher.is_none() => {
+                producer.ended_early = Some(cause);
+                ControlFlow::Continue(())
+            }
+            (_, Role::Consumer) => self.on_ended(id, cause).await,
+            _ => self.queue(Arrival::Ended(id, cause)).await,
         }
     }
 

@@ -133,7 +133,8 @@ pub trait Source: Send + Sync + 'static {
         Window::NEAR
     }
 
-    /// How many producers it stands for: the instances of a stage. A consumer subscribes to each of them.
+    /// How many producers it stands for: the instances of a stage. A consumer subscribes to each of them. A source on another
+    /// node may learn it with the first subscription: the consumer asks again after that, and subscribes to the rest.
     fn instances(&self) -> usize {
         1
     }

@@ -83,7 +83,7 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        let (id, opening) = consumer.opening(0, source, 0, options.into(), None, How::Once);
+        let (id, opening) = consumer.opening(0, source, (0, None), options.into(), None, How::Once);
         self.shared.spawn_polled("subscribe", opening);
         id
     }
@@ -116,7 +116,7 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        let (id, opening) = consumer.opening(0, source, 0, options.into(), None, How::Once);
+        let (id, opening) = consumer.opening(0, source, (0, None), options.into(), None, How::Once);
         let told: Vec<_> = consumer
             .seats()
             .iter()

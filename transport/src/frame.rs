@@ -334,8 +334,9 @@ pub(crate) mod tests {
                 min_demand: 5_000,
                 session: Some(Session { incarnation: u64::MAX, number: 7 }),
                 selector: Some(text("even")),
+                instance: 3,
             }),
-            Frame::Accepted(Accepted {}),
+            Frame::Accepted(Accepted { instances: 7 }),
             Frame::Refused(Refused {
                 reason: Reason::TypeMismatch,
                 message: text("m"),
@@ -392,7 +393,7 @@ pub(crate) mod tests {
         let payload = Bytes::from_static(b"\x05");
         let chunk = Chunk { seq: 1, attempt: Attempt::FIRST, index: 0, is_last: false, total_len: 128, payload };
         assert_eq!(bytes_of(&Frame::Chunk(chunk)), b"\x00\x00\x00\x08\x21\x01\x01\x00\x00\x80\x01\x05");
-        assert_eq!(bytes_of(&Frame::Accepted(Accepted {})), b"\x00\x00\x00\x02\x11\x80");
+        assert_eq!(bytes_of(&Frame::Accepted(Accepted { instances: 1 })), b"\x00\x00\x00\x02\x11\x80");
     }
 
     #[test]
@@ -408,7 +409,7 @@ pub(crate) mod tests {
     fn unknown_fields_are_ignored() {
         let body = b"\x83\xa5later\x93\x01\x02\x03\xa5up_to\x05\xa1z\xc0";
         assert_eq!(decode(Kind::Credit, body).unwrap(), Frame::Credit(Credit { up_to: 5, bytes_up_to: None }));
-        assert_eq!(decode(Kind::Accepted, b"\x81\xa1z\xc0").unwrap(), Frame::Accepted(Accepted {}));
+        assert_eq!(decode(Kind::Accepted, b"\x81\xa1z\xc0").unwrap(), Frame::Accepted(Accepted { instances: 1 }));
     }
 
     #[test]
@@ -447,6 +448,7 @@ pub(crate) mod tests {
             min_demand: 0,
             session: None,
             selector: None,
+            instance: 0,
         };
         let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
         assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");

@@ -38,6 +38,10 @@ mod outbound;
 pub(crate) use inbound::{Inbound, InboundEvent};
 pub(crate) use outbound::{Outbound, OutboundEvent};
 
+/// The most instances of a producer to which a node subscribes, each of which is a subscription: as many as a node allows
+/// another by default.
+pub(crate) const MAX_INSTANCES: u64 = 1024;
+
 /// The other end of a link broke the protocol, or its stream stopped before its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -72,6 +76,14 @@ pub enum LinkError {
         /// How many bytes of events were allowed.
         bound: u64,
         /// How many had come before it.
+        got: u64,
+    },
+    /// A producer of no instances, or of more than anybody subscribes to.
+    #[error("expected a producer of 1 to {bound} instances, got {got}")]
+    Instances {
+        /// The most instances.
+        bound: u64,
+        /// How many it says that it has.
         got: u64,
     },
     /// Events were acknowledged that had not been sent.

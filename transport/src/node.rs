@@ -21,6 +21,7 @@ use crate::config::ConfigError;
 use crate::connection::{self, Established};
 use crate::error::CloseCode;
 use crate::frame::Session;
+use crate::link::MAX_INSTANCES;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
@@ -134,7 +135,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`PublishError`] if the name is taken, or the source has several instances: put a stage of one instance behind it.
+    /// [`PublishError`] if the name is taken, or the source has more than 1024 instances.
     pub fn publish<Src>(&self, name: &str, source: &Src) -> Result<(), PublishError>
     where
         Src: Source<Item: Wire> + Clone,
@@ -171,7 +172,7 @@ impl Node {
     where
         Src: Source<Item: Wire> + Clone,
     {
-        if source.instances() != 1 {
+        if source.instances() as u64 > MAX_INSTANCES {
             return Err(PublishError::Instances { name: source.name(), instances: source.instances() });
         }
         let mut publications = self.inner.publications();
@@ -489,8 +490,8 @@ pub enum PublishError {
     /// This node publishes something by that name already.
     #[error("a source is published as {0:?} already")]
     Taken(String),
-    /// A subscription from another node leads to one producer.
-    #[error("source {name:?} has {instances} instances, and only one can be published")]
+    /// A subscriber has a subscription to each instance.
+    #[error("expected source {name:?} of at most {MAX_INSTANCES} instances, got {instances}")]
     Instances {
         /// What the source is called.
         name: String,

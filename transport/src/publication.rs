@@ -144,8 +144,10 @@ impl<T: Wire> Serving<T> {
             link.refuse(Reason::TypeMismatch, "", Some(&signature)).await;
             return Ok(None);
         }
-        if source.instances() != 1 {
-            let message = format!("it has {} instances, and only one can be published", source.instances());
+        // A far source that is published again learns with its first subscription how many it has.
+        let instance = usize::try_from(link.subscribe.instance).unwrap_or(usize::MAX);
+        if instance > 0 && instance >= source.instances() {
+            let message = format!("expected an instance below {}, got {instance}", source.instances());
             link.refuse(Reason::Error, &message, None).await;
             return Ok(None);
         }
@@ -171,7 +173,7 @@ impl<T: Wire> Serving<T> {
         };
         let opened = tokio::select! {
             biased;
-            opened = source.open(0, subscription) => opened,
+            opened = source.open(instance, subscription) => opened,
             () = link.stream.refused() => return Ok(None),
         };
         let publisher = match opened {
@@ -189,7 +191,7 @@ impl<T: Wire> Serving<T> {
         let session = subscribe.session.filter(|_| !grace.is_zero());
         let door = session.and_then(|session| sessions.open(&peer, session, max_sessions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
-        outbound.accept();
+        outbound.accept_one_of(source.instances() as u64);
         Ok(Some(Self {
             id,
             publisher,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ use crate::{Access, Limits, NodeName, Wire};
 
 /// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.
 ///
-/// Nothing happens before a consumer subscribes. Each subscription is a stream of its own on the one connection between
+/// Nothing happens before a consumer subscribes. How many instances the producer has is known with the first answer, and the
+/// consumer then subscribes to each, as to a near one. Each subscription is a stream of its own on the one connection between
 /// the two nodes. The default window is [`Window::FAR`].
 pub struct Remote<T> {
     node: Node,
@@ -37,13 +39,15 @@ pub struct Remote<T> {
     publishers: Access,
     /// The name of the publisher's selector.
     selector: Option<Arc<str>>,
+    /// How many instances the producer has, as its node said last; 1 before the first subscription.
+    instances: Arc<AtomicUsize>,
     events: PhantomData<fn() -> T>,
 }
 
 impl<T: Wire> Remote<T> {
     pub(crate) fn new(node: Node, producer: &str, at: SocketAddr) -> Self {
-        let publishers = Access::everybody();
-        Self { node, producer: producer.into(), at, publishers, selector: None, events: PhantomData }
+        let (publishers, instances) = (Access::everybody(), Arc::new(AtomicUsize::new(1)));
+        Self { node, producer: producer.into(), at, publishers, selector: None, instances, events: PhantomData }
     }
 
     /// Subscribes only if the node at that address is one of `publishers`, by its certificate: an address says where a
@@ -67,6 +71,7 @@ impl<T: Wire> Remote<T> {
 
     async fn subscribe(
         &self,
+        instance: usize,
         subscription: Subscription<T>,
         established: &Established,
     ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
@@ -81,6 +86,7 @@ impl<T: Wire> Remote<T> {
             min_demand: window.min().count(),
             session: (!grace.is_zero()).then(|| self.node.next_session()),
             selector: self.selector.as_deref().map(str::to_owned),
+            instance: instance as u64,
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.node.config().event_window_bytes.into());
@@ -107,7 +113,8 @@ impl<T: Wire> Remote<T> {
             name: format!("{} at {}", self.producer, established.peer),
             told: true,
         };
-        link.answer().await.map_err(|error| self.explain(error))?;
+        let instances = link.answer().await.map_err(|error| self.explain(error))?;
+        self.instances.store(instances, Ordering::Relaxed);
         link.told = false;
         let controls = Arc::clone(&link.controls);
         self.node.inner.spawn_link(link.run());
@@ -118,6 +125,7 @@ impl<T: Wire> Remote<T> {
     async fn open_on(
         &self,
         established: &Established,
+        instance: usize,
         subscription: Subscription<T>,
     ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         if !self.publishers.allows(&established.peer) {
@@ -126,7 +134,7 @@ impl<T: Wire> Remote<T> {
             return Err(SubscribeError::Refused { at: by, reason: error.to_string() });
         }
         let limit = self.node.config().handshake_timeout;
-        match timeout(limit, self.subscribe(subscription, established)).await {
+        match timeout(limit, self.subscribe(instance, subscription, established)).await {
             Ok(opened) => opened,
             Err(_) => Err(no_answer(self.at, limit)),
         }
@@ -161,7 +169,15 @@ impl<T: Wire> Source for Remote<T> {
         Window::FAR
     }
 
-    async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
+    fn instances(&self) -> usize {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    async fn open(
+        &self,
+        instance: usize,
+        subscription: Subscription<T>,
+    ) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         let Subscription { id, consumer, options, interest, subscriber } = &subscription;
         if interest.selector.is_some() || interest.partition.is_some() {
             let reason = "a choice of events crosses to another node only by its name".to_owned();
@@ -171,10 +187,10 @@ impl<T: Wire> Source for Remote<T> {
         let again = Subscription { id: *id, consumer: *consumer, options: *options, interest, subscriber };
         // Dialling has limits of its own.
         let established = self.node.connect(self.at).await?;
-        match self.open_on(&established, subscription).await {
+        match self.open_on(&established, instance, subscription).await {
             // It was there from before, and the node at the other end was restarted since.
             Err(SubscribeError::Unreachable { .. }) if established.is_disowned() => {
-                self.open_on(&self.node.connect(self.at).await?, again).await
+                self.open_on(&self.node.connect(self.at).await?, instance, again).await
             }
             opened => opened,
         }
@@ -188,8 +204,8 @@ fn no_answer(at: SocketAddr, limit: Duration) -> SubscribeError {
 impl<T> Clone for Remote<T> {
     fn clone(&self) -> Self {
         let (producer, publishers) = (Arc::clone(&self.producer), self.publishers.clone());
-        let selector = self.selector.clone();
-        Self { node: self.node.clone(), producer, at: self.at, publishers, selector, events: PhantomData }
+        let (selector, instances) = (self.selector.clone(), Arc::clone(&self.instances));
+        Self { node: self.node.clone(), producer, at: self.at, publishers, selector, instances, events: PhantomData }
     }
 }
 
@@ -320,8 +336,8 @@ enum Broken {
 }
 
 impl<T: Wire> Link<T> {
-    /// Waits for the publisher's answer.
-    async fn answer(&mut self) -> Result<(), OpenError> {
+    /// Waits for the publisher's answer; returns how many instances the producer has.
+    async fn answer(&mut self) -> Result<usize, OpenError> {
         loop {
             while let Some(frame) = self.stream.next_frame().map_err(OpenError::Stream)? {
                 self.inbound.handle_frame(self.epoch, frame).map_err(OpenError::Link)?;
@@ -330,7 +346,10 @@ impl<T: Wire> Link<T> {
                     Some(InboundEvent::Refused { reason, message, published }) => {
                         return Err(OpenError::Refused { reason, message, published });
                     }
-                    Some(_) => return Ok(()),
+                    Some(InboundEvent::Accepted { instances }) => {
+                        return Ok(usize::try_from(instances).expect("it is bounded"));
+                    }
+                    Some(_) => unreachable!("the answer comes first"),
                     None => {}
                 }
             }
@@ -505,7 +524,7 @@ impl<T: Wire> Link<T> {
                     let failure = Failure::new(&self.name, FailureKind::Disconnected, format!("{reason} {message}"));
                     self.tell(EndCause::Down(Exit::Failed(failure)));
                 }
-                InboundEvent::Accepted | InboundEvent::Refused { .. } => {}
+                InboundEvent::Accepted { .. } | InboundEvent::Refused { .. } => {}
             }
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aqueduct_stage::{Cx, Edge, EndCause, Exit, Graph, Producer, Result, SourceExt, each};
@@ -130,6 +132,57 @@ async fn an_unknown_selector_is_refused_with_the_names_that_there_are() {
         assert!(error.ends_with("unknown selector \"evne\", there are: \"even\""), "{error}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_far_consumer_subscribes_to_each_instance() {
+    guarded(async {
+        let [here, between, there] = nodes(["here", "between", "there"]).await;
+        let next = Arc::new(AtomicU64::new(0));
+        let graph = Graph::new("producing");
+        let hundreds = graph.producer("hundreds", move || Hundred(100 * next.fetch_add(1, Ordering::Relaxed)));
+        let hundreds = hundreds.concurrency(5).broadcast().wait_for_subscribers(3);
+        there.publish("hundreds", &hundreds).unwrap();
+        // A far source is published again before anybody knows how many it is.
+        between.publish("hundreds", &between.source::<u64>("hundreds", there.local_addr())).unwrap();
+        let mut producing = graph.start();
+        let take = async |node: &Node| {
+            let far = here.source::<u64>("hundreds", node.local_addr());
+            far.events(5..10).collect::<Result<Vec<u64>, _>>().await.unwrap()
+        };
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let graph = Graph::new("consuming");
+        let collect = move || {
+            let tell = tell.clone();
+            each(move |number| {
+                let _ = tell.send(number);
+                async { Ok(()) }
+            })
+        };
+        graph.consumer("collect", collect).subscribe(&here.source::<u64>("hundreds", there.local_addr()), 5..10);
+        let (mut direct, mut again, ran) = tokio::join!(take(&there), take(&between), graph.run());
+        ran.unwrap();
+        producing.join().await.unwrap();
+        let mut staged: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        for all in [&mut direct, &mut again, &mut staged] {
+            all.sort_unstable();
+            assert_eq!(*all, (0..500).collect::<Vec<_>>());
+        }
+    })
+    .await;
+}
+
+/// Emits a hundred numbers from this one on.
+struct Hundred(u64);
+
+impl Producer for Hundred {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, _: usize, cx: &mut Cx<'_, u64>) -> Result {
+        cx.emit_all(self.0..self.0 + 100);
+        cx.stop(Exit::Normal);
+        Ok(())
+    }
 }
 
 /// Emits all numbers, and tells of each consumer that comes, and how it went.

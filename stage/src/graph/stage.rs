@@ -69,8 +69,9 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let (consumer, source) = (self.clone(), source.clone());
         self.declare_edge(source.name(), move || {
             let count = consumer.seats().len();
-            let pairs = (0..count).flat_map(|mine| (0..source.instances()).map(move |theirs| (mine, theirs)));
-            pairs.map(|(mine, theirs)| consumer.wire(mine, &source, theirs, options, keep)).collect()
+            let known = source.instances();
+            let pairs = (0..count).flat_map(|mine| (0..known).map(move |theirs| (mine, theirs)));
+            pairs.map(|(mine, theirs)| consumer.wire(mine, &source, theirs, known, options, keep)).collect()
         });
         self
     }
@@ -86,8 +87,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         self.declare_edge(name, move || {
             let mut wires = Vec::new();
             for (mine, source) in &pairs {
-                let instances = 0..source.instances();
-                wires.extend(instances.map(|theirs| consumer.wire(*mine, source, theirs, options, None)));
+                let known = source.instances();
+                wires.extend((0..known).map(|theirs| consumer.wire(*mine, source, theirs, known, options, None)));
             }
             wires
         });
@@ -106,31 +107,35 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         assert!(open, "the graph of stage {:?} has started: {late}", self.name());
     }
 
-    /// How an instance is subscribed to one of a source, as often as that is needed.
+    /// How an instance is subscribed to one of the `known` ones of a source, as often as that is needed. A source on another
+    /// node may turn out to have more, to which the first subscription leads.
     fn wire<Src: Source<Item = I> + Clone>(
         &self,
         mine: usize,
         source: &Src,
         theirs: usize,
+        known: usize,
         options: SubscribeOptions,
         keep: Option<fn(Events<I>) -> Events<I>>,
     ) -> Declared {
         let producer = source.local().map(|place| (place.id(), theirs));
+        let rest = (theirs == 0 && producer.is_none()).then_some(known);
         let (consumer, source) = (self.clone(), source.clone());
         Declared {
             consumer: (self.place.id(), mine),
             producer,
             cancel: options.cancel_policy(),
-            connect: Box::new(move |how| consumer.opening(mine, &source, theirs, options, keep, how)),
+            connect: Box::new(move |how| consumer.opening(mine, &source, (theirs, rest), options, keep, how)),
         }
     }
 
-    /// Tells an instance that it is being subscribed, and returns what makes the subscription.
+    /// Tells an instance that it is being subscribed, and returns what makes the subscription: to one instance of the source,
+    /// and to those from `rest` on, if there turn out to be any.
     pub(crate) fn opening<Src: Source<Item = I> + Clone>(
         &self,
         mine: usize,
         source: &Src,
-        theirs: usize,
+        (theirs, rest): (usize, Option<usize>),
         options: SubscribeOptions,
         keep: Option<fn(Events<I>) -> Events<I>>,
         how: How,
@@ -147,8 +152,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let (to, is_far) = (source.name().into(), source.local().is_none());
         let opening = Opening { id, to, is_far, window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
-        let source = source.clone();
-        let opening = Box::pin(async move {
+        let (consumer, source) = (self.clone(), source.clone());
+        let opening: BoxFuture<'static> = Box::pin(async move {
             let subscription = Subscription {
                 id,
                 consumer: mailbox.consumer(),
@@ -160,9 +165,17 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
                 (How::Remainder(former), Some(place)) => Ok(place.remainder(theirs, &former, subscription)),
                 _ => source.open(theirs, subscription).await,
             };
+            // Announced before it is known that this one is there, or it might be taken for the only one.
+            let rest = rest.filter(|_| opened.is_ok()).map_or(0..0, |known| known..source.instances());
+            let others: Vec<_> = rest
+                .map(|theirs| consumer.opening(mine, &source, (theirs, None), options, keep, How::Once).1)
+                .collect();
             if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened.map_err(Box::new)))
             {
                 publisher.cancel(id, Exit::Normal);
+            }
+            for other in others {
+                other.await;
             }
         });
         (id, opening)

@@ -72,7 +72,9 @@ pub struct EventStream<T> {
     /// When to ask for more.
     upstream: Upstream,
     /// The subscriptions that are being made.
-    openings: Vec<(SubscriptionId, Opening<T>)>,
+    openings: Openings<T>,
+    /// Begins to make those to instances of the source of which nothing was known before.
+    open_more: Box<OpenMore<T>>,
     publishers: BTreeMap<SubscriptionId, Arc<dyn Publisher<T>>>,
     arrivals: VecDeque<Arrival<T>>,
     /// What is being read, where it came from, and what is left of the piece of it that has been begun.
@@ -81,6 +83,8 @@ pub struct EventStream<T> {
     piece: Option<Piece>,
 }
 
+type OpenMore<T> = dyn FnMut(&mut Upstream) -> Openings<T> + Send + Sync;
+type Openings<T> = Vec<(SubscriptionId, Opening<T>)>;
 type Opening<T> = BoxFuture<'static, Result<Arc<dyn Publisher<T>>, SubscribeError>>;
 
 /// Why an [`EventStream`] ended before its producer was exhausted.
@@ -108,18 +112,25 @@ impl<T: Send + 'static> EventStream<T> {
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
         let (consumer, inbox) = (ConsumerId::new(), Arc::new(Inbox::default()));
         let mut upstream = Upstream::default();
-        let openings = (0..source.instances()).map(|instance| {
-            let id = SubscriptionId::new();
-            upstream.subscribe(id, window, cancel);
-            let (source, subscriber) = (source.clone(), Arc::clone(&inbox) as Arc<dyn Subscriber<T>>);
-            let options = SubscribeOptions::from(window).cancel(cancel);
-            let subscription = Subscription { id, consumer, options, interest: Interest::ALL, subscriber };
-            let opening: Opening<T> = Box::pin(async move { source.open(instance, subscription).await });
-            (id, opening)
-        });
-        let openings = openings.collect();
+        let (name, reader, source, mut known) = (source.name(), Arc::clone(&inbox), source.clone(), 0);
+        let mut open_more = move |upstream: &mut Upstream| {
+            let more = known..source.instances();
+            known = known.max(more.end);
+            let open = more.map(|instance| {
+                let id = SubscriptionId::new();
+                upstream.subscribe(id, window, cancel);
+                let (source, subscriber) = (source.clone(), Arc::clone(&reader) as Arc<dyn Subscriber<T>>);
+                let options = SubscribeOptions::from(window).cancel(cancel);
+                let subscription = Subscription { id, consumer, options, interest: Interest::ALL, subscriber };
+                let opening: Opening<T> = Box::pin(async move { source.open(instance, subscription).await });
+                (id, opening)
+            });
+            open.collect()
+        };
+        let openings = open_more(&mut upstream);
         Self {
-            source: source.name(),
+            source: name,
+            open_more: Box::new(open_more),
             cancel,
             inbox,
             upstream,
@@ -153,6 +164,9 @@ impl<T: Send + 'static> EventStream<T> {
                 continue;
             };
             drop(self.openings.swap_remove(at));
+            if opened.is_ok() {
+                self.openings.extend((self.open_more)(&mut self.upstream));
+            }
             match opened {
                 Ok(publisher) => match self.upstream.opened(id, Mode::Automatic) {
                     Some(up_to) => {

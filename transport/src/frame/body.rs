@@ -80,6 +80,9 @@ pub(crate) struct Subscribe {
     /// Only the events that the producer's selector of this name accepts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) selector: Option<String>,
+    /// Which of the producer's instances, from 0. How many there are is said by [`Accepted`].
+    #[serde(default)]
+    pub(crate) instance: u64,
 }
 
 /// Names a link among all that a node has ever made.
@@ -108,7 +111,20 @@ pub(crate) struct Resumed {}
 
 /// The edge is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Accepted {}
+pub(crate) struct Accepted {
+    /// How many instances the producer has: a subscriber that wants all events subscribes to each.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub(crate) instances: u64,
+}
+
+const fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_one(instances: &u64) -> bool {
+    *instances == 1
+}
 
 /// The edge is not made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -340,7 +340,7 @@ impl World {
                     assert!(self.has_ended && self.position + self.inbox.len() as u64 >= EVENTS, "a short success");
                     self.is_done = true;
                 }
-                InboundEvent::Accepted | InboundEvent::Resumed => {}
+                InboundEvent::Accepted { .. } | InboundEvent::Resumed => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -396,7 +396,8 @@ fn length(number: u64) -> usize {
 fn inbound(session: u64) -> Inbound {
     let session = Some(Session { incarnation: 1, number: session });
     let (producer, signature) = ("numbers".into(), "(u64, bytes)".into());
-    let subscribe = Subscribe { producer, signature, max_demand: WINDOW, min_demand: 0, session, selector: None };
+    let subscribe =
+        Subscribe { producer, signature, max_demand: WINDOW, min_demand: 0, session, selector: None, instance: 0 };
     let mut inbound = Inbound::new(limits(), subscribe).unwrap();
     inbound.bound_bytes(WINDOW_BYTES);
     inbound

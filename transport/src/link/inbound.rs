@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use aqueduct_stage::{Attempt, Demand};
 use bytes::Bytes;
 
-use crate::frame::{Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
+use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
 use crate::gather::Gather;
-use crate::link::LinkError;
 use crate::link::bytes::ByteCredit;
+use crate::link::{LinkError, MAX_INSTANCES};
 use crate::{FrameError, Limits};
 
 /// The subscriber's end of a link: asks, and checks that what comes is what was asked for.
@@ -60,8 +60,8 @@ pub(crate) struct Inbound {
 /// What the consumer's driver is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum InboundEvent {
-    /// The edge is made. It is the first, unless there is a refusal.
-    Accepted,
+    /// The edge is made, to one of so many instances of the producer. It is the first, unless there is a refusal.
+    Accepted { instances: u64 },
     /// There is no edge. Nothing follows.
     Refused {
         reason: Reason,
@@ -347,9 +347,12 @@ impl Inbound {
 
     fn handle_answer(&mut self, frame: Frame) -> Result<(), LinkError> {
         match frame {
-            Frame::Accepted(_) => {
+            Frame::Accepted(Accepted { instances }) if (1..=MAX_INSTANCES).contains(&instances) => {
                 self.state = State::Accepted;
-                self.events.push_back(InboundEvent::Accepted);
+                self.events.push_back(InboundEvent::Accepted { instances });
+            }
+            Frame::Accepted(Accepted { instances }) => {
+                return Err(LinkError::Instances { bound: MAX_INSTANCES, got: instances });
             }
             Frame::Refused(refused) => {
                 self.state = State::Ended;
@@ -494,7 +497,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::frame::{Accepted, Done, Failed, FrameDecoder, Refused};
+    use crate::frame::{Done, Failed, FrameDecoder, Refused};
 
     fn subscribe() -> Subscribe {
         Subscribe {
@@ -504,6 +507,7 @@ mod tests {
             min_demand: 5,
             session: None,
             selector: None,
+            instance: 0,
         }
     }
 
@@ -516,8 +520,8 @@ mod tests {
         let mut inbound = inbound();
         inbound.ask(Demand::new(up_to));
         sent(&mut inbound);
-        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
-        assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted));
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted { instances: 1 }));
         inbound
     }
 
@@ -579,8 +583,19 @@ mod tests {
     #[test]
     fn the_answer_comes_first_and_once() {
         assert_eq!(error(&mut inbound(), [events(1, 1)]), "unexpected events frame before the answer");
-        let again = Frame::Accepted(Accepted {});
+        let again = Frame::Accepted(Accepted { instances: 1 });
         assert_eq!(error(&mut accepted(1), [again]), "unexpected accepted frame from a publisher");
+    }
+
+    #[test]
+    fn a_producer_has_a_sensible_number_of_instances() {
+        for got in [0, 1025, u64::MAX] {
+            let message = format!("expected a producer of 1 to 1024 instances, got {got}");
+            assert_eq!(error(&mut inbound(), [Frame::Accepted(Accepted { instances: got })]), message);
+        }
+        let mut inbound = inbound();
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1024 })).unwrap();
+        assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted { instances: 1024 }));
     }
 
     #[test]
@@ -739,7 +754,7 @@ mod tests {
         inbound.ask(Demand::new(50));
         let credit = Frame::Credit(Credit { up_to: 50, bytes_up_to: Some(100) });
         assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), credit]);
-        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
         inbound
     }
 
@@ -783,7 +798,7 @@ mod tests {
         inbound.bound_bytes(100);
         inbound.ask(Demand::new(9));
         assert_eq!(sent(&mut inbound)[1..], [Frame::Credit(Credit { up_to: 9, bytes_up_to: None })]);
-        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
         inbound.taken(Demand::ZERO);
         for event in 1..=5 {
             inbound.handle_frame(0, long(event, 90)).unwrap();
@@ -838,7 +853,7 @@ mod tests {
         let first =
             [Frame::Subscribe(subscribe()), ack(0, true), Frame::Credit(Credit { up_to: 5, bytes_up_to: None })];
         assert_eq!(sent(&mut inbound), first);
-        inbound.handle_frame(0, Frame::Accepted(Accepted {})).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
         inbound.handle_frame(0, events(1, 4)).unwrap();
         inbound.ask(Demand::new(6));
         assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 6, bytes_up_to: None })]);

@@ -25,6 +25,7 @@ fn subscribe() -> Subscribe {
         min_demand: 5,
         session: None,
         selector: None,
+        instance: 0,
     }
 }
 
@@ -201,7 +202,7 @@ impl World {
         while let Some(event) = self.inbound.poll_event() {
             assert_eq!(self.told, None, "nothing follows the end");
             match event {
-                InboundEvent::Accepted => assert!(self.arrived.is_empty()),
+                InboundEvent::Accepted { .. } => assert!(self.arrived.is_empty()),
                 InboundEvent::Events { count, payload, .. } => {
                     let events: Vec<(u64, Bytes)> = decode(&payload, count, &limits()).unwrap();
                     self.arrived.extend(events.iter().map(|(number, bytes)| (*number, bytes.len())));

@@ -130,8 +130,13 @@ impl Outbound {
     /// Tells the subscriber that the edge is made. [`send`](Self::send), [`finish`](Self::finish) and
     /// [`fail`](Self::fail) do it if it has not been done.
     pub(crate) fn accept(&mut self) {
+        self.accept_one_of(1);
+    }
+
+    /// As [`accept`](Self::accept), of a producer of so many instances.
+    pub(crate) fn accept_one_of(&mut self, instances: u64) {
         if self.state == State::Asked {
-            self.answer = Some(Frame::Accepted(Accepted {}));
+            self.answer = Some(Frame::Accepted(Accepted { instances }));
             self.state = State::Accepted;
         }
     }
@@ -499,7 +504,7 @@ mod tests {
         send(&mut outbound, &[10]);
         outbound.finish();
         let frames = sent(&mut outbound);
-        assert_eq!(frames[0], Frame::Accepted(Accepted {}));
+        assert_eq!(frames[0], Frame::Accepted(Accepted { instances: 1 }));
         assert!(matches!(&frames[1], Frame::Events(Events { first_seq: 1, count: 2, .. })));
         assert!(matches!(&frames[2], Frame::Events(Events { first_seq: 3, count: 1, .. })));
         assert_eq!(frames[3..], [Frame::Done(Done { last_seq: 3 })]);
@@ -654,6 +659,7 @@ mod tests {
             min_demand: 0,
             session: None,
             selector: None,
+            instance: 0,
         };
         let error = outbound(0).handle_frame(0, &Frame::Subscribe(subscribe)).unwrap_err();
         assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");

@@ -226,6 +226,8 @@ impl World {
 
     /// Lets everything arrive that is on its way.
     fn flush(&mut self) {
+        // What has arrived before may be all that keeps the publisher from going on.
+        self.step(Step::Take(usize::MAX / 2));
         while !self.to_publisher.is_empty() || !self.to_subscriber.is_empty() {
             self.step(Step::Up(usize::MAX));
             self.step(Step::Down(usize::MAX));

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::admission::{Place, Verdict};
 use crate::error::{CloseCode, error_chain};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
+use crate::incarnations::{Entered, Superseded};
 use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
 use crate::node::Inner;
 use crate::publication::{IncomingLink, refuse};
@@ -39,9 +40,10 @@ pub(crate) struct Established {
 }
 
 impl Established {
-    fn new(connection: Connection, met: Met) -> Self {
-        let (peer, limits) = (Arc::new(met.peer), met.agreement.limits);
-        Self { connection, peer, limits, uses: Arc::default(), _use: None }
+    fn new(connection: Connection, met: Met) -> (Self, Presence) {
+        let Met { peer, agreement, presence } = met;
+        let (peer, limits) = (Arc::new(peer), agreement.limits);
+        (Self { connection, peer, limits, uses: Arc::default(), _use: None }, presence)
     }
 
     /// The same connection, in use until the answer and all clones of it are dropped.
@@ -78,10 +80,12 @@ impl Established {
         self.connection.close_reason().is_none()
     }
 
-    /// Whether the node at the other end has said that there is no such connection.
+    /// Whether the node at the other end has said that there is no such connection, or this one did because the other was
+    /// started again.
     pub(crate) fn is_disowned(&self) -> bool {
-        use ConnectionError::{ApplicationClosed, ConnectionClosed, Reset};
-        matches!(self.connection.close_reason(), Some(Reset | ConnectionClosed(_) | ApplicationClosed(_)))
+        use ConnectionError::{ApplicationClosed, ConnectionClosed, LocallyClosed, Reset};
+        let reason = self.connection.close_reason();
+        matches!(reason, Some(Reset | ConnectionClosed(_) | ApplicationClosed(_) | LocallyClosed))
     }
 
     /// Opens a stream for a subscription; waits if there are as many as the peer allows.
@@ -124,8 +128,8 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
     };
     match introduced {
         Ok((met, control)) => {
-            let established = Established::new(connection, met);
-            node.spawn_connection(serve(Arc::downgrade(node), established.clone(), control));
+            let (established, presence) = Established::new(connection, met);
+            node.spawn_connection(serve(Arc::downgrade(node), established.clone(), control, presence));
             Ok(established)
         }
         Err(error) => {
@@ -136,7 +140,7 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
             Err(match closed {
                 Some(closed) => explain(at, &closed),
                 None => match error {
-                    HandshakeError::Refused { .. } | HandshakeError::Version(_) => {
+                    HandshakeError::Refused { .. } | HandshakeError::Version(_) | HandshakeError::Superseded(_) => {
                         SubscribeError::Refused { at: at.to_string(), reason: error.to_string() }
                     }
                     other => unreachable(at, error_chain(&other)),
@@ -172,17 +176,18 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
     drop(shared);
     match welcomed {
         Ok((connection, met, control)) => {
-            let Met { peer, agreement } = &met;
+            let Met { peer, agreement, .. } = &met;
             tracing::debug!(%peer, %from, version = agreement.version, features = ?agreement.features, "connected");
             place.joined();
-            serve(node, Established::new(connection, met), control).await;
+            let (established, presence) = Established::new(connection, met);
+            serve(node, established, control, presence).await;
         }
         Err(error) => tracing::warn!(%from, error = error_chain(&error), "connection refused"),
     }
 }
 
 /// Lets a dialler prove who it is and introduce itself, all in one time limit.
-async fn admit(node: &Inner, incoming: Incoming) -> Result<(Connection, Met, FrameStream), HandshakeError> {
+async fn admit(node: &Arc<Inner>, incoming: Incoming) -> Result<(Connection, Met, FrameStream), HandshakeError> {
     let limit = node.config.handshake_timeout;
     let end = Instant::now() + limit;
     let connection = timeout_at(end, incoming).await.map_err(|_| HandshakeError::Timeout(limit))??;
@@ -196,9 +201,9 @@ async fn admit(node: &Inner, incoming: Incoming) -> Result<(Connection, Met, Fra
 }
 
 /// Takes subscriptions for as long as the connection lives.
-async fn serve(node: Weak<Inner>, established: Established, control: FrameStream) {
+async fn serve(node: Weak<Inner>, established: Established, control: FrameStream, presence: Presence) {
     // The control stream stays open for as long as the connection does.
-    let _control = control;
+    let (_control, _presence) = (control, presence);
     let Established { connection, peer, limits, .. } = established;
     let offences = Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0) });
     loop {
@@ -300,10 +305,49 @@ struct Met {
     /// Who it is, by its certificate.
     peer: NodeName,
     agreement: Agreement,
+    presence: Presence,
+}
+
+/// A connection that counts among those of its peer's incarnation, for as long as this lives.
+struct Presence {
+    node: Weak<Inner>,
+    peer: String,
+    number: u64,
+}
+
+impl Presence {
+    /// Lets a connection in, which ends those of earlier incarnations.
+    fn enter(
+        node: &Arc<Inner>,
+        connection: &Connection,
+        peer: &NodeName,
+        incarnation: u64,
+    ) -> Result<Self, Superseded> {
+        let peer = peer.to_string();
+        let entered = node.incarnations().enter(&peer, incarnation, connection.clone(), Instant::now());
+        let Entered { number, superseded } = entered?;
+        if !superseded.is_empty() {
+            tracing::info!(peer, incarnation, connections = superseded.len(), "started again");
+        }
+        node.sessions.abandon_before(&peer, incarnation);
+        for connection in superseded {
+            let why = format!("superseded by incarnation {incarnation}");
+            connection.close(CloseCode::Superseded.into(), why.as_bytes());
+        }
+        Ok(Self { node: Arc::downgrade(node), peer, number })
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.upgrade() {
+            node.incarnations().leave(&self.peer, self.number, Instant::now());
+        }
+    }
 }
 
 /// The dialler's side of the introduction.
-async fn introduce(node: &Inner, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
+async fn introduce(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
     let peer = node.identity().peer(connection)?;
     let limits = &node.config.limits;
     let mut control = FrameStream::new(connection.open_bi().await?, limits.clone());
@@ -329,11 +373,12 @@ async fn introduce(node: &Inner, connection: &Connection) -> Result<(Met, FrameS
     let versions = Versions { oldest: ack.proto, newest: ack.proto };
     let theirs = Offer { versions, features: ack.features, limits: ack.limits };
     let agreement = introduction::confirm(&ours, limits, &theirs)?;
-    Ok((Met { peer, agreement }, control))
+    let presence = Presence::enter(node, connection, &peer, ack.incarnation)?;
+    Ok((Met { peer, agreement, presence }, control))
 }
 
 /// The listener's side of the introduction.
-async fn welcome(node: &Inner, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
+async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
     let peer = node.identity().peer(connection)?;
     let mut control = FrameStream::new(connection.accept_bi().await?, node.config.limits.clone());
     let hello = match next_frame(&mut control).await? {
@@ -341,9 +386,13 @@ async fn welcome(node: &Inner, connection: &Connection) -> Result<(Met, FrameStr
         other => return Err(HandshakeError::Unexpected(other.name())),
     };
     let ours = introduction::offer(node.config.versions, &node.config.limits);
-    let judged = judge(node, &ours, hello, &peer);
+    let incarnation = hello.incarnation;
+    let judged = judge(node, &ours, hello, &peer).and_then(|agreement| {
+        let presence = Presence::enter(node, connection, &peer, incarnation)?;
+        Ok((agreement, presence))
+    });
     let answer = match &judged {
-        Ok(agreement) => Frame::HelloAck(HelloAck {
+        Ok((agreement, _)) => Frame::HelloAck(HelloAck {
             proto: agreement.version,
             node: node.identity().node().to_owned(),
             incarnation: node.incarnation,
@@ -353,6 +402,7 @@ async fn welcome(node: &Inner, connection: &Connection) -> Result<(Met, FrameStr
         Err(error) => {
             let reason = match error {
                 HandshakeError::Version(_) => Reason::Version,
+                HandshakeError::Superseded(_) => Reason::Superseded,
                 _ => Reason::Unauthorized,
             };
             Frame::Refuse(Refuse { reason, message: error.to_string() })
@@ -364,7 +414,7 @@ async fn welcome(node: &Inner, connection: &Connection) -> Result<(Met, FrameStr
         // It is closed in any case.
         let _ = control.delivered().await;
     }
-    judged.map(|agreement| (Met { peer, agreement }, control))
+    judged.map(|(agreement, presence)| (Met { peer, agreement, presence }, control))
 }
 
 /// Whether a dialler is who its certificate says, and can be understood.
@@ -417,6 +467,8 @@ enum HandshakeError {
     Impostor { says: String, is: NodeName },
     #[error(transparent)]
     Version(#[from] NoCommonVersion),
+    #[error(transparent)]
+    Superseded(#[from] Superseded),
     #[error("{reason}: {message}")]
     Refused { reason: Reason, message: String },
 }
@@ -426,7 +478,11 @@ impl HandshakeError {
     fn code(&self) -> CloseCode {
         match self {
             Self::Timeout(_) => CloseCode::Timeout,
-            Self::Identity(_) | Self::Impostor { .. } | Self::Version(_) | Self::Refused { .. } => CloseCode::Refused,
+            Self::Identity(_)
+            | Self::Impostor { .. }
+            | Self::Version(_)
+            | Self::Superseded(_)
+            | Self::Refused { .. } => CloseCode::Refused,
             Self::Connection(_) | Self::Stream(_) | Self::Unexpected(_) | Self::Closed => CloseCode::Protocol,
         }
     }

@@ -17,6 +17,8 @@ pub(crate) enum CloseCode {
     Timeout = 4,
     /// Nobody needs the connection.
     Unused = 5,
+    /// The peer's node has been started again since.
+    Superseded = 6,
 }
 
 impl From<CloseCode> for VarInt {

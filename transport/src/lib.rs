@@ -45,7 +45,7 @@
 //!   who may have which of a source's events
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be
-//! * `introduction`: what two nodes agree on when they meet
+//! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * `functions`: what can be called by name from another node; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
@@ -64,6 +64,7 @@ mod frame;
 mod functions;
 mod gather;
 mod identity;
+mod incarnations;
 mod introduction;
 mod limits;
 mod link;

@@ -21,6 +21,7 @@ use crate::config::ConfigError;
 use crate::connection::{self, Established};
 use crate::error::CloseCode;
 use crate::frame::Session;
+use crate::incarnations::Incarnations;
 use crate::link::MAX_INSTANCES;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
@@ -33,6 +34,11 @@ use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, PublishOption
 /// It owns one UDP socket, and has at most one connection to each address it dials, made when it is first needed. Every
 /// connection is QUIC with mutual TLS: both nodes must hold a certificate of the same cluster, and there is no mode
 /// without. Cloning it gives another handle to the same node.
+///
+/// Two nodes that subscribe to each other have two connections, one dialled by each. A node that was started again
+/// replaces its earlier self: the connections of that are closed, and if it is still there (it was only stopped, say), it
+/// is refused. Later starts are told by the time of the start, so a node whose clock was put back may be refused for up to
+/// ten minutes after its earlier self was last connected.
 ///
 /// When the last handle and the last subscription made through it are gone, it closes its connections at once. To let
 /// subscribers have everything first, use [`shutdown`](Self::shutdown).
@@ -100,6 +106,8 @@ pub(crate) struct Inner {
     shutting_down: AtomicBool,
     /// The published links that can be resumed.
     pub(crate) sessions: Arc<Sessions>,
+    /// The last start of each other node, and its connections in both directions.
+    incarnations: Mutex<Incarnations<quinn::Connection>>,
     /// How many links have been made to others.
     links_made: AtomicU64,
     /// Links that are cut off are not waited for any more.
@@ -323,6 +331,10 @@ impl Inner {
         self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn incarnations(&self) -> MutexGuard<'_, Incarnations<quinn::Connection>> {
+        self.incarnations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn is_shutting_down(&self) -> bool {
         self.shutting_down.load(Ordering::Relaxed)
     }
@@ -451,6 +463,7 @@ impl NodeBuilder {
             connections: TaskTracker::new(),
             shutting_down: AtomicBool::new(false),
             sessions: Arc::default(),
+            incarnations: Mutex::new(Incarnations::new()),
             links_made: AtomicU64::new(0),
             ended: CancellationToken::new(),
         });

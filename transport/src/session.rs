@@ -1,6 +1,7 @@
 //! [`Sessions`]: the links that a node publishes and that can go on over another connection.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -53,21 +54,24 @@ impl Sessions {
         bound: usize,
         knock: &Arc<Notify>,
     ) -> Option<Door> {
-        let (key, first) = ((peer.to_owned(), session), Session { incarnation: 0, number: 0 });
-        let last = Session { incarnation: u64::MAX, number: u64::MAX };
+        self.abandon_before(peer, session.incarnation);
+        let key = (peer.to_owned(), session);
         let mut all = self.lock();
-        let of_peer = || (peer.to_owned(), first)..=(peer.to_owned(), last);
-        for ((_, other), entrance) in all.range(of_peer()) {
-            if other.incarnation < session.incarnation {
-                entrance.update(|state| state.is_abandoned = true);
-            }
-        }
-        if all.contains_key(&key) || all.range(of_peer()).count() >= bound {
+        if all.contains_key(&key) || all.range(of_peer(peer)).count() >= bound {
             return None;
         }
         let entrance = Arc::new(Entrance { state: Mutex::default(), knock: Arc::clone(knock) });
         all.insert(key.clone(), Arc::clone(&entrance));
         Some(Door { sessions: Arc::clone(self), key, entrance })
+    }
+
+    /// Abandons the links of earlier starts of a peer.
+    pub(crate) fn abandon_before(&self, peer: &str, incarnation: u64) {
+        for ((_, session), entrance) in self.lock().range(of_peer(peer)) {
+            if session.incarnation < incarnation {
+                entrance.update(|state| state.is_abandoned = true);
+            }
+        }
     }
 
     /// Hands a stream to the link that it resumes, or back if there is no such link.
@@ -121,6 +125,13 @@ impl Entrance {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// All links of a peer.
+fn of_peer(peer: &str) -> RangeInclusive<Key> {
+    let first = Session { incarnation: 0, number: 0 };
+    let last = Session { incarnation: u64::MAX, number: u64::MAX };
+    (peer.to_owned(), first)..=(peer.to_owned(), last)
 }
 
 fn reset(mut arrival: Arrival) {

@@ -153,7 +153,8 @@ impl FrameStream {
 
 /// Whether a connection that a node closed with this code is not to be replaced by another one.
 fn is_final(code: VarInt) -> bool {
-    [CloseCode::Shutdown, CloseCode::Protocol, CloseCode::Refused].map(VarInt::from).contains(&code)
+    use CloseCode::{Protocol, Refused, Shutdown, Superseded};
+    [Shutdown, Protocol, Refused, Superseded].map(VarInt::from).contains(&code)
 }
 
 /// How many pieces of a stream are taken at a time; a piece is what fits into a packet.

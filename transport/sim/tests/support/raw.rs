@@ -101,7 +101,11 @@ pub(crate) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn hello(cluster: &str, node: &str) -> Vec<u8> {
-    let numbers = [("proto_min", 1), ("proto_max", 1), ("incarnation", 1)];
+    hello_of(cluster, node, 1)
+}
+
+pub(crate) fn hello_of(cluster: &str, node: &str, incarnation: u64) -> Vec<u8> {
+    let numbers = [("proto_min", 1), ("proto_max", 1), ("incarnation", incarnation)];
     frame(HELLO, &map_of(&numbers, &[("cluster", cluster), ("node", node)]))
 }
 

@@ -1,0 +1,155 @@
+//! [`Incarnations`]: which start of each other node is the last one that was seen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The last start of every node that is connected, or was lately. `C` stands for a connection.
+///
+/// A process that was replaced, and does not know it (it was stopped, or cut off), must not come back beside its
+/// successor. Several connections of one incarnation are fine: two nodes may each dial the other, and each uses the one it
+/// dialled.
+#[derive(Debug)]
+pub(crate) struct Incarnations<C> {
+    nodes: BTreeMap<String, Known<C>>,
+    /// How many nodes without a connection are remembered.
+    bound: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Known<C> {
+    incarnation: u64,
+    /// By the number they were given.
+    connections: BTreeMap<u64, C>,
+    /// When the last of them ended. `None` while there is one.
+    gone: Option<Instant>,
+}
+
+/// What became of a connection that was let in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entered<C> {
+    /// What to [leave](Incarnations::leave) with.
+    pub(crate) number: u64,
+    /// Those of earlier incarnations, which are to be closed.
+    pub(crate) superseded: Vec<C>,
+}
+
+/// A later start of the node was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("incarnation {got} is superseded by incarnation {last}")]
+pub(crate) struct Superseded {
+    pub(crate) got: u64,
+    pub(crate) last: u64,
+}
+
+impl<C> Incarnations<C> {
+    pub(crate) fn new() -> Self {
+        Self { nodes: BTreeMap::new(), bound: MAX_REMEMBERED, next: 0 }
+    }
+
+    /// Lets a connection of `node` in, unless a later incarnation of it is known.
+    pub(crate) fn enter(
+        &mut self,
+        node: &str,
+        incarnation: u64,
+        connection: C,
+        now: Instant,
+    ) -> Result<Entered<C>, Superseded> {
+        self.forget(now);
+        let fresh = || Known { incarnation, connections: BTreeMap::new(), gone: None };
+        let known = self.nodes.entry(node.to_owned()).or_insert_with(fresh);
+        if incarnation < known.incarnation {
+            return Err(Superseded { got: incarnation, last: known.incarnation });
+        }
+        let mut superseded = Vec::new();
+        if incarnation > known.incarnation {
+            superseded.extend(std::mem::replace(known, fresh()).connections.into_values());
+        }
+        let number = self.next;
+        self.next += 1;
+        known.gone = None;
+        known.connections.insert(number, connection);
+        Ok(Entered { number, superseded })
+    }
+
+    /// A connection has ended. One that was superseded counts no more.
+    pub(crate) fn leave(&mut self, node: &str, number: u64, now: Instant) {
+        let Some(known) = self.nodes.get_mut(node) else { return };
+        if known.connections.remove(&number).is_some() && known.connections.is_empty() {
+            known.gone = Some(now);
+        }
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let is_old = |gone: Instant| now.saturating_duration_since(gone) >= MEMORY;
+        self.nodes.retain(|_, known| !known.gone.is_some_and(is_old));
+        let gone = |known: &Known<C>| known.gone.is_some();
+        while self.nodes.values().filter(|known| gone(known)).count() > self.bound {
+            let longest = self.nodes.iter().filter(|(_, known)| gone(known)).min_by_key(|(_, known)| known.gone);
+            let Some(name) = longest.map(|(name, _)| name.clone()) else { return };
+            self.nodes.remove(&name);
+        }
+    }
+}
+
+/// How many nodes that are gone are remembered. Each is a name and some numbers; there may be as many more as there may be
+/// connections.
+const MAX_REMEMBERED: usize = 1024;
+/// How long a node that is gone is remembered: much longer than a link waits for it, and not so long that a machine whose
+/// clock was put back (incarnations are start times) stays out for ever.
+const MEMORY: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn incarnations() -> (Incarnations<&'static str>, Instant) {
+        (Incarnations { bound: 2, ..Incarnations::new() }, Instant::now())
+    }
+
+    #[test]
+    fn two_connections_of_one_incarnation_are_fine() {
+        let (mut all, now) = incarnations();
+        assert!(all.enter("a", 5, "dialled", now).unwrap().superseded.is_empty());
+        assert!(all.enter("a", 5, "accepted", now).unwrap().superseded.is_empty());
+    }
+
+    #[test]
+    fn a_later_incarnation_replaces_all_connections_and_an_earlier_one_is_refused() {
+        let (mut all, now) = incarnations();
+        let old = all.enter("a", 5, "dialled", now).unwrap().number;
+        all.enter("a", 5, "accepted", now).unwrap();
+        all.enter("b", 1, "other", now).unwrap();
+        assert_eq!(all.enter("a", 6, "new", now).unwrap().superseded, ["dialled", "accepted"]);
+        let error = all.enter("a", 5, "again", now).unwrap_err();
+        assert_eq!(error.to_string(), "incarnation 5 is superseded by incarnation 6");
+        // The end of what was replaced does not count for what replaced it.
+        all.leave("a", old, now);
+        assert_eq!(all.enter("a", 7, "newer", now).unwrap().superseded, ["new"]);
+    }
+
+    #[test]
+    fn what_is_gone_is_remembered_for_a_while() {
+        let (mut all, now) = incarnations();
+        let number = all.enter("a", 5, "old", now).unwrap().number;
+        all.leave("a", number, now);
+        assert!(all.enter("a", 4, "older", now + MEMORY - Duration::from_secs(1)).is_err());
+        assert!(all.enter("a", 4, "older", now + MEMORY).is_ok());
+    }
+
+    #[test]
+    fn only_so_many_that_are_gone_are_remembered_and_those_that_are_here_always() {
+        let (mut all, now) = incarnations();
+        all.enter("here", 5, "here", now).unwrap();
+        for (second, name) in ["a", "b", "c"].into_iter().enumerate() {
+            let at = now + Duration::from_secs(second as u64);
+            let number = all.enter(name, 5, name, at).unwrap().number;
+            all.leave(name, number, at);
+        }
+        let mut is_known = |name| all.enter(name, 4, name, now + Duration::from_secs(9)).is_err();
+        assert_eq!(["here", "b", "c", "a"].map(&mut is_known), [true, true, true, false]);
+    }
+}

@@ -17,6 +17,8 @@ use tokio::time::sleep;
 mod failures;
 #[path = "link/hostile.rs"]
 mod hostile;
+#[path = "link/large.rs"]
+mod large;
 #[path = "link/load.rs"]
 mod load;
 #[path = "link/processes.rs"]

@@ -50,7 +50,8 @@
 //! * `functions`: what can be called by name from another node; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
-//!   one subscribes to, and [`Once`], for effects that must be applied once
+//!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
+//!   node that is restarted
 //! * [`local`]: further processes of the running program
 
 mod access;
@@ -76,6 +77,7 @@ mod publication;
 mod publish_options;
 pub mod pulling;
 mod remote;
+mod retrying;
 mod runtime;
 mod session;
 mod stream;
@@ -103,4 +105,5 @@ pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
 pub use prescan::StructureError;
 pub use publish_options::PublishOptions;
 pub use remote::Remote;
+pub use retrying::Retrying;
 pub use wire::Wire;

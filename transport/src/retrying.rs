@@ -1,0 +1,172 @@
+//! [`Retrying`]: a source that may not be there yet, or not there again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aqueduct_stage::{Publisher, Source, SubscribeError, Subscription, Window};
+use tokio::time::{Instant, sleep, timeout};
+
+/// A source to which one subscribes with patience: as long as it cannot be reached, is not published, or refuses, it is
+/// tried again.
+///
+/// For consumers of a node that is restarted. A consumer whose producer's node is lost *fails*
+/// ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), since something may be missing. With
+/// [`Restart::Transient`](aqueduct_stage::Restart) it is made anew and subscribes again, and that takes until the node is
+/// back: one restart for each loss, however long the node is away. From a [`QueueSource`](crate::QueueSource) it then gets
+/// what it had not acknowledged, and what follows.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use aqueduct_stage::{Graph, Restart, each};
+/// # use aqueduct_transport::{Authority, Node, Retrying};
+/// # async fn example() -> aqueduct_stage::Result {
+/// # let node = Node::bind("127.0.0.1:0", Authority::dev("demo")?.issue("here")?).await?;
+/// # let address = "127.0.0.1:4433".parse()?;
+/// let mails = Retrying::new(&node.source::<String>("mails", address), Duration::from_secs(600));
+/// let graph = Graph::new("post");
+/// graph
+///     .consumer("send", || each(async |mail: String| println!("{mail}")))
+///     .subscribe_acknowledged(&mails, 50..100)
+///     .restart(Restart::Transient);
+/// graph.run().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// An attempt may take 1 s, and later ones up to 4 s, as an answer may be lost on the way; between two attempts are 50 ms,
+/// and at last 500 ms. A producer of another type, or one that has ended, is not tried again.
+#[derive(Clone)]
+pub struct Retrying<Src> {
+    source: Src,
+    patience: Duration,
+}
+
+impl<Src: Source + Clone> Retrying<Src> {
+    /// Tries for `patience`; then the subscription fails with the last error.
+    #[must_use]
+    pub fn new(source: &Src, patience: Duration) -> Self {
+        Self { source: source.clone(), patience }
+    }
+}
+
+impl<Src: Source> Source for Retrying<Src> {
+    type Item = Src::Item;
+
+    fn name(&self) -> String {
+        self.source.name()
+    }
+
+    fn default_window(&self) -> Window {
+        self.source.default_window()
+    }
+
+    fn instances(&self) -> usize {
+        self.source.instances()
+    }
+
+    async fn open(
+        &self,
+        instance: usize,
+        subscription: Subscription<Src::Item>,
+    ) -> Result<Arc<dyn Publisher<Src::Item>>, SubscribeError> {
+        let begun = Instant::now();
+        let (mut pause, mut limit) = (FIRST_PAUSE, FIRST_ATTEMPT);
+        let Subscription { id, consumer, options, interest, subscriber } = subscription;
+        loop {
+            let (interest, subscriber) = (interest.clone(), Arc::clone(&subscriber));
+            let again = Subscription { id, consumer, options, interest, subscriber };
+            let error = match timeout(limit, self.source.open(instance, again)).await {
+                Ok(Err(error @ (SubscribeError::Ended(_) | SubscribeError::TypeMismatch { .. }))) => return Err(error),
+                Ok(Err(error)) => error,
+                Ok(Ok(publisher)) => return Ok(publisher),
+                Err(_) => {
+                    let reason = format!("no answer within {limit:?}");
+                    SubscribeError::Unreachable { at: self.source.name(), reason }
+                }
+            };
+            if begun.elapsed() + pause >= self.patience {
+                return Err(error);
+            }
+            tracing::debug!(producer = self.source.name(), %error, again_in = ?pause, "not subscribed yet");
+            sleep(pause).await;
+            (pause, limit) = ((pause * 2).min(LAST_PAUSE), (limit * 2).min(LAST_ATTEMPT));
+        }
+    }
+}
+
+impl<Src: Source> fmt::Debug for Retrying<Src> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retrying").field("source", &self.source.name()).field("patience", &self.patience).finish()
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// Enough for most networks; where packets are lost, later attempts have more time.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
+const LAST_ATTEMPT: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use aqueduct_stage::testing::{ProbeSink, ProbeSource};
+
+    use super::*;
+
+    /// Cannot be reached for some attempts.
+    #[derive(Clone)]
+    struct Late {
+        source: ProbeSource<u64>,
+        failures: Arc<AtomicUsize>,
+    }
+
+    impl Source for Late {
+        type Item = u64;
+
+        fn name(&self) -> String {
+            self.source.name()
+        }
+
+        async fn open(
+            &self,
+            instance: usize,
+            subscription: Subscription<u64>,
+        ) -> Result<Arc<dyn Publisher<u64>>, SubscribeError> {
+            match self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
+                Ok(_) => Err(unreachable()),
+                Err(_) => self.source.open(instance, subscription).await,
+            }
+        }
+    }
+
+    fn unreachable() -> SubscribeError {
+        SubscribeError::Unreachable { at: "there".into(), reason: "it is down".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_comes_back_is_subscribed_to() {
+        let source = ProbeSource::<u64>::new();
+        let late = Late { source: source.clone(), failures: Arc::new(AtomicUsize::new(3)) };
+        let sink = ProbeSink::subscribe(&Retrying::new(&late, Duration::from_secs(1))).await;
+        sink.ask(3);
+        source.expect_demand(3).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_and_what_cannot_change_is_not_tried_again() {
+        let source = ProbeSource::<u64>::new();
+        source.refuse(unreachable());
+        let begun = Instant::now();
+        let impatient = Retrying::new(&source, Duration::from_secs(1));
+        let error = ProbeSink::try_subscribe(&impatient, 0..1).await.err();
+        assert!(matches!(error, Some(SubscribeError::Unreachable { .. })));
+        assert!(begun.elapsed() <= Duration::from_secs(1));
+
+        let ended = ProbeSource::<u64>::new();
+        ended.refuse(SubscribeError::Ended("it".into()));
+        let error = ProbeSink::try_subscribe(&Retrying::new(&ended, Duration::from_secs(60)), 0..1).await.err();
+        assert!(matches!(error, Some(SubscribeError::Ended(_))));
+    }
+}

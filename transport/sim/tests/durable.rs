@@ -1,0 +1,239 @@
+//! Queues and positions that outlive their machines, over the simulated network.
+//!
+//! What is durable is kept in memory outside of the machines, so that it survives their crashes as a disk does: blocking
+//! threads are not simulated. With redb and real processes the same is tested in `transport/tests/kill.rs`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
+use aqueduct_stage::{Backoff, Batch, Consumer, Cx, Graph, Intensity, Restart, Result, Running};
+use aqueduct_transport::{Authority, MemoryQueue, Node, NodeConfig, Numbered, Once, Positions, QueueSource, Retrying};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+const EVENTS: u64 = 150;
+const PORT: u16 = 4433;
+const PATIENCE: Duration = Duration::from_secs(600);
+/// So that a lost machine is noticed soon.
+const IDLE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
+/// QUIC takes nobody for lost before three of its probe timeouts are over, and those are seconds on a bad network.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(60);
+
+/// A producer's machine dies, and comes back with what was on its disk.
+#[test]
+fn failure_03_a_restarted_producer_with_a_durable_queue_loses_nothing() {
+    sim().swarm(0..300, async |net| {
+        let mut world = World::new(&net)?;
+        let mut rng = net.rng("crashes");
+        let mut producer = world.produce(0)?;
+        let mut consuming = world.consume(false)?;
+        for life in 1..4 {
+            world.applied(rng.random_range(1..30)).await;
+            world.there.crash();
+            drop(producer);
+            sleep(Duration::from_millis(rng.random_range(0..8000))).await;
+            world.there.restart();
+            producer = world.produce(life)?;
+        }
+        world.disk.until(|disk| disk.accepted.len() as u64 == EVENTS).await;
+        producer.1.close();
+        timeout(PATIENCE, consuming.1.join()).await.expect("it does not end")?;
+        world.everything_took_place_once()
+    });
+}
+
+/// A consumer's machine dies, most often between an effect and its acknowledgement.
+#[test]
+fn failure_11_a_consumer_that_crashes_after_the_effect_applies_it_once() {
+    sim().swarm(0..300, async |net| {
+        let mut world = World::new(&net)?;
+        let producer = world.produce(0)?;
+        for _ in 0..3 {
+            let consuming = world.consume(true)?;
+            let crashed = world.disk.clone();
+            // It crashes its own machine in the middle of a callback.
+            crashed.until(|disk| disk.crashes > 0).await;
+            world.here.crash();
+            drop(consuming);
+            world.disk.update(|disk| disk.crashes -= 1);
+            world.here.restart();
+        }
+        let mut consuming = world.consume(false)?;
+        world.disk.until(|disk| disk.accepted.len() as u64 == EVENTS).await;
+        producer.1.close();
+        timeout(PATIENCE, consuming.1.join()).await.expect("it does not end")?;
+        world.everything_took_place_once()
+    });
+}
+
+fn sim() -> Sim {
+    Sim::new().time_limit(Duration::from_secs(3600))
+}
+
+/// What survives a crash.
+#[derive(Clone)]
+struct Disk {
+    queue: Arc<MemoryQueue>,
+    state: Arc<Mutex<State>>,
+    changed: Arc<watch::Sender<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What was pushed, and known to be.
+    accepted: Vec<u64>,
+    /// In the order in which they were applied; with the position, in one step.
+    effects: Vec<u64>,
+    position: Option<u64>,
+    crashes: usize,
+}
+
+impl Disk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.send_replace(());
+    }
+
+    async fn until(&self, reached: impl Fn(&State) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let wait = async {
+            while !reached(&self.lock()) {
+                changed.changed().await.expect("the sender is here");
+            }
+        };
+        assert!(timeout(PATIENCE, wait).await.is_ok(), "it does not go on");
+    }
+}
+
+/// The position that is changed together with the effects.
+struct OnDisk(Disk);
+
+impl Positions for OnDisk {
+    async fn position(&self, _: &str) -> Result<Option<u64>, aqueduct_transport::StoreError> {
+        Ok(self.0.lock().position)
+    }
+
+    async fn store(&self, _: &str, position: u64) -> Result<(), aqueduct_transport::StoreError> {
+        self.0.update(|disk| disk.position = Some(position));
+        Ok(())
+    }
+
+    async fn remove(&self, _: &str) -> Result<bool, aqueduct_transport::StoreError> {
+        Ok(self.0.lock().position.take().is_some())
+    }
+}
+
+/// One producer's machine and one consumer's.
+struct World {
+    net: SimNet,
+    there: Host,
+    here: Host,
+    authority: Authority,
+    disk: Disk,
+    lives: u64,
+}
+
+impl World {
+    fn new(net: &SimNet) -> Outcome<Self> {
+        net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
+        let (state, changed) = (Arc::default(), Arc::default());
+        let disk = Disk { queue: Arc::new(MemoryQueue::new(10_000)), state, changed };
+        let (there, here) = (net.host("there"), net.host("here"));
+        Ok(Self { net: net.clone(), there, here, authority: Authority::dev("sim")?, disk, lives: 0 })
+    }
+
+    fn node(&self, host: &Host) -> Outcome<Node> {
+        let config = NodeConfig::default().idle_timeout(IDLE).keep_alive(IDLE / 4).session_grace(GRACE);
+        let identity = self.authority.issue(host.name())?;
+        Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
+    }
+
+    /// Starts the producer's node, and pushes what was not accepted yet.
+    fn produce(&self, life: u64) -> Outcome<(Node, QueueSource<u64, MemoryQueue>)> {
+        let node = self.node(&self.there)?;
+        let source = QueueSource::new("numbers", Arc::clone(&self.disk.queue)).spawner(self.there.clone());
+        node.publish("numbers", &source.exclusive())?;
+        let (pushing, disk, mut rng) = (source.clone(), self.disk.clone(), self.net.rng(&format!("push {life}")));
+        self.there.spawn("push", async move {
+            let mut next = disk.lock().accepted.len() as u64;
+            while next < EVENTS {
+                let end = EVENTS.min(next + rng.random_range(1..8));
+                pushing.push(next..end).await.expect("there is room");
+                disk.update(|disk| disk.accepted.extend(next..end));
+                next = end;
+                sleep(Duration::from_millis(rng.random_range(0..300))).await;
+            }
+        });
+        Ok((node, source))
+    }
+
+    fn consume(&mut self, crashes: bool) -> Outcome<(Node, Running)> {
+        self.lives += 1;
+        let node = self.node(&self.here)?;
+        let far = node.source::<Numbered<u64>>("numbers", self.there.address(PORT));
+        let once = Once::new(&far, Arc::new(OnDisk(self.disk.clone())), "apply");
+        let patient = Retrying::new(&once, PATIENCE);
+        let graph = Graph::with_spawner("consuming", self.here.clone())
+            .intensity(Intensity::new(100, PATIENCE))
+            .backoff(Backoff::exponential(Duration::from_millis(50), Duration::from_millis(500)));
+        let (disk, label, net) = (self.disk.clone(), format!("apply {}", self.lives), self.net.clone());
+        let crash_after = net.rng(&label).random_range(0..10);
+        let apply = move || Apply {
+            disk: disk.clone(),
+            rng: net.rng(&label),
+            crash_after: if crashes { crash_after } else { usize::MAX },
+        };
+        graph.consumer("apply", apply).subscribe_acknowledged(&patient, 2..6).restart(Restart::Transient);
+        Ok((node, graph.start()))
+    }
+
+    /// Waits until so many more events have been applied.
+    async fn applied(&self, more: usize) {
+        let enough = (self.disk.lock().effects.len() + more).min(EVENTS as usize);
+        timeout(GOES_ON_WITHIN, self.disk.until(|disk| disk.effects.len() >= enough)).await.expect("it does not go on");
+    }
+
+    fn everything_took_place_once(&self) -> Outcome {
+        let disk = self.disk.lock();
+        assert_eq!(disk.effects, (0..EVENTS).collect::<Vec<_>>(), "lost, twice, or out of order");
+        Ok(())
+    }
+}
+
+/// Applies events and stores its position in one step.
+struct Apply {
+    disk: Disk,
+    rng: StdRng,
+    /// Batches.
+    crash_after: usize,
+}
+
+impl Consumer for Apply {
+    type In = Numbered<u64>;
+
+    async fn handle_events(&mut self, events: Batch<Numbered<u64>>, _: &mut Cx<'_>) -> Result {
+        sleep(Duration::from_millis(self.rng.random_range(0..300))).await;
+        self.disk.update(|disk| {
+            for numbered in events {
+                // That nothing comes again is for the subscription to see to, and not checked here.
+                disk.effects.push(numbered.event);
+                disk.position = Some(numbered.number);
+            }
+        });
+        if self.crash_after == 0 {
+            self.disk.update(|disk| disk.crashes += 1);
+            // The acknowledgement never leaves.
+            std::future::pending::<()>().await;
+        }
+        self.crash_after -= 1;
+        Ok(())
+    }
+}

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout};
 /// let mails = Retrying::new(&node.source::<String>("mails", address), Duration::from_secs(600));
 /// let graph = Graph::new("post");
 /// graph
-///     .consumer("send", || each(async |mail: String| println!("{mail}")))
+///     .consumer("send", || each(async |mail: String| { println!("{mail}"); Ok(()) }))
 ///     .subscribe_acknowledged(&mails, 50..100)
 ///     .restart(Restart::Transient);
 /// graph.run().await?;

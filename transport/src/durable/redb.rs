@@ -206,7 +206,7 @@ impl RedbPositions {
     /// runs on a thread for blocking work, and nothing else happens in the store meanwhile.
     ///
     /// ```
-    /// use aqueduct_transport::redb::TableDefinition;
+    /// use aqueduct_transport::redb::{ReadableTable, TableDefinition};
     /// use aqueduct_transport::{Numbered, RedbStore};
     ///
     /// const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");

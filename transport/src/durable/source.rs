@@ -67,7 +67,11 @@ use crate::{EncodeError, Limits, Wire};
 /// mails.close();
 ///
 /// let graph = Graph::new("post");
-/// graph.consumer("send", || each(async |mail: String| println!("{mail}"))).subscribe_acknowledged(&mails, 5..10);
+/// let send = async |mail: String| {
+///     println!("{mail}");
+///     Ok(())
+/// };
+/// graph.consumer("send", move || each(send)).subscribe_acknowledged(&mails, 5..10);
 /// let outcome = graph.run().await?;
 /// assert_eq!(outcome.stage("send").map(|stage| stage.events_in), Some(2));
 /// # Ok(())

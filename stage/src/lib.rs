@@ -82,7 +82,8 @@
 //! * `graph`, `dispatching`, `running`, `outcome`: describing a graph, how its events find their consumers, running it,
 //!   and what came of it
 //! * `stream`: to and from `tokio_stream`; `closure`, `any`: closures and boxed values as stages
-//! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to
+//! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to; `answer`: what is said of a
+//!   single event
 //! * `upstream`, `downstream`: the two pure halves of a stage
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `edge_counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
@@ -92,6 +93,7 @@
 //! * [`stages`]: ready-made stages
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
 
+mod answer;
 mod any;
 mod batch;
 mod by_id;
@@ -134,6 +136,7 @@ pub use aqueduct_dispatcher::{
     Refused, RoundRobinDispatcher, Selector, SubscribeOptions, SubscriptionId, Window, WindowError,
 };
 
+pub use answer::Answer;
 pub use any::AnyConsumer;
 pub use batch::Batch;
 pub use closure::{Each, EachBatch, FilterMapEach, FlatMapEach, MapEach, each, each_batch, filter_map, flat_map, map};

@@ -10,6 +10,7 @@
 //!      │  Publisher::ask(id, up_to) ───────────────►  │   cumulative: `up_to` events in all since the subscription
 //!      │  ◄─────────── Subscriber::deliver(id, batch) │   never more than `up_to` events in all
 //!      │  Publisher::handled(id, up_to) ───────────►  │   cumulative too; only if it would hand events back
+//!      │  Publisher::answer(id, n, answer) ────────►  │   of event n alone; only where answers are taken
 //!      │  Publisher::cancel(id, reason) ───────────►  │   answered with `ended`
 //!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and nothing follows it
 //! ```
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aqueduct_dispatcher::{Attempt, Demand, Events, Interest, SubscribeOptions, SubscriptionId, Window};
 
-use crate::{Exit, SubscribeError};
+use crate::{Answer, Exit, SubscribeError};
 
 /// The publishing end of an edge, as its subscriber sees it.
 pub trait Publisher<T>: Send + Sync {
@@ -47,6 +48,22 @@ pub trait Publisher<T>: Send + Sync {
     /// of events wait for the subscriber; others ignore it.
     fn taken(&self, id: SubscriptionId, up_to: Demand) {
         let _ = (id, up_to);
+    }
+
+    /// Whether [answers](Self::answer) of single events are taken here. Stages of a graph take none.
+    fn takes_answers(&self) -> bool {
+        false
+    }
+
+    /// The subscriber says what became of event `number` of this edge, counted from 1 in the order in which they were
+    /// delivered. As the number belongs to one delivery, it stands for the attempt as well. A subscriber that answers says
+    /// before its first ask that it has [handled](Self::handled) none, and then answers each event on its own and in any
+    /// order; what it has not answered when the edge ends is given to somebody else.
+    ///
+    /// Answers to events that were answered before, or never delivered, are ignored. So are all answers by a publisher
+    /// that does not [take](Self::takes_answers) them: whoever has to rely on them asks first.
+    fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
+        let _ = (id, number, answer);
     }
 
     /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told

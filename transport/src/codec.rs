@@ -71,6 +71,14 @@ impl Encoded {
         &self.ends
     }
 
+    /// A copy of the events `from..to`, counted from 0, that holds no more memory than they need.
+    pub(crate) fn part(&self, from: usize, to: usize) -> Self {
+        let start = if from == 0 { 0 } else { self.ends[from - 1] };
+        let ends: Vec<_> = self.ends[from..to].iter().map(|end| end - start).collect();
+        let bytes = Bytes::copy_from_slice(&self.bytes[start..start + ends.last().copied().unwrap_or(0)]);
+        Self { bytes, ends }
+    }
+
     /// The number of events.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, OfferedLimits, Refuse, Refused,
-    Resume, Resumed, Session, Subscribe,
+    Accepted, Ack, Answer, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, OfferedLimits,
+    Refuse, Refused, Resume, Resumed, Session, Subscribe, Verdict,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -43,6 +43,8 @@ use crate::prescan::{self, StructureError};
 /// | 21 | [`Ack`] | map | subscription | subscriber |
 /// | 22 | [`Resume`] | map | subscription, first | subscriber |
 /// | 23 | [`Resumed`] | map | subscription, first | publisher |
+/// | 24 | [`Answer`] | map | subscription | subscriber |
+/// | 25 | [`Answered`] | map | subscription | publisher |
 /// | 32 | [`Events`] | `first_seq`, `count`, `attempt`, payload | subscription | publisher |
 /// | 33 | [`Chunk`] | `seq`, `attempt`, `index`, `flags`, `total_len`, payload | subscription | publisher |
 /// | 34 | [`Done`] | map | subscription, last | publisher |
@@ -67,6 +69,8 @@ pub(crate) enum Frame {
     Ack(Ack),
     Resume(Resume),
     Resumed(Resumed),
+    Answer(Answer),
+    Answered(Answered),
     Events(Events),
     Chunk(Chunk),
     Done(Done),
@@ -104,6 +108,8 @@ impl Frame {
             Self::Ack(body) => map(body, &mut head),
             Self::Resume(body) => map(body, &mut head),
             Self::Resumed(body) => map(body, &mut head),
+            Self::Answer(body) => map(body, &mut head),
+            Self::Answered(body) => map(body, &mut head),
             Self::Events(events) => events.write(&mut head),
             Self::Chunk(chunk) => chunk.write(&mut head),
             Self::Done(body) => map(body, &mut head),
@@ -140,6 +146,8 @@ impl Frame {
             Kind::Ack => Self::Ack(read_map(kind, body, limits)?),
             Kind::Resume => Self::Resume(read_map(kind, body, limits)?),
             Kind::Resumed => Self::Resumed(read_map(kind, body, limits)?),
+            Kind::Answer => Self::Answer(read_map(kind, body, limits)?),
+            Kind::Answered => Self::Answered(read_map(kind, body, limits)?),
             Kind::Events => Self::Events(Events::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Chunk => Self::Chunk(Chunk::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Done => Self::Done(read_map(kind, body, limits)?),
@@ -160,6 +168,8 @@ impl Frame {
             Self::Ack(_) => Kind::Ack,
             Self::Resume(_) => Kind::Resume,
             Self::Resumed(_) => Kind::Resumed,
+            Self::Answer(_) => Kind::Answer,
+            Self::Answered(_) => Kind::Answered,
             Self::Events(_) => Kind::Events,
             Self::Chunk(_) => Kind::Chunk,
             Self::Done(_) => Kind::Done,
@@ -196,6 +206,8 @@ enum Kind {
     Ack = 21,
     Resume = 22,
     Resumed = 23,
+    Answer = 24,
+    Answered = 25,
     Events = 32,
     Chunk = 33,
     Done = 34,
@@ -203,7 +215,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -215,6 +227,8 @@ impl Kind {
         Self::Ack,
         Self::Resume,
         Self::Resumed,
+        Self::Answer,
+        Self::Answered,
         Self::Events,
         Self::Chunk,
         Self::Done,
@@ -238,6 +252,8 @@ impl Kind {
             Self::Ack => "ack",
             Self::Resume => "resume",
             Self::Resumed => "resumed",
+            Self::Answer => "answer",
+            Self::Answered => "answered",
             Self::Events => "events",
             Self::Chunk => "chunk",
             Self::Done => "done",
@@ -336,7 +352,7 @@ pub(crate) mod tests {
                 selector: Some(text("even")),
                 instance: 3,
             }),
-            Frame::Accepted(Accepted { instances: 7 }),
+            Frame::Accepted(Accepted { instances: 7, takes_answers: true }),
             Frame::Refused(Refused {
                 reason: Reason::TypeMismatch,
                 message: text("m"),
@@ -348,6 +364,14 @@ pub(crate) mod tests {
             Frame::Ack(Ack { up_to: 9, handled: true }),
             Frame::Resume(Resume { session: Session { incarnation: 1, number: 0 }, epoch: 2, arrived: 3 }),
             Frame::Resumed(Resumed {}),
+            Frame::Answer(Answer {
+                number: 3,
+                ranges: vec![(7, 9), (11, u64::MAX)],
+                verdict: Verdict::Retry,
+                delay_ms: 1000,
+                message: text("m"),
+            }),
+            Frame::Answered(Answered { up_to: 3 }),
             Frame::Events(Events {
                 first_seq: 1,
                 count: 3,
@@ -393,7 +417,7 @@ pub(crate) mod tests {
         let payload = Bytes::from_static(b"\x05");
         let chunk = Chunk { seq: 1, attempt: Attempt::FIRST, index: 0, is_last: false, total_len: 128, payload };
         assert_eq!(bytes_of(&Frame::Chunk(chunk)), b"\x00\x00\x00\x08\x21\x01\x01\x00\x00\x80\x01\x05");
-        assert_eq!(bytes_of(&Frame::Accepted(Accepted { instances: 1 })), b"\x00\x00\x00\x02\x11\x80");
+        assert_eq!(bytes_of(&Frame::Accepted(Accepted::default())), b"\x00\x00\x00\x02\x11\x80");
     }
 
     #[test]
@@ -409,7 +433,7 @@ pub(crate) mod tests {
     fn unknown_fields_are_ignored() {
         let body = b"\x83\xa5later\x93\x01\x02\x03\xa5up_to\x05\xa1z\xc0";
         assert_eq!(decode(Kind::Credit, body).unwrap(), Frame::Credit(Credit { up_to: 5, bytes_up_to: None }));
-        assert_eq!(decode(Kind::Accepted, b"\x81\xa1z\xc0").unwrap(), Frame::Accepted(Accepted { instances: 1 }));
+        assert_eq!(decode(Kind::Accepted, b"\x81\xa1z\xc0").unwrap(), Frame::Accepted(Accepted::default()));
     }
 
     #[test]
@@ -452,5 +476,17 @@ pub(crate) mod tests {
         };
         let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
         assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_says_no_more_than_it_has_to() {
+        let (verdict, message) = (Verdict::Done, String::new());
+        let answer = Frame::Answer(Answer { number: 1, ranges: vec![(2, 3)], verdict, delay_ms: 0, message });
+        let body = b"\x83\xa6number\x01\xa6ranges\x91\x92\x02\x03\xa7verdict\x01";
+        assert_eq!(bytes_of(&answer)[5..], body[..]);
+        assert_eq!(decode(Kind::Answer, body).unwrap(), answer);
+        let unknown = b"\x83\xa6number\x01\xa6ranges\x91\x92\x02\x03\xa7verdict\x09";
+        let error = decode(Kind::Answer, unknown).unwrap_err();
+        assert_eq!(error.to_string(), "malformed body of answer frame: unknown verdict 9");
     }
 }

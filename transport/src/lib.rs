@@ -44,7 +44,7 @@
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
 //!   who may have which of a source's events
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
-//!   `wire`: what events are on the wire; `limits`: how large anything may be
+//!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * `functions`: what can be called by name from another node; `nodes`: who is there
@@ -76,6 +76,7 @@ mod prescan;
 mod publication;
 mod publish_options;
 pub mod pulling;
+mod ranges;
 mod remote;
 mod retrying;
 mod runtime;

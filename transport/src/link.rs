@@ -24,8 +24,12 @@
 //!
 //! What is on its way when the subscriber cancels, or when a cut link is given up, is lost: *at most once*. A subscriber that
 //! says what it has [handled](Inbound::handled) gets *at least once*: the publisher gives the rest to somebody else, and
-//! numbers the attempts.
+//! numbers the attempts. Where the publisher takes it, the subscriber [answers](Inbound::answer) each event on its own; an answer
+//! that is lost with its stream is said again on the next, and taken once.
 
+#[cfg(test)]
+mod answering;
+mod answers;
 mod bytes;
 #[cfg(test)]
 mod cuts;
@@ -93,6 +97,30 @@ pub enum LinkError {
         bound: u64,
         /// The number of the last event that was acknowledged.
         got: u64,
+    },
+    /// An answer is missing, or more of them were confirmed than there were.
+    #[error("expected answer {expected}, got {got}")]
+    Answer {
+        /// The number of the next answer, or of the last that was sent.
+        expected: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// An answer is about no events, or about too many ranges of them.
+    #[error("expected an answer about 1 to {bound} ranges of events, got {got}")]
+    AnswerRanges {
+        /// The most ranges allowed.
+        bound: usize,
+        /// How many came.
+        got: usize,
+    },
+    /// An answer is about a range that is none, or about several events where each needs its own.
+    #[error("not a range of events to answer: {first} to {last}")]
+    AnswerRange {
+        /// The number of the first event.
+        first: u64,
+        /// The number of the last event.
+        last: u64,
     },
     /// A frame announces no events, or more of them than it has bytes.
     #[error("expected 1 to {bound} events in {bound} bytes, got {got}")]

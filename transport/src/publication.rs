@@ -191,6 +191,9 @@ impl<T: Wire> Serving<T> {
         let session = subscribe.session.filter(|_| !grace.is_zero());
         let door = session.and_then(|session| sessions.open(&peer, session, max_sessions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
+        if publisher.takes_answers() {
+            outbound.take_answers();
+        }
         outbound.accept_one_of(source.instances() as u64);
         Ok(Some(Self {
             id,
@@ -290,6 +293,11 @@ impl<T: Wire> Serving<T> {
             while let Some(event) = self.outbound.poll_event() {
                 match event {
                     OutboundEvent::Handled { up_to } => self.publisher.handled(self.id, up_to),
+                    OutboundEvent::Answered { first, last, answer } => {
+                        for number in first..=last {
+                            self.publisher.answer(self.id, number, answer.clone());
+                        }
+                    }
                     // How far it goes is asked for below.
                     OutboundEvent::Demand { .. } => {}
                     OutboundEvent::Cancelled { reason, is_down: true } => self.leave(EndCause::Down(exit(reason))),

@@ -4,13 +4,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscription,
-    SubscriptionId, Window,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, SubscribeError,
+    Subscription, SubscriptionId, Window,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Notify;
@@ -117,6 +117,7 @@ impl<T: Wire> Remote<T> {
         self.instances.store(instances, Ordering::Relaxed);
         link.told = false;
         let controls = Arc::clone(&link.controls);
+        controls.takes_answers.store(link.inbound.takes_answers(), Ordering::Relaxed);
         self.node.inner.spawn_link(link.run());
         Ok(controls)
     }
@@ -445,6 +446,9 @@ impl<T: Wire> Link<T> {
             self.inbound.handled(handled);
         }
         self.inbound.ask(wishes.up_to);
+        for (number, answer) in wishes.answers {
+            self.inbound.answer(number, answer);
+        }
         if let Some((cause, unfinished)) = wishes.cancel {
             let reason = cancel_reason(cause.reason());
             match &cause {
@@ -543,6 +547,8 @@ struct Controls {
     id: SubscriptionId,
     wishes: Mutex<Wishes>,
     changed: Notify,
+    /// The publisher takes answers to single events. Set before anybody can ask.
+    takes_answers: AtomicBool,
 }
 
 #[derive(Default)]
@@ -555,13 +561,15 @@ struct Wishes {
     taken_matters_from: u64,
     /// Handled in all, if the consumer says so; never falls.
     handled: Option<Demand>,
+    /// What became of single events, by their numbers, since it was last taken.
+    answers: Vec<(u64, Answer)>,
     /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
     cancel: Option<(EndCause, Vec<(u64, Attempt)>)>,
 }
 
 impl Controls {
     fn of(id: SubscriptionId) -> Self {
-        Self { id, wishes: Mutex::default(), changed: Notify::new() }
+        Self { id, wishes: Mutex::default(), changed: Notify::new(), takes_answers: AtomicBool::new(false) }
     }
 
     /// Takes a wish, if it is one of this subscription.
@@ -575,7 +583,8 @@ impl Controls {
     fn take(&self) -> Wishes {
         let mut wishes = self.lock();
         let Wishes { up_to, taken, taken_matters_from, handled, .. } = *wishes;
-        Wishes { up_to, taken, taken_matters_from, handled, cancel: wishes.cancel.take() }
+        let (answers, cancel) = (std::mem::take(&mut wishes.answers), wishes.cancel.take());
+        Wishes { up_to, taken, taken_matters_from, handled, answers, cancel }
     }
 
     /// Wakes the link when so many events are taken: to be woken for each batch would cost more than the batch.
@@ -614,6 +623,19 @@ impl<T: Send + 'static> Publisher<T> for Controls {
 
     fn handled(&self, id: SubscriptionId, up_to: Demand) {
         self.wish(id, |wishes| wishes.handled = wishes.handled.max(Some(up_to)));
+    }
+
+    fn takes_answers(&self) -> bool {
+        self.takes_answers.load(Ordering::Relaxed)
+    }
+
+    fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
+        self.wish(id, |wishes| {
+            // What is said after a cancel is not heard.
+            if wishes.cancel.is_none() {
+                wishes.answers.push((number, answer));
+            }
+        });
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {

@@ -115,6 +115,15 @@ pub(crate) struct Accepted {
     /// How many instances the producer has: a subscriber that wants all events subscribes to each.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub(crate) instances: u64,
+    /// The publisher takes an [`Answer`] to each event.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) takes_answers: bool,
+}
+
+impl Default for Accepted {
+    fn default() -> Self {
+        Self { instances: one(), takes_answers: false }
+    }
 }
 
 const fn one() -> u64 {
@@ -160,6 +169,44 @@ pub(crate) struct Ack {
     /// The consumer has handled them; otherwise they have only arrived.
     #[serde(default)]
     pub(crate) handled: bool,
+}
+
+/// The subscriber says what became of single events. It chooses that with an [`Ack`] of nothing before the first
+/// [`Credit`], and only where the publisher [takes](Accepted::takes_answers) answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Rises by one with each answer of the link, from 1: those that come again after a cut are known by it. 0 for
+    /// [`Verdict::InProgress`], which is not said again.
+    pub(crate) number: u64,
+    /// The first and last numbers of the events: 1 to 64 ranges. They are of one event each unless they are done.
+    pub(crate) ranges: Vec<(u64, u64)>,
+    pub(crate) verdict: Verdict,
+    /// For [`Verdict::Retry`]: not before so much time has passed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) delay_ms: u64,
+    /// For people.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) message: String,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub(crate) enum Verdict {
+    /// Acknowledged.
+    Done = 1,
+    /// To be tried again.
+    Retry = 2,
+    /// Never to be tried again.
+    GiveUp = 3,
+    /// Another answer follows.
+    InProgress = 4,
+}
+
+/// The publisher has taken the answers up to number `up_to`: they need not be said again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    pub(crate) up_to: u64,
 }
 
 /// The subscriber wants no more.
@@ -218,6 +265,26 @@ pub(crate) struct Failed {
     /// For people.
     #[serde(default)]
     pub(crate) message: String,
+}
+
+impl From<Verdict> for u8 {
+    fn from(verdict: Verdict) -> Self {
+        verdict as Self
+    }
+}
+
+impl TryFrom<u8> for Verdict {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        let all = [Self::Done, Self::Retry, Self::GiveUp, Self::InProgress];
+        all.into_iter().find(|verdict| *verdict as u8 == number).ok_or_else(|| format!("unknown verdict {number}"))
+    }
+}
+
+/// Whether a field need not be sent.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Events {

@@ -231,7 +231,7 @@ mod tests {
         for size in [1, 3, 100] {
             assert_eq!(frames(skipped.chunks(size)).unwrap().len(), 2);
         }
-        for kind in [0, 4, 24, 127] {
+        for kind in [0, 4, 26, 127] {
             let error = frames([&[0, 0, 0, 1, kind][..]]).unwrap_err();
             assert_eq!(error.to_string(), format!("unknown type of frame {kind}"));
         }

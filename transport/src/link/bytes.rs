@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::link::LinkError;
+use crate::ranges::Ranges;
 
 /// Bounds the bytes of the events that have arrived and that the consumer has not taken yet, as the demand bounds their
 /// number.
@@ -21,14 +22,24 @@ pub(crate) struct ByteCredit {
     arrived: u64,
     /// `<= arrived`
     taken: u64,
-    /// What has arrived and is not taken: rising numbers of events, and the bytes up to their ends.
-    waiting: VecDeque<(u64, u64)>,
+    /// What has arrived and is not taken, in the order of the events.
+    waiting: VecDeque<Waiting>,
+    /// The number of the last event that has arrived.
+    last: u64,
+}
+
+/// Events that came together.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    first: u64,
+    last: u64,
+    bytes: u64,
 }
 
 impl ByteCredit {
     /// A credit of which the publisher has not been told yet.
     pub(crate) const fn new(window: u64) -> Self {
-        Self { window, told: 0, arrived: 0, taken: 0, waiting: VecDeque::new() }
+        Self { window, told: 0, arrived: 0, taken: 0, waiting: VecDeque::new(), last: 0 }
     }
 
     /// Checks that an event may begin now.
@@ -46,14 +57,25 @@ impl ByteCredit {
     /// The events up to number `last` are here, with so many bytes more.
     pub(crate) fn arrive(&mut self, last: u64, bytes: usize) {
         self.arrived += bytes as u64;
-        self.waiting.push_back((last, self.arrived));
+        self.waiting.push_back(Waiting { first: self.last + 1, last, bytes: bytes as u64 });
+        self.last = last;
     }
 
     /// The consumer has taken the events up to number `up_to`.
     pub(crate) fn take(&mut self, up_to: u64) {
-        while let Some((_, bytes)) = self.waiting.pop_front_if(|(last, _)| *last <= up_to) {
-            self.taken = bytes;
+        while let Some(taken) = self.waiting.pop_front_if(|waiting| waiting.last <= up_to) {
+            self.taken += taken.bytes;
         }
+    }
+
+    /// The consumer has taken these events, in whatever order. Those that came together count when all of them are taken.
+    pub(crate) fn settle(&mut self, events: &Ranges) {
+        let taken = &mut self.taken;
+        self.waiting.retain(|waiting| {
+            let is_taken = events.covers(waiting.first, waiting.last);
+            *taken += if is_taken { waiting.bytes } else { 0 };
+            !is_taken
+        });
     }
 
     /// Whether the publisher is to be told of more. By half windows: not with each event, and early enough for a publisher
@@ -64,7 +86,12 @@ impl ByteCredit {
 
     /// With which event, once it is taken, more is [due](Self::is_due); `None` if that has not arrived yet.
     pub(crate) fn due_from(&self) -> Option<u64> {
-        self.waiting.iter().find(|(_, bytes)| *bytes >= self.next_raise()).map(|(last, _)| *last)
+        let mut bytes = self.taken;
+        let is_enough = |waiting: &&Waiting| {
+            bytes += waiting.bytes;
+            bytes >= self.next_raise()
+        };
+        self.waiting.iter().find(is_enough).map(|waiting| waiting.last)
     }
 
     /// What the publisher is to be told, which is then the bound.
@@ -109,6 +136,26 @@ mod tests {
         credit.take(5);
         assert!(credit.is_due());
         assert_eq!((credit.tell(), credit.is_due(), credit.due_from()), (150, false, Some(10)));
+    }
+
+    #[test]
+    fn events_may_be_taken_in_any_order() {
+        let mut credit = ByteCredit::new(100);
+        credit.tell();
+        credit.arrive(1, 10);
+        credit.arrive(3, 40);
+        credit.arrive(4, 60);
+        let mut taken = Ranges::default();
+        for (event, is_due) in [(3, false), (4, true)] {
+            taken.insert(event, event);
+            credit.settle(&taken);
+            assert_eq!(credit.is_due(), is_due, "after event {event}");
+        }
+        assert_eq!(credit.tell(), 160);
+        taken.insert(2, 2);
+        credit.settle(&taken);
+        credit.settle(&taken);
+        assert_eq!(credit.tell(), 200);
     }
 
     #[test]

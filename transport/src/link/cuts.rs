@@ -81,18 +81,18 @@ impl Seen {
 }
 
 /// One stream of a link: what is on its way, and how it is read.
-struct Pipe {
-    epoch: u64,
-    up: VecDeque<u8>,
-    down: VecDeque<u8>,
-    at_publisher: FrameDecoder,
-    at_subscriber: FrameDecoder,
+pub(super) struct Pipe {
+    pub(super) epoch: u64,
+    pub(super) up: VecDeque<u8>,
+    pub(super) down: VecDeque<u8>,
+    pub(super) at_publisher: FrameDecoder,
+    pub(super) at_subscriber: FrameDecoder,
     /// Its first frame has reached the publisher.
-    is_open: bool,
+    pub(super) is_open: bool,
 }
 
 impl Pipe {
-    fn new(epoch: u64) -> Self {
+    pub(super) fn new(epoch: u64) -> Self {
         Self {
             epoch,
             up: VecDeque::new(),
@@ -320,6 +320,7 @@ impl World {
                 OutboundEvent::Handled { up_to } => self.handled_there = up_to.count(),
                 OutboundEvent::Demand { up_to } => self.demand = up_to.count(),
                 OutboundEvent::Cancelled { reason, .. } => panic!("cancelled: {reason}"),
+                OutboundEvent::Answered { .. } => panic!("nobody answers"),
             }
         }
         while let Some(event) = self.inbound.poll_event() {
@@ -378,13 +379,13 @@ impl World {
 }
 
 /// The first bytes of what is on its way.
-fn take(queue: &mut VecDeque<u8>, bytes: usize) -> Bytes {
+pub(super) fn take(queue: &mut VecDeque<u8>, bytes: usize) -> Bytes {
     let taken = Bytes::copy_from_slice(&queue.make_contiguous()[..bytes]);
     queue.drain(..bytes);
     taken
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits::default().max_data_frame_bytes(4096)
 }
 
@@ -393,7 +394,7 @@ fn length(number: u64) -> usize {
     if number % 50 == 7 { LONGEST } else { number as usize % 30 }
 }
 
-fn inbound(session: u64) -> Inbound {
+pub(super) fn inbound(session: u64) -> Inbound {
     let session = Some(Session { incarnation: 1, number: session });
     let (producer, signature) = ("numbers".into(), "(u64, bytes)".into());
     let subscribe =

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 
-use aqueduct_stage::{Attempt, Demand};
+use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
 use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
 use crate::gather::Gather;
+use crate::link::answers::Answers;
 use crate::link::bytes::ByteCredit;
 use crate::link::{LinkError, MAX_INSTANCES};
 use crate::{FrameError, Limits};
@@ -15,11 +16,13 @@ use crate::{FrameError, Limits};
 ///
 /// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
 ///
-/// * mutators: [`bound_bytes`](Self::bound_bytes), [`ask`](Self::ask), [`taken`](Self::taken), [`handled`](Self::handled), [`cancel`](Self::cancel), [`down`](Self::down),
+/// * mutators: [`bound_bytes`](Self::bound_bytes), [`ask`](Self::ask), [`taken`](Self::taken),
+///   [`handled`](Self::handled), [`answer`](Self::answer), [`cancel`](Self::cancel), [`down`](Self::down),
 ///   [`resume`](Self::resume), [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
-/// * getters: [`arrived`](Self::arrived), [`raises_from`](Self::raises_from), [`is_finished`](Self::is_finished)
+/// * getters: [`arrived`](Self::arrived), [`takes_answers`](Self::takes_answers),
+///   [`raises_from`](Self::raises_from), [`is_finished`](Self::is_finished)
 #[derive(Debug)]
 pub(crate) struct Inbound {
     limits: Limits,
@@ -52,6 +55,9 @@ pub(crate) struct Inbound {
     unacknowledged_bytes: usize,
     /// Which attempt the events after `handled` are: rising numbers of the last one, and the attempt of those up to it.
     attempts: VecDeque<(u64, Attempt)>,
+    /// The publisher takes answers to single events.
+    takes_answers: bool,
+    answers: Answers,
     /// The event after the last, if a part of it is here.
     partial: Option<Partial>,
     events: VecDeque<InboundEvent>,
@@ -135,6 +141,8 @@ impl Inbound {
             acknowledged: None,
             unacknowledged_bytes: 0,
             attempts: VecDeque::new(),
+            takes_answers: false,
+            answers: Answers::default(),
             partial: None,
             events: VecDeque::new(),
         })
@@ -172,6 +180,20 @@ impl Inbound {
         self.taken(Demand::new(handled));
     }
 
+    /// Says what became of event `number`, if it has arrived and has no final answer yet. The publisher must
+    /// [take](Self::takes_answers) answers, and [`handled`](Self::handled) must have been called before the first ask.
+    pub(crate) fn answer(&mut self, number: u64, answer: Answer) {
+        let may_answer = self.state == State::Accepted && self.takes_answers && self.handled.is_some();
+        if may_answer && (1..=self.arrived).contains(&number) {
+            self.answers.add(number, answer);
+            let settled = self.answers.settled_up_to();
+            while self.attempts.pop_front_if(|(last, _)| *last <= settled).is_some() {}
+            if let Some(bytes) = &mut self.bytes {
+                bytes.settle(self.answers.settled());
+            }
+        }
+    }
+
     /// Wants no more. What arrives from now on is dropped, and no event tells of the end; those that had arrived before
     /// can still be polled. Does nothing after the end.
     ///
@@ -202,6 +224,7 @@ impl Inbound {
         self.epoch += 1;
         self.partial = None;
         self.is_resuming = true;
+        self.answers.restart();
         let resume = Resume { session, epoch: self.epoch, arrived: self.arrived };
         self.first = Some(self.encode(&Frame::Resume(resume)));
         self.restate();
@@ -260,7 +283,7 @@ impl Inbound {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        let frame = self.next_ack().or_else(|| match &mut self.state {
+        let frame = self.next_ack().or_else(|| self.next_answer()).or_else(|| match &mut self.state {
             State::Subscribing | State::Accepted => {
                 let more_bytes = !self.told.is_zero() && self.bytes.as_ref().is_some_and(ByteCredit::is_due);
                 let is_due = std::mem::take(&mut self.is_restating) || self.asked > self.told || more_bytes;
@@ -292,6 +315,11 @@ impl Inbound {
     /// With which event, once it is [taken](Self::taken), the publisher may send more; `None` if that does not matter yet.
     pub(crate) fn raises_from(&self) -> Option<u64> {
         self.bytes.as_ref()?.due_from()
+    }
+
+    /// Whether the publisher takes answers to single events; known once it has accepted.
+    pub(crate) fn takes_answers(&self) -> bool {
+        self.takes_answers
     }
 
     /// Whether nothing more is to be sent: the stream may be finished.
@@ -331,6 +359,12 @@ impl Inbound {
         })
     }
 
+    /// The next answer to single events. A cancel comes behind all of them.
+    fn next_answer(&mut self) -> Option<Frame> {
+        let may_answer = matches!(self.state, State::Accepted | State::Cancelled(_, false));
+        may_answer.then(|| self.answers.next())?.map(Frame::Answer)
+    }
+
     /// How many of the events that are not handled were begun with.
     fn begun(&self, unfinished: &[(u64, Attempt)]) -> u64 {
         let handled = self.handled.unwrap_or(0);
@@ -347,11 +381,12 @@ impl Inbound {
 
     fn handle_answer(&mut self, frame: Frame) -> Result<(), LinkError> {
         match frame {
-            Frame::Accepted(Accepted { instances }) if (1..=MAX_INSTANCES).contains(&instances) => {
+            Frame::Accepted(Accepted { instances, takes_answers }) if (1..=MAX_INSTANCES).contains(&instances) => {
                 self.state = State::Accepted;
+                self.takes_answers = takes_answers;
                 self.events.push_back(InboundEvent::Accepted { instances });
             }
-            Frame::Accepted(Accepted { instances }) => {
+            Frame::Accepted(Accepted { instances, .. }) => {
                 return Err(LinkError::Instances { bound: MAX_INSTANCES, got: instances });
             }
             Frame::Refused(refused) => {
@@ -386,6 +421,7 @@ impl Inbound {
         match frame {
             Frame::Events(events) => self.handle_events(events),
             Frame::Chunk(chunk) => self.handle_chunk(&chunk),
+            Frame::Answered(answered) => self.answers.confirm(answered.up_to),
             Frame::Done(done) => self.handle_end(done.last_seq, InboundEvent::Done),
             Frame::Failed(failed) => {
                 let (reason, origin, message) = (failed.reason, failed.origin, failed.message);
@@ -497,7 +533,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::frame::{Done, Failed, FrameDecoder, Refused};
+    use crate::frame::{self, Accepted, Answered, Done, Failed, FrameDecoder, Refused, Resumed, Verdict};
 
     fn subscribe() -> Subscribe {
         Subscribe {
@@ -520,7 +556,7 @@ mod tests {
         let mut inbound = inbound();
         inbound.ask(Demand::new(up_to));
         sent(&mut inbound);
-        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted { instances: 1 }));
         inbound
     }
@@ -583,7 +619,7 @@ mod tests {
     #[test]
     fn the_answer_comes_first_and_once() {
         assert_eq!(error(&mut inbound(), [events(1, 1)]), "unexpected events frame before the answer");
-        let again = Frame::Accepted(Accepted { instances: 1 });
+        let again = Frame::Accepted(Accepted::default());
         assert_eq!(error(&mut accepted(1), [again]), "unexpected accepted frame from a publisher");
     }
 
@@ -591,10 +627,13 @@ mod tests {
     fn a_producer_has_a_sensible_number_of_instances() {
         for got in [0, 1025, u64::MAX] {
             let message = format!("expected a producer of 1 to 1024 instances, got {got}");
-            assert_eq!(error(&mut inbound(), [Frame::Accepted(Accepted { instances: got })]), message);
+            assert_eq!(
+                error(&mut inbound(), [Frame::Accepted(Accepted { instances: got, takes_answers: false })]),
+                message
+            );
         }
         let mut inbound = inbound();
-        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1024 })).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1024, takes_answers: false })).unwrap();
         assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted { instances: 1024 }));
     }
 
@@ -754,7 +793,7 @@ mod tests {
         inbound.ask(Demand::new(50));
         let credit = Frame::Credit(Credit { up_to: 50, bytes_up_to: Some(100) });
         assert_eq!(sent(&mut inbound), [Frame::Subscribe(subscribe()), credit]);
-        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
         inbound
     }
 
@@ -798,7 +837,7 @@ mod tests {
         inbound.bound_bytes(100);
         inbound.ask(Demand::new(9));
         assert_eq!(sent(&mut inbound)[1..], [Frame::Credit(Credit { up_to: 9, bytes_up_to: None })]);
-        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
         inbound.taken(Demand::ZERO);
         for event in 1..=5 {
             inbound.handle_frame(0, long(event, 90)).unwrap();
@@ -853,7 +892,7 @@ mod tests {
         let first =
             [Frame::Subscribe(subscribe()), ack(0, true), Frame::Credit(Credit { up_to: 5, bytes_up_to: None })];
         assert_eq!(sent(&mut inbound), first);
-        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+        inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
         inbound.handle_frame(0, events(1, 4)).unwrap();
         inbound.ask(Demand::new(6));
         assert_eq!(sent(&mut inbound), [Frame::Credit(Credit { up_to: 6, bytes_up_to: None })]);
@@ -886,5 +925,61 @@ mod tests {
             let cancel = Frame::Cancel(Cancel { reason: Reason::Error, begun, is_down: false });
             assert_eq!(sent(&mut inbound), [ack(2, true), cancel], "{unfinished:?}");
         }
+    }
+
+    /// A link on which events are answered, with `count` of them.
+    fn answering(count: u64) -> Inbound {
+        let session = Some(Session { incarnation: 1, number: 1 });
+        let mut inbound = Inbound::new(Limits::default(), Subscribe { session, ..subscribe() }).unwrap();
+        inbound.handled(Demand::ZERO);
+        inbound.ask(Demand::new(9));
+        sent(&mut inbound);
+        inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1, takes_answers: true })).unwrap();
+        inbound.handle_frame(0, events(1, count)).unwrap();
+        inbound
+    }
+
+    fn done(number: u64, ranges: &[(u64, u64)]) -> Frame {
+        let (verdict, message) = (Verdict::Done, String::new());
+        Frame::Answer(frame::Answer { number, ranges: ranges.to_vec(), verdict, delay_ms: 0, message })
+    }
+
+    #[test]
+    fn answers_go_out_before_the_cancel_and_again_after_a_cut() {
+        let mut inbound = answering(4);
+        for number in [0, 2, 4, 5] {
+            inbound.answer(number, Answer::Done);
+        }
+        let answer = done(1, &[(2, 2), (4, 4)]);
+        assert_eq!(sent(&mut inbound), std::slice::from_ref(&answer));
+        inbound.cancel(Reason::Normal, &[]);
+        inbound.answer(3, Answer::Done);
+        let cancel = Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0, is_down: false });
+        assert_eq!(sent(&mut inbound), std::slice::from_ref(&cancel));
+        inbound.resume().unwrap();
+        assert_eq!(sent(&mut inbound)[1..], [ack(0, true), answer, cancel]);
+    }
+
+    #[test]
+    fn what_the_publisher_has_taken_is_not_said_again() {
+        let mut inbound = answering(4);
+        inbound.answer(2, Answer::Done);
+        sent(&mut inbound);
+        inbound.handle_frame(0, Frame::Answered(Answered { up_to: 1 })).unwrap();
+        inbound.answer(3, Answer::Done);
+        inbound.resume().unwrap();
+        let credit = Frame::Credit(Credit { up_to: 9, bytes_up_to: None });
+        assert_eq!(sent(&mut inbound)[1..], [ack(0, true), done(2, &[(3, 3)]), credit]);
+        inbound.handle_frame(1, Frame::Resumed(Resumed {})).unwrap();
+        let error = inbound.handle_frame(1, Frame::Answered(Answered { up_to: 3 })).unwrap_err();
+        assert_eq!(error, LinkError::Answer { expected: 2, got: 3 });
+    }
+
+    #[test]
+    fn nobody_answers_whom_the_publisher_does_not_hear() {
+        let mut inbound = accepted(4);
+        inbound.handle_frame(0, events(1, 2)).unwrap();
+        inbound.answer(1, Answer::Done);
+        assert_eq!(sent(&mut inbound), []);
     }
 }

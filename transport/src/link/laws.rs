@@ -197,6 +197,7 @@ impl World {
                 }
                 OutboundEvent::Handled { .. } => assert_eq!(self.demand, 0, "it chooses before it asks"),
                 OutboundEvent::Cancelled { .. } => self.is_cancelled = true,
+                OutboundEvent::Answered { .. } => panic!("nobody answers"),
             }
         }
         while let Some(event) = self.inbound.poll_event() {
@@ -318,6 +319,7 @@ proptest! {
     ) {
         let mut inbound = Inbound::new(limits(), subscribe()).unwrap();
         let mut outbound = Outbound::new(limits());
+        outbound.take_answers();
         inbound.ask(Demand::new(up_to));
         while inbound.poll_transmit().is_some() {}
         let _ = inbound.handle_frame(0, frames::examples().swap_remove(4));
@@ -327,6 +329,8 @@ proptest! {
                 Frame::Credit(credit) => credit.up_to = a,
                 Frame::Ack(ack) => *ack = Ack { up_to: a, handled: flag },
                 Frame::Cancel(cancel) => cancel.begun = a,
+                Frame::Answer(answer) => (answer.number, answer.ranges) = (a, vec![(a, b); 1 + usize::from(flag)]),
+                Frame::Answered(answered) => answered.up_to = a,
                 Frame::Events(events) => (events.first_seq, events.count) = (a, b),
                 Frame::Chunk(chunk) => {
                     (chunk.seq, chunk.index, chunk.is_last, chunk.total_len) = (a, b, flag, a + b);

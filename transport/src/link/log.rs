@@ -6,18 +6,20 @@ use aqueduct_stage::Attempt;
 use bytes::Bytes;
 
 use crate::codec::Encoded;
+use crate::ranges::Ranges;
 
 /// What was sent, or is to be sent, and is not acknowledged: numbered without gaps, and read from any number on.
 ///
-/// A batch is kept whole until its last event is acknowledged.
+/// A batch is kept whole until its last event is acknowledged, except where events are [released](Log::release) one by one:
+/// then what is left of it is copied when it is less than half.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     batches: VecDeque<Batch>,
     /// The number of the last event that was ever pushed.
     last: u64,
-    /// The number of the last event that was acknowledged; `<= last`.
-    acknowledged: u64,
-    /// The length of all events after `acknowledged`.
+    /// The events that were acknowledged; none is after `last`.
+    settled: Ranges,
+    /// The length of all others.
     bytes: usize,
     /// The length of all events that were ever pushed.
     total_bytes: u64,
@@ -31,6 +33,10 @@ struct Batch {
     bytes_before: u64,
     attempt: Attempt,
     events: Encoded,
+    /// How many of them are not acknowledged; at least 1.
+    open: u64,
+    /// Their length.
+    open_bytes: usize,
 }
 
 /// Some events in a row, of one batch.
@@ -50,8 +56,7 @@ impl Log {
     pub(crate) fn push(&mut self, events: &Encoded, attempt: Attempt) {
         if events.len() > 0 {
             self.bytes += events.bytes().len();
-            let (first, bytes_before) = (self.last + 1, self.total_bytes);
-            self.batches.push_back(Batch { first, bytes_before, attempt, events: events.clone() });
+            self.batches.push_back(Batch::new(self.last + 1, self.total_bytes, attempt, events.clone()));
             self.total_bytes += events.bytes().len() as u64;
             self.last += events.len() as u64;
         }
@@ -59,17 +64,25 @@ impl Log {
 
     /// Forgets the events up to number `up_to`; at most all there are.
     pub(crate) fn acknowledge(&mut self, up_to: u64) {
-        let up_to = up_to.min(self.last);
-        while let Some(batch) = self.batches.front()
-            && self.acknowledged < up_to
-        {
-            let to = up_to.min(batch.last());
-            self.bytes -= batch.end(to) - batch.end(self.acknowledged);
-            self.acknowledged = to;
-            if to == batch.last() {
-                self.batches.pop_front();
-            }
+        for (first, last) in self.settled.insert(1, up_to.min(self.last)) {
+            self.forget(first, last);
         }
+    }
+
+    /// Forgets the events from number `first` to `last`, wherever they stand; `last` is at most that of the last one. Returns
+    /// those that were still here.
+    pub(crate) fn release(&mut self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        debug_assert!(1 <= first && first <= last && last <= self.last);
+        let released = self.settled.insert(first, last);
+        for (first, last) in &released {
+            self.forget(*first, *last);
+        }
+        let mut at = self.batches.partition_point(|batch| batch.last() < first);
+        while let Some(batch) = self.batches.get(at).filter(|batch| batch.first <= last) {
+            let is_mostly_gone = batch.events.bytes().len() > 2 * batch.open_bytes + SPARE_BYTES;
+            at += if is_mostly_gone { self.copy_rest(at) } else { 1 };
+        }
+        released
     }
 
     /// The events from number `first` to at most `last`, as many as are at most `at_most_bytes` long, but one at least.
@@ -98,16 +111,57 @@ impl Log {
 
     /// The number of the last event that was acknowledged.
     pub(crate) fn acknowledged(&self) -> u64 {
-        self.acknowledged
+        self.settled.prefix()
+    }
+
+    /// Which events were acknowledged.
+    pub(crate) fn settled(&self) -> &Ranges {
+        &self.settled
     }
 
     /// How many bytes are not acknowledged.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Lets go of events that are here and have just been settled.
+    fn forget(&mut self, first: u64, last: u64) {
+        let (mut at, mut next) = (self.batches.partition_point(|batch| batch.last() < first), first);
+        while next <= last {
+            let batch = &mut self.batches[at];
+            let to = last.min(batch.last());
+            let bytes = batch.end(to) - batch.end(next - 1);
+            self.bytes -= bytes;
+            batch.open -= to + 1 - next;
+            batch.open_bytes -= bytes;
+            next = to + 1;
+            if batch.open == 0 {
+                self.batches.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Replaces a batch by copies of what is left of it, and returns their number.
+    fn copy_rest(&mut self, at: usize) -> usize {
+        let Some(batch) = self.batches.remove(at) else { return 0 };
+        let rest = self.settled.gaps(batch.first, batch.last());
+        for (place, (first, last)) in (at..).zip(&rest) {
+            let events = batch.events.part(batch.position(*first), batch.position(*last) + 1);
+            let bytes_before = batch.bytes_before + batch.end(first - 1) as u64;
+            self.batches.insert(place, Batch::new(*first, bytes_before, batch.attempt, events));
+        }
+        rest.len()
+    }
 }
 
 impl Batch {
+    fn new(first: u64, bytes_before: u64, attempt: Attempt, events: Encoded) -> Self {
+        let (open, open_bytes) = (events.len() as u64, events.bytes().len());
+        Self { first, bytes_before, attempt, events, open, open_bytes }
+    }
+
     /// The number of its last event.
     fn last(&self) -> u64 {
         self.first + self.events.len() as u64 - 1
@@ -123,6 +177,9 @@ impl Batch {
         if number < self.first { 0 } else { self.events.ends()[self.position(number)] }
     }
 }
+
+/// So much is not worth a copy.
+const SPARE_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -181,5 +238,27 @@ mod tests {
         log.acknowledge(1);
         log.acknowledge(u64::MAX);
         assert_eq!((log.bytes(), log.acknowledged(), log.last()), (0, 6, 6));
+    }
+
+    #[test]
+    fn single_events_are_released_in_any_order_and_their_memory_with_them() {
+        let mut log = Log::default();
+        let long = vec![7_u8; 1000];
+        log.push(&encode(&vec![Bytes::from(long); 100], &Limits::default()).unwrap(), Attempt::FIRST);
+        let held = |log: &Log| log.batches.iter().map(|batch| batch.events.bytes().len()).sum::<usize>();
+        let length = log.bytes() / 100;
+        for odd in (1..=99).step_by(2) {
+            assert_eq!(log.release(odd, odd), [(odd, odd)]);
+        }
+        assert_eq!((log.bytes(), log.acknowledged()), (50 * length, 1));
+        assert_eq!(log.release(1, 10), [(2, 2), (4, 4), (6, 6), (8, 8), (10, 10)]);
+        assert_eq!((log.acknowledged(), log.settled().contains(11)), (11, true));
+        for even in (14..=100).step_by(2) {
+            log.release(even, even);
+            assert!(held(&log) <= 2 * log.bytes() + SPARE_BYTES, "{} for {}", held(&log), log.bytes());
+        }
+        assert_eq!((log.bytes(), log.run(12, 12, 100_000).map(|run| run.count)), (length, Some(1)));
+        assert_eq!(log.release(1, 100), [(12, 12)]);
+        assert_eq!((log.bytes(), held(&log), log.acknowledged()), (0, 0, 100));
     }
 }

@@ -1,12 +1,19 @@
 //! [`Outbound`]: the publisher's end of a link.
 
-use aqueduct_stage::{Attempt, Demand};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
 use crate::Limits;
 use crate::codec::Encoded;
-use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resumed};
+use crate::frame::{
+    self, Accepted, Ack, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resumed,
+    Verdict,
+};
 use crate::link::LinkError;
+use crate::link::answers::{CONFIRM_EVERY, MAX_RANGES};
 use crate::link::log::{Log, Run};
 
 /// The publisher's end of a link: sends events as far as the subscriber allows, and keeps them until they are
@@ -18,7 +25,7 @@ use crate::link::log::{Log, Run};
 /// When its stream is cut, it waits for the subscriber to [`resume`](Self::resume) the link on another one, and sends again
 /// what did not arrive; or it is [given up](Self::give_up).
 ///
-/// * mutators: [`accept`](Self::accept), [`refuse`](Self::refuse), [`send`](Self::send), [`finish`](Self::finish),
+/// * mutators: [`take_answers`](Self::take_answers), [`accept`](Self::accept), [`refuse`](Self::refuse), [`send`](Self::send), [`finish`](Self::finish),
 ///   [`fail`](Self::fail), [`give_up`](Self::give_up)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream), [`cut`](Self::cut),
 ///   [`resume`](Self::resume)
@@ -46,6 +53,13 @@ pub(crate) struct Outbound {
     is_acknowledged: bool,
     /// What was handled has grown since it was last polled.
     is_handled_new: bool,
+    /// The subscriber may answer single events.
+    takes_answers: bool,
+    /// The number of the last answer that came; and of the last that the subscriber was told of, on this stream.
+    taken: u64,
+    confirmed: u64,
+    /// Answers that have not been polled.
+    answers: VecDeque<OutboundEvent>,
     /// The events that are not acknowledged; the last one's number is `<= allowed`.
     log: Log,
     /// The number of the last event that has ever gone out whole; `<= log.last()`.
@@ -78,6 +92,14 @@ pub(crate) enum OutboundEvent {
     Demand {
         /// Counted from the start of the subscription.
         up_to: Demand,
+    },
+    /// What became of some events. A final answer comes once for each event.
+    Answered {
+        /// The number of the first of them.
+        first: u64,
+        /// And of the last.
+        last: u64,
+        answer: Answer,
     },
     /// The subscriber wants no more. What was not sent is dropped, and nothing follows this but what
     /// [`poll_unfinished`](Outbound::poll_unfinished) returns.
@@ -115,6 +137,10 @@ impl Outbound {
             is_demand_new: false,
             is_acknowledged: false,
             is_handled_new: false,
+            takes_answers: false,
+            taken: 0,
+            confirmed: 0,
+            answers: VecDeque::new(),
             log: Log::default(),
             sent: 0,
             next: 1,
@@ -127,6 +153,11 @@ impl Outbound {
         }
     }
 
+    /// Lets the subscriber answer single events. To be said before [`accept`](Self::accept).
+    pub(crate) fn take_answers(&mut self) {
+        self.takes_answers = true;
+    }
+
     /// Tells the subscriber that the edge is made. [`send`](Self::send), [`finish`](Self::finish) and
     /// [`fail`](Self::fail) do it if it has not been done.
     pub(crate) fn accept(&mut self) {
@@ -136,7 +167,7 @@ impl Outbound {
     /// As [`accept`](Self::accept), of a producer of so many instances.
     pub(crate) fn accept_one_of(&mut self, instances: u64) {
         if self.state == State::Asked {
-            self.answer = Some(Frame::Accepted(Accepted { instances }));
+            self.answer = Some(Frame::Accepted(Accepted { instances, takes_answers: self.takes_answers }));
             self.state = State::Accepted;
         }
     }
@@ -189,7 +220,7 @@ impl Outbound {
     /// # Errors
     ///
     /// [`LinkError::Unexpected`] if it is none that subscribers send, [`LinkError::NotSent`] if it acknowledges what has
-    /// not been sent. Nothing has changed then.
+    /// not been sent, and others if it answers what cannot be answered. Nothing has changed then.
     pub(crate) fn handle_frame(&mut self, epoch: u64, frame: &Frame) -> Result<(), LinkError> {
         if epoch != self.epoch {
             return Ok(());
@@ -197,6 +228,7 @@ impl Outbound {
         match frame {
             Frame::Credit(credit) => self.allow(*credit),
             Frame::Ack(ack) => self.acknowledge(*ack)?,
+            Frame::Answer(answer) => self.take(answer)?,
             Frame::Cancel(Cancel { reason, begun, is_down }) => {
                 let attempted = self.log.acknowledged().saturating_add(*begun);
                 self.cancel(*reason, *is_down, attempted);
@@ -235,12 +267,13 @@ impl Outbound {
         if epoch <= self.epoch {
             return Err(Reason::Superseded);
         }
-        if !(self.log.acknowledged()..=self.sent).contains(&arrived) {
+        if !(self.log.settled().last()..=self.sent).contains(&arrived) {
             return Err(Reason::Protocol);
         }
         (self.epoch, self.is_cut) = (epoch, false);
         (self.next, self.pieces, self.rest, self.is_end_sent) = (arrived + 1, 0, None, false);
         self.answer = Some(Frame::Resumed(Resumed {}));
+        self.confirmed = 0;
         if !self.is_acknowledged {
             self.log.acknowledge(arrived);
         }
@@ -260,7 +293,12 @@ impl Outbound {
         if self.is_cut || matches!(self.state, State::Cancelled(_)) {
             return None;
         }
-        let frame = self.answer.take().or_else(|| self.next_run()).or_else(|| self.next_end())?;
+        let frame = self
+            .answer
+            .take()
+            .or_else(|| self.next_confirmation())
+            .or_else(|| self.next_run())
+            .or_else(|| self.next_end())?;
         let parts = frame.encode(&self.limits).expect("events, chunks and texts were cut to fit into a frame");
         self.rest = Some(parts.payload).filter(|payload| !payload.is_empty());
         Some(parts.head)
@@ -269,6 +307,8 @@ impl Outbound {
     /// Returns what the producer must be told.
     pub(crate) fn poll_event(&mut self) -> Option<OutboundEvent> {
         match &mut self.state {
+            // What was answered before the cancel came before it.
+            State::Cancelled(Some(_)) if !self.answers.is_empty() => self.answers.pop_front(),
             State::Cancelled(why) => why.take().map(|(reason, is_down)| OutboundEvent::Cancelled { reason, is_down }),
             State::Asked | State::Accepted if std::mem::take(&mut self.is_handled_new) => {
                 Some(OutboundEvent::Handled { up_to: Demand::new(self.log.acknowledged()) })
@@ -276,6 +316,7 @@ impl Outbound {
             State::Asked | State::Accepted if std::mem::take(&mut self.is_demand_new) => {
                 Some(OutboundEvent::Demand { up_to: self.allowed })
             }
+            State::Accepted => self.answers.pop_front(),
             _ => None,
         }
     }
@@ -289,6 +330,7 @@ impl Outbound {
         let first = self.log.acknowledged() + 1;
         let was_attempted = first <= self.attempted;
         let last = if was_attempted { self.attempted } else { u64::MAX };
+        let last = self.log.settled().after_first_gap().map_or(last, |settled| last.min(settled - 1));
         let mut run = self.log.run(first, last, self.limits.batch_bytes())?;
         self.log.acknowledge(first + run.count - 1);
         if was_attempted {
@@ -300,7 +342,7 @@ impl Outbound {
     /// How far the producer may be asked: as far as the subscriber allows, but for no more than `open` events that are not
     /// acknowledged, as they are kept here.
     pub(crate) fn allows_up_to(&self, open: Demand) -> Demand {
-        self.allowed.min(Demand::new(self.log.acknowledged()).saturating_add(open))
+        self.allowed.min(Demand::new(self.log.settled().count()).saturating_add(open))
     }
 
     /// Whether the subscriber says what it has handled.
@@ -333,6 +375,15 @@ impl Outbound {
     /// Whether the subscriber knows the end, or brought it about: nothing would be said on another stream.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Confirmed | State::Cancelled(_))
+    }
+
+    /// The answers that were taken, if they are many by now; not between the pieces of an event.
+    fn next_confirmation(&mut self) -> Option<Frame> {
+        let is_due = self.taken >= self.confirmed + CONFIRM_EVERY && self.pieces == 0 && !self.is_end_sent;
+        is_due.then(|| {
+            self.confirmed = self.taken;
+            Frame::Answered(Answered { up_to: self.taken })
+        })
     }
 
     fn next_end(&mut self) -> Option<Frame> {
@@ -398,6 +449,51 @@ impl Outbound {
         if handled == self.is_acknowledged && (is_first || up_to > self.log.acknowledged()) {
             self.log.acknowledge(up_to);
             self.is_handled_new = handled;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, answer: &frame::Answer) -> Result<(), LinkError> {
+        if !(self.takes_answers && self.is_acknowledged) {
+            return Err(LinkError::Unexpected { frame: "answer", place: "from a subscriber that may not answer" });
+        }
+        let got = answer.ranges.len();
+        if !(1..=MAX_RANGES).contains(&got) {
+            return Err(LinkError::AnswerRanges { bound: MAX_RANGES, got });
+        }
+        for &(first, last) in &answer.ranges {
+            if first == 0 || first > last || (answer.verdict != Verdict::Done && first < last) {
+                return Err(LinkError::AnswerRange { first, last });
+            }
+            if last > self.sent {
+                return Err(LinkError::NotSent { bound: self.sent, got: last });
+            }
+        }
+        let said = match answer.verdict {
+            Verdict::Done => Answer::Done,
+            Verdict::Retry => {
+                let delay = Duration::from_millis(answer.delay_ms);
+                Answer::Retry { delay, message: answer.message.clone() }
+            }
+            Verdict::GiveUp => Answer::GiveUp { message: answer.message.clone() },
+            Verdict::InProgress => {
+                let open = answer.ranges.iter().filter(|(first, _)| !self.log.settled().contains(*first));
+                let progress = |&(first, last)| OutboundEvent::Answered { first, last, answer: Answer::InProgress };
+                self.answers.extend(open.map(progress));
+                return Ok(());
+            }
+        };
+        let expected = self.taken + 1;
+        if answer.number > expected {
+            return Err(LinkError::Answer { expected, got: answer.number });
+        }
+        // One that is lower came before a cut already.
+        if answer.number == expected {
+            self.taken = expected;
+            for &(first, last) in &answer.ranges {
+                let answered = |(first, last)| OutboundEvent::Answered { first, last, answer: said.clone() };
+                self.answers.extend(self.log.release(first, last).into_iter().map(answered));
+            }
         }
         Ok(())
     }
@@ -504,7 +600,7 @@ mod tests {
         send(&mut outbound, &[10]);
         outbound.finish();
         let frames = sent(&mut outbound);
-        assert_eq!(frames[0], Frame::Accepted(Accepted { instances: 1 }));
+        assert_eq!(frames[0], Frame::Accepted(Accepted::default()));
         assert!(matches!(&frames[1], Frame::Events(Events { first_seq: 1, count: 2, .. })));
         assert!(matches!(&frames[2], Frame::Events(Events { first_seq: 3, count: 1, .. })));
         assert_eq!(frames[3..], [Frame::Done(Done { last_seq: 3 })]);
@@ -787,5 +883,111 @@ mod tests {
         // What the older stream still brings is not heard.
         outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0, is_down: false })).unwrap();
         assert!(!outbound.is_over());
+    }
+
+    /// An outbound whose subscriber answers events, and has been sent `count` of 10 bytes.
+    fn answered(count: usize) -> Outbound {
+        let mut outbound = Outbound::new(Limits::default());
+        outbound.take_answers();
+        ack(&mut outbound, 0, true).unwrap();
+        credit(&mut outbound, 1000);
+        send(&mut outbound, &vec![10; count]);
+        sent(&mut outbound);
+        while outbound.poll_event().is_some() {}
+        outbound
+    }
+
+    fn answer(number: u64, verdict: Verdict, ranges: &[(u64, u64)]) -> Frame {
+        let (ranges, message) = (ranges.to_vec(), "m".to_owned());
+        Frame::Answer(frame::Answer { number, ranges, verdict, delay_ms: 5, message })
+    }
+
+    /// The answers that are told, as (first, last, is final).
+    fn told(outbound: &mut Outbound) -> Vec<(u64, u64, bool)> {
+        std::iter::from_fn(|| outbound.poll_event())
+            .map(|event| match event {
+                OutboundEvent::Answered { first, last, answer } => (first, last, answer.is_final()),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn answered_events_are_not_kept_wherever_they_stand() {
+        let mut outbound = answered(10);
+        outbound.handle_frame(0, &answer(1, Verdict::Done, &[(3, 5), (9, 9)])).unwrap();
+        outbound.handle_frame(0, &answer(2, Verdict::Retry, &[(7, 7)])).unwrap();
+        outbound.handle_frame(0, &answer(0, Verdict::InProgress, &[(1, 1), (3, 3)])).unwrap();
+        assert_eq!(told(&mut outbound), [(3, 5, true), (9, 9, true), (7, 7, true), (1, 1, false)]);
+        assert_eq!(outbound.unacknowledged_bytes(), 50);
+        // One event that takes long does not stop the others.
+        assert_eq!(outbound.allows_up_to(Demand::new(10)), Demand::new(15));
+        outbound.handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Normal, begun: 0, is_down: false })).unwrap();
+        assert!(matches!(outbound.poll_event(), Some(OutboundEvent::Cancelled { .. })));
+        assert_eq!(unfinished(&mut outbound), [(1, 2, 1), (6, 1, 1), (8, 1, 1), (10, 1, 1)]);
+    }
+
+    #[test]
+    fn an_answer_that_comes_again_is_taken_once() {
+        let mut outbound = answered(10);
+        outbound.handle_frame(0, &answer(1, Verdict::Done, &[(1, 3)])).unwrap();
+        outbound.resume(1, 10).unwrap();
+        outbound.handle_frame(1, &answer(1, Verdict::Done, &[(1, 3)])).unwrap();
+        outbound.handle_frame(1, &answer(2, Verdict::Done, &[(2, 5)])).unwrap();
+        assert_eq!(told(&mut outbound), [(1, 3, true), (4, 5, true)]);
+    }
+
+    #[test]
+    fn answers_are_told_before_the_cancel_that_follows_them() {
+        let mut outbound = answered(3);
+        outbound.handle_frame(0, &answer(1, Verdict::GiveUp, &[(2, 2)])).unwrap();
+        outbound.give_up();
+        assert!(matches!(outbound.poll_event(), Some(OutboundEvent::Answered { first: 2, last: 2, .. })));
+        assert!(matches!(outbound.poll_event(), Some(OutboundEvent::Cancelled { .. })));
+        assert_eq!((outbound.poll_event(), unfinished(&mut outbound)), (None, vec![(1, 1, 2), (3, 1, 2)]));
+    }
+
+    #[test]
+    fn many_answers_are_confirmed() {
+        let mut outbound = answered(100);
+        for number in 1..=CONFIRM_EVERY {
+            assert_eq!(sent(&mut outbound), []);
+            outbound.handle_frame(0, &answer(number, Verdict::Done, &[(number, number)])).unwrap();
+        }
+        let confirmed = [Frame::Answered(Answered { up_to: CONFIRM_EVERY })];
+        assert_eq!(sent(&mut outbound), confirmed);
+        outbound.resume(1, 100).unwrap();
+        assert_eq!(sent(&mut outbound)[1..], confirmed);
+    }
+
+    #[test]
+    fn answers_to_nothing_are_errors_and_change_nothing() {
+        let many = vec![(1, 1); MAX_RANGES + 1];
+        let cases = [
+            (answer(1, Verdict::Done, &[]), "expected an answer about 1 to 64 ranges of events, got 0"),
+            (answer(1, Verdict::Done, &many), "expected an answer about 1 to 64 ranges of events, got 65"),
+            (answer(1, Verdict::Done, &[(0, 1)]), "not a range of events to answer: 0 to 1"),
+            (answer(1, Verdict::Done, &[(2, 1)]), "not a range of events to answer: 2 to 1"),
+            (answer(1, Verdict::Retry, &[(1, 2)]), "not a range of events to answer: 1 to 2"),
+            (answer(0, Verdict::InProgress, &[(1, 2)]), "not a range of events to answer: 1 to 2"),
+            (answer(1, Verdict::Done, &[(1, 1), (3, 4)]), "expected no acknowledgement after event 3, got 4"),
+            (answer(2, Verdict::Done, &[(1, 1)]), "expected answer 1, got 2"),
+        ];
+        for (frame, message) in cases {
+            let mut outbound = answered(3);
+            assert_eq!(outbound.handle_frame(0, &frame).unwrap_err().to_string(), message);
+            assert_eq!((told(&mut outbound), outbound.unacknowledged_bytes()), (vec![], 30));
+        }
+        let mut outbound = outbound(5);
+        let error = outbound.handle_frame(0, &answer(1, Verdict::Done, &[(1, 1)])).unwrap_err();
+        assert_eq!(error.to_string(), "unexpected answer frame from a subscriber that may not answer");
+    }
+
+    #[test]
+    fn what_was_answered_has_arrived() {
+        let mut outbound = answered(5);
+        outbound.handle_frame(0, &answer(1, Verdict::Done, &[(4, 4)])).unwrap();
+        assert_eq!(outbound.resume(1, 3), Err(Reason::Protocol));
+        outbound.resume(1, 4).unwrap();
     }
 }

@@ -1,0 +1,244 @@
+//! What must hold of answers to single events when streams are cut at any byte: each reaches the publisher's side once and
+//! unchanged, in any order of the events; and what is not answered at the end is handed back, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use aqueduct_stage::{Answer, Attempt, Demand};
+
+use super::cuts::{Pipe, inbound, limits, take};
+use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
+use crate::codec::{decode, encode};
+use crate::frame::Frame;
+
+const RUNS: u64 = 150;
+const EVENTS: u64 = 300;
+const WINDOW: u64 = 24;
+
+#[test]
+fn whatever_is_cut_every_answer_is_taken_once() {
+    let (mut cuts, mut again) = (0, 0);
+    for seed in 0..RUNS {
+        let mut world = World::new(seed);
+        for step in 0_u64.. {
+            assert!(step < 100_000, "seed {seed}: stuck, {} of {EVENTS} answered", world.taken.len());
+            world.step(step < 1000);
+            if world.is_done {
+                break;
+            }
+        }
+        assert_eq!(world.said, world.taken, "seed {seed}");
+        assert_eq!((world.taken.len() as u64, world.outbound.unacknowledged_bytes()), (EVENTS, 0), "seed {seed}");
+        (cuts, again) = (cuts + world.cuts, again + world.answers_again);
+    }
+    // The schedules are worth something.
+    assert!(cuts > 3_000 && again > 500, "{cuts} cuts, {again} answers came again");
+}
+
+#[test]
+fn what_is_not_answered_at_the_end_is_handed_back() {
+    for seed in 0..RUNS {
+        let mut world = World::new(seed);
+        for _ in 0..100 + seed % 500 {
+            world.step(true);
+        }
+        world.outbound.give_up();
+        world.settle();
+        let mut handed_back = BTreeSet::new();
+        while let Some(run) = world.outbound.poll_unfinished() {
+            for number in decode::<u64>(&run.payload, run.count, &limits()).unwrap() {
+                assert!(handed_back.insert(number), "seed {seed}: twice");
+            }
+        }
+        let expected: BTreeSet<_> = (1..=world.sent).filter(|number| !world.taken.contains_key(number)).collect();
+        assert_eq!(handed_back, expected, "seed {seed}");
+    }
+}
+
+struct World {
+    random: u64,
+    inbound: Inbound,
+    outbound: Outbound,
+    /// The last is the present one, as the subscriber sees it; the others were cut, and may still deliver.
+    pipes: Vec<Pipe>,
+    demand: u64,
+    sent: u64,
+    /// What the consumer has and has not answered.
+    inbox: Vec<u64>,
+    /// Final answers: those that the consumer gave, and those that came.
+    said: BTreeMap<u64, Answer>,
+    taken: BTreeMap<u64, Answer>,
+    is_done: bool,
+    cuts: u64,
+    answers_again: u64,
+    /// The numbers of the answers that have reached the publisher.
+    numbers: BTreeSet<u64>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let (mut inbound, mut outbound) = (inbound(0), Outbound::new(limits()));
+        outbound.take_answers();
+        inbound.handled(Demand::ZERO);
+        inbound.ask(Demand::new(WINDOW));
+        Self {
+            random: seed,
+            inbound,
+            outbound,
+            pipes: vec![Pipe::new(0)],
+            demand: 0,
+            sent: 0,
+            inbox: Vec::new(),
+            said: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            is_done: false,
+            cuts: 0,
+            answers_again: 0,
+            numbers: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self, in_trouble: bool) {
+        let at_most = if self.below(3) == 0 { 20 } else { 500 };
+        let last = self.pipes.len() - 1;
+        match self.below(if in_trouble { 195 } else { 187 }) {
+            0..60 => self.carry_up(last, at_most),
+            60..110 => self.carry_down(last, at_most),
+            110..140 => self.produce(),
+            140..183 => self.answer(),
+            183..186 => {
+                let at = self.below(last as u64 + 1) as usize;
+                if at < last {
+                    self.carry_up(at, at_most);
+                    self.carry_down(at, at_most);
+                }
+            }
+            186 => self.inbound.restate(),
+            _ => self.cut(),
+        }
+        self.settle();
+    }
+
+    fn produce(&mut self) {
+        let count = (1 + self.below(8)).min(self.demand - self.sent).min(EVENTS - self.sent);
+        let events: Vec<_> = (self.sent + 1..=self.sent + count).collect();
+        self.outbound.send(&encode(&events, &limits()).unwrap(), Attempt::FIRST);
+        self.sent += count;
+        if self.taken.len() as u64 == EVENTS {
+            self.outbound.finish();
+        }
+    }
+
+    /// Of any event that is here, the oldest more seldom than the others.
+    fn answer(&mut self) {
+        if self.inbox.is_empty() {
+            return;
+        }
+        let at = self.below(self.inbox.len() as u64) as usize;
+        let message = format!("{at}");
+        let answer = match self.below(10) {
+            0 => Answer::Retry { delay: Duration::from_millis(self.below(100)), message },
+            1 => Answer::GiveUp { message },
+            2 => return self.inbound.answer(self.inbox[at], Answer::InProgress),
+            _ => Answer::Done,
+        };
+        let number = self.inbox.remove(at);
+        self.inbound.answer(number, answer.clone());
+        // The first one counts.
+        self.inbound.answer(number, Answer::Done);
+        self.said.insert(number, answer);
+        self.inbound.ask(Demand::new(self.said.len() as u64 + WINDOW));
+    }
+
+    fn cut(&mut self) {
+        let Some(epoch) = self.inbound.resume() else { return };
+        self.cuts += 1;
+        if self.below(2) == 0 {
+            self.outbound.cut();
+        }
+        self.pipes.push(Pipe::new(epoch));
+        if self.pipes.len() > 4 {
+            self.pipes.remove(0);
+        }
+    }
+
+    fn carry_up(&mut self, at: usize, bytes: usize) {
+        let pipe = &mut self.pipes[at];
+        let bytes = bytes.min(pipe.up.len());
+        pipe.at_publisher.push(take(&mut pipe.up, bytes));
+        while let Some(frame) = self.pipes[at].at_publisher.next_frame().unwrap() {
+            match &frame {
+                Frame::Subscribe(_) => self.outbound.accept(),
+                Frame::Resume(resume) => {
+                    if self.outbound.resume(resume.epoch, resume.arrived).is_err() {
+                        return self.pipes[at].up.clear();
+                    }
+                }
+                frame => {
+                    if let Frame::Answer(answer) = frame {
+                        let is_new = answer.number == 0 || self.numbers.insert(answer.number);
+                        self.answers_again += u64::from(!is_new);
+                    }
+                    self.outbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
+                }
+            }
+            self.pipes[at].is_open = true;
+        }
+    }
+
+    fn carry_down(&mut self, at: usize, bytes: usize) {
+        let pipe = &mut self.pipes[at];
+        let bytes = bytes.min(pipe.down.len());
+        pipe.at_subscriber.push(take(&mut pipe.down, bytes));
+        while let Some(frame) = self.pipes[at].at_subscriber.next_frame().unwrap() {
+            self.inbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(event) = self.outbound.poll_event() {
+            match event {
+                OutboundEvent::Handled { up_to } => assert_eq!(up_to, Demand::ZERO),
+                OutboundEvent::Demand { up_to } => self.demand = up_to.count(),
+                OutboundEvent::Answered { first, last, answer } if answer.is_final() => {
+                    for number in first..=last {
+                        assert_eq!(self.taken.insert(number, answer.clone()), None, "event {number} answered twice");
+                    }
+                }
+                OutboundEvent::Answered { first, .. } => {
+                    assert!(!self.taken.contains_key(&first), "event {first} is in progress after its answer");
+                }
+                OutboundEvent::Cancelled { .. } => {}
+            }
+        }
+        while let Some(event) = self.inbound.poll_event() {
+            match event {
+                InboundEvent::Events { count, payload, .. } => {
+                    self.inbox.extend(decode::<u64>(&payload, count, &limits()).unwrap());
+                }
+                InboundEvent::Done => self.is_done = true,
+                InboundEvent::Accepted { .. } | InboundEvent::Resumed => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let last = self.pipes.len() - 1;
+        let written: Vec<_> = std::iter::from_fn(|| self.inbound.poll_transmit()).collect();
+        for bytes in written {
+            self.pipes[last].up.extend(&bytes[..]);
+        }
+        if let Some(pipe) = self.pipes.iter_mut().rfind(|pipe| pipe.is_open) {
+            while let Some(bytes) = self.outbound.poll_transmit() {
+                pipe.down.extend(&bytes[..]);
+            }
+        }
+    }
+
+    /// The next number below `bound`, of splitmix64.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}

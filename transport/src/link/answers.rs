@@ -1,0 +1,226 @@
+//! [`Answers`]: what the subscriber's end of a link says of single events, until the publisher's end has taken it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::frame::{Answer, Verdict};
+use crate::link::LinkError;
+use crate::ranges::Ranges;
+
+/// The answers of a link: numbered, kept until they are confirmed, and said again after a cut.
+///
+/// Each event gets one final answer. What is kept is bounded by the events that the publisher has open, as it confirms
+/// [often](CONFIRM_EVERY).
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// The events with a final answer.
+    settled: Ranges,
+    /// The answers after the last that is confirmed, oldest first.
+    kept: VecDeque<Answer>,
+    /// The number of the last answer that the publisher has confirmed.
+    confirmed: u64,
+    /// The number of the last answer that went out on this stream; `>= confirmed`.
+    sent: u64,
+    /// The number of the last answer that ever went out: it must not change any more.
+    last_sent: u64,
+    /// Events that are being worked on. Whether this is heard does not matter much, so it is not numbered.
+    in_progress: BTreeSet<u64>,
+}
+
+impl Answers {
+    /// Says something of event `seq`, unless it has its final answer.
+    pub(crate) fn add(&mut self, seq: u64, answer: aqueduct_stage::Answer) {
+        use aqueduct_stage::Answer as Said;
+        if self.settled.contains(seq) {
+            return;
+        }
+        let (verdict, delay, message) = match answer {
+            Said::Done => (Verdict::Done, Duration::ZERO, String::new()),
+            Said::Retry { delay, message } => (Verdict::Retry, delay, message),
+            Said::GiveUp { message } => (Verdict::GiveUp, Duration::ZERO, message),
+            // Further ones are for publishers that know them.
+            _ => {
+                self.in_progress.insert(seq);
+                return;
+            }
+        };
+        self.settled.insert(seq, seq);
+        self.in_progress.remove(&seq);
+        if verdict == Verdict::Done && self.join_last(seq) {
+            return;
+        }
+        let message = message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned();
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let number = self.last() + 1;
+        self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms, message });
+    }
+
+    /// The next answer to go out.
+    pub(crate) fn next(&mut self) -> Option<Answer> {
+        if self.sent < self.last() {
+            let at = usize::try_from(self.sent - self.confirmed).expect("it is less than how many are kept");
+            self.sent += 1;
+            self.last_sent = self.last_sent.max(self.sent);
+            return Some(self.kept[at].clone());
+        }
+        let ranges: Vec<_> =
+            std::iter::from_fn(|| self.in_progress.pop_first()).take(MAX_RANGES).map(|seq| (seq, seq)).collect();
+        let verdict = Verdict::InProgress;
+        (!ranges.is_empty()).then(|| Answer { number: 0, ranges, verdict, delay_ms: 0, message: String::new() })
+    }
+
+    /// The publisher has taken the answers up to number `up_to`.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::Answer`] if there were not so many.
+    pub(crate) fn confirm(&mut self, up_to: u64) -> Result<(), LinkError> {
+        if up_to > self.last_sent {
+            return Err(LinkError::Answer { expected: self.last_sent, got: up_to });
+        }
+        while self.confirmed < up_to {
+            self.kept.pop_front();
+            self.confirmed += 1;
+        }
+        self.sent = self.sent.max(self.confirmed);
+        Ok(())
+    }
+
+    /// Says again what is not confirmed, on another stream.
+    pub(crate) fn restart(&mut self) {
+        self.sent = self.confirmed;
+    }
+
+    /// The events with a final answer.
+    pub(crate) fn settled(&self) -> &Ranges {
+        &self.settled
+    }
+
+    /// All events up to this one have their final answer.
+    pub(crate) fn settled_up_to(&self) -> u64 {
+        self.settled.prefix()
+    }
+
+    /// The number of the last answer.
+    fn last(&self) -> u64 {
+        self.confirmed + self.kept.len() as u64
+    }
+
+    /// Says that event `seq` is done with the last answer, if that has not gone out.
+    fn join_last(&mut self, seq: u64) -> bool {
+        let (last, last_sent) = (self.last(), self.last_sent);
+        let Some(answer) = self.kept.back_mut() else { return false };
+        if last <= last_sent || answer.verdict != Verdict::Done {
+            return false;
+        }
+        // Answers mostly come in the order of the events, or not far from it.
+        for (first, last) in answer.ranges.iter_mut().rev() {
+            if seq == *last + 1 {
+                *last = seq;
+                return true;
+            }
+            if seq + 1 == *first {
+                *first = seq;
+                return true;
+            }
+        }
+        let has_room = answer.ranges.len() < MAX_RANGES;
+        if has_room {
+            answer.ranges.push((seq, seq));
+        }
+        has_room
+    }
+}
+
+/// The most ranges of events in an answer: some hundred bytes.
+pub(crate) const MAX_RANGES: usize = 64;
+/// The publisher confirms so many answers together.
+pub(crate) const CONFIRM_EVERY: u64 = 32;
+/// As much of a message is sent as is kept for a dead letter.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use aqueduct_stage::Answer as Said;
+
+    use super::*;
+
+    /// Number, verdict and ranges of an answer.
+    type Summary = (u64, Verdict, Vec<(u64, u64)>);
+
+    fn sent(answers: &mut Answers) -> Vec<Summary> {
+        std::iter::from_fn(|| answers.next()).map(|answer| (answer.number, answer.verdict, answer.ranges)).collect()
+    }
+
+    fn retry() -> Said {
+        Said::Retry { delay: Duration::from_millis(5), message: "é".repeat(2000) }
+    }
+
+    #[test]
+    fn what_is_done_goes_out_together() {
+        let mut answers = Answers::default();
+        for seq in [1, 2, 5, 4, 3, 9, 9, 2] {
+            answers.add(seq, Said::Done);
+        }
+        assert_eq!(sent(&mut answers), [(1, Verdict::Done, vec![(1, 2), (3, 5), (9, 9)])]);
+        answers.add(10, Said::Done);
+        assert_eq!(sent(&mut answers), [(2, Verdict::Done, vec![(10, 10)])]);
+    }
+
+    #[test]
+    fn an_answer_has_so_many_ranges() {
+        let mut answers = Answers::default();
+        for seq in 1..=100 {
+            answers.add(seq * 2, Said::Done);
+        }
+        assert_eq!(sent(&mut answers).into_iter().map(|(.., ranges)| ranges.len()).collect::<Vec<_>>(), [64, 36]);
+    }
+
+    #[test]
+    fn the_first_final_answer_counts_and_the_order_is_kept() {
+        let mut answers = Answers::default();
+        answers.add(1, Said::InProgress);
+        answers.add(2, Said::InProgress);
+        answers.add(3, Said::Done);
+        answers.add(1, retry());
+        answers.add(1, Said::Done);
+        answers.add(4, Said::GiveUp { message: "no".into() });
+        answers.add(5, Said::Done);
+        let expected = [
+            (1, Verdict::Done, vec![(3, 3)]),
+            (2, Verdict::Retry, vec![(1, 1)]),
+            (3, Verdict::GiveUp, vec![(4, 4)]),
+            (4, Verdict::Done, vec![(5, 5)]),
+            (0, Verdict::InProgress, vec![(2, 2)]),
+        ];
+        assert_eq!(sent(&mut answers), expected);
+    }
+
+    #[test]
+    fn messages_are_cut() {
+        let mut answers = Answers::default();
+        answers.add(1, retry());
+        let answer = answers.next().unwrap();
+        assert_eq!((answer.delay_ms, answer.message.len()), (5, 1024));
+    }
+
+    #[test]
+    fn what_is_not_confirmed_is_said_again_unchanged() {
+        let mut answers = Answers::default();
+        answers.add(1, Said::Done);
+        assert_eq!(sent(&mut answers).len(), 1);
+        answers.restart();
+        // It must not join what may have been taken.
+        answers.add(2, Said::Done);
+        let expected = [(1, Verdict::Done, vec![(1, 1)]), (2, Verdict::Done, vec![(2, 2)])];
+        assert_eq!(sent(&mut answers), expected);
+        answers.restart();
+        answers.confirm(1).unwrap();
+        assert_eq!(sent(&mut answers), expected[1..]);
+        answers.confirm(0).unwrap();
+        assert_eq!(answers.confirm(3), Err(LinkError::Answer { expected: 2, got: 3 }));
+        answers.confirm(2).unwrap();
+        answers.restart();
+        assert_eq!((sent(&mut answers).len(), answers.kept.len(), answers.settled_up_to()), (0, 0, 2));
+    }
+}

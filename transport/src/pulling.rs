@@ -64,6 +64,9 @@
 //! * Nothing here grows without a bound: see [`PullingOptions`]. Decisions that are not polled are bounded by the tasks
 //!   (and the tasks that ran out) since.
 //!
+//! [`WorkPool`] drives it for stages: a source's events are the tasks, and subscribers that take them as [`Work`], here or on
+//! other nodes, are the workers.
+//!
 //! A task may be *worked on* more than once, by workers that were too slow or are cut off: what they do must be
 //! repeatable, or check the attempt.
 
@@ -73,10 +76,12 @@ mod lanes;
 #[cfg(test)]
 mod laws;
 mod options;
+mod pool;
 mod steps;
 mod task;
 #[cfg(test)]
 mod tests;
+mod work;
 mod workers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -92,7 +97,9 @@ use workers::Workers;
 
 pub use decision::{Counters, Decision, Given};
 pub use options::{Assignment, PullingOptions};
+pub use pool::{DeadLetters, WorkPool};
 pub use task::{DeadLetter, DeadReason, Finished, JoinError, PushError, Refused, Task, TaskId, WorkerId};
+pub use work::{Work, WorkSource, Works};
 
 /// Gives tasks to workers that ask, and sees to it that each is answered once. The [module](self) says how.
 ///

@@ -1,0 +1,202 @@
+//! [`WorkPool`]: a source's events as tasks for many workers, near and far.
+
+mod driver;
+mod letters;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aqueduct_stage::{
+    Answer, Attempt, Demand, EndCause, Events, Exit, Publisher, Source, Spawner, SubscribeError, Subscription,
+    SubscriptionId,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Counters, PullingOptions};
+use driver::Driver;
+pub use letters::DeadLetters;
+use letters::Letters;
+
+/// Gives each event of a source to one of its subscribers, and again to others until one of them has done it.
+///
+/// It stands between a source and workers, and is itself a [`Source`]: workers of this process subscribe to it, and
+/// those of other nodes when it is [published](crate::Node::publish). What a subscriber says of its events decides:
+///
+/// * One that takes them as [`Work`](super::Work) answers each on its own, in any order.
+/// * One that [acknowledges](aqueduct_stage::Stage::subscribe_acknowledged) answers them in their order, a piece at a time.
+/// * With any other, events are done when they are delivered: *at most once*.
+///
+/// Which event goes to whom, how often it is tried, and when somebody is too slow is decided by
+/// [`Pulling`](super::Pulling) with these [options](PullingOptions). Everything that nobody could do comes out at
+/// [`dead_letters`](Self::dead_letters).
+///
+/// # Guarantees
+///
+/// * Towards its source it acknowledges what is done or dead, and asks for no more than
+///   [`max_waiting`](PullingOptions::max_waiting) events that are not with a worker. If the pool goes away early, a source
+///   that can take events back gets the others back.
+/// * Its subscribers are told of the end of the data when the source is exhausted and every event is done or dead; not
+///   before. If the source ends early, they are told that, and what is not done is lost with the source.
+/// * An event that its source says is another attempt is one here, too: attempts before the pool count.
+///
+/// It lives for as long as a clone of it or a subscription does.
+///
+/// ```
+/// use aqueduct_stage::{Graph, SourceExt, TokioSpawner};
+/// use aqueduct_transport::pulling::{PullingOptions, WorkPool, WorkSource};
+/// use tokio_stream::StreamExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> aqueduct_stage::Result {
+/// let graph = Graph::new("demo");
+/// let numbers = graph.iterate("numbers", || 1..=3_u64);
+/// let pool = WorkPool::new(&numbers, PullingOptions::default(), &TokioSpawner);
+/// let _running = graph.start();
+///
+/// let mut work = pool.work().events(1..2);
+/// while let Some(work) = work.next().await {
+///     let work = work?;
+///     if *work.event() == 2 {
+///         work.give_up("it is even");
+///     } else {
+///         work.done();
+///     }
+/// }
+/// let dead: Vec<_> = pool.dead_letters().map(|letter| letter.payload).collect().await;
+/// assert_eq!((dead, pool.counters().finished), (vec![2], 2));
+/// # Ok(())
+/// # }
+/// ```
+pub struct WorkPool<T> {
+    name: Arc<str>,
+    mailbox: mpsc::UnboundedSender<Message<T>>,
+    letters: Arc<Letters<T>>,
+    counters: Arc<Mutex<Counters>>,
+}
+
+/// What the pool's task is told. Bounded by what the neighbours have asked for and been given: an ask, or an answer, each.
+enum Message<T> {
+    Open(Subscription<T>, oneshot::Sender<Result<Edge<T>, SubscribeError>>),
+    Ask(SubscriptionId, Demand),
+    Handled(SubscriptionId, Demand),
+    Answer(SubscriptionId, u64, Answer),
+    /// With numbers of events that were not finished, and the attempt that is to follow.
+    Leave(SubscriptionId, EndCause, Vec<(usize, Attempt)>),
+    /// From the source.
+    Events(Events<T>, Attempt),
+    SourceEnded(EndCause),
+}
+
+impl<T: Clone + Send + 'static> WorkPool<T> {
+    /// Subscribes to `source`, and gives its events to whoever subscribes to the pool. The one task it takes is started
+    /// through `spawner`.
+    ///
+    /// If `source` cannot be subscribed to, subscribers of the pool are told so as its early end.
+    ///
+    /// # Panics
+    ///
+    /// If the source has several instances.
+    #[track_caller]
+    pub fn new<S>(source: &S, options: PullingOptions, spawner: &dyn Spawner) -> Self
+    where
+        S: Source<Item = T> + Clone,
+    {
+        assert_eq!(source.instances(), 1, "expected a source of one instance");
+        let (mailbox, messages) = mpsc::unbounded_channel();
+        let (letters, counters) = (Arc::new(Letters::new()), Arc::default());
+        let name: Arc<str> = source.name().into();
+        let driver = Driver::new(Arc::clone(&name), options, &mailbox, Arc::clone(&letters), Arc::clone(&counters));
+        spawner.spawn("work pool", Box::pin(driver.run(source.clone(), messages)));
+        Self { name, mailbox, letters, counters }
+    }
+}
+
+impl<T> WorkPool<T> {
+    /// What nobody could do. It may be called at any time and several times: each letter is read once.
+    pub fn dead_letters(&self) -> DeadLetters<T> {
+        DeadLetters::new(Arc::clone(&self.letters))
+    }
+
+    /// What has happened so far.
+    pub fn counters(&self) -> Counters {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone + Send + 'static> Source for WorkPool<T> {
+    type Item = T;
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
+        let (reply, opened) = oneshot::channel();
+        let ended = || SubscribeError::Ended(self.name.to_string());
+        self.mailbox.send(Message::Open(subscription, reply)).map_err(|_| ended())?;
+        Ok(Arc::new(opened.await.map_err(|_| ended())??))
+    }
+}
+
+impl<T> Clone for WorkPool<T> {
+    fn clone(&self) -> Self {
+        let (mailbox, letters) = (self.mailbox.clone(), Arc::clone(&self.letters));
+        Self { name: Arc::clone(&self.name), mailbox, letters, counters: Arc::clone(&self.counters) }
+    }
+}
+
+impl<T> fmt::Debug for WorkPool<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkPool").field("name", &self.name).field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
+/// The publisher that a subscriber sees. Whoever drops it has left.
+struct Edge<T> {
+    id: SubscriptionId,
+    mailbox: mpsc::UnboundedSender<Message<T>>,
+}
+
+impl<T> Edge<T> {
+    /// After the end of the pool nothing matters any more.
+    fn send(&self, message: Message<T>) {
+        let _ = self.mailbox.send(message);
+    }
+}
+
+impl<T: Send> Publisher<T> for Edge<T> {
+    fn ask(&self, id: SubscriptionId, up_to: Demand) {
+        self.send(Message::Ask(id, up_to));
+    }
+
+    fn handled(&self, id: SubscriptionId, up_to: Demand) {
+        self.send(Message::Handled(id, up_to));
+    }
+
+    fn takes_answers(&self) -> bool {
+        true
+    }
+
+    fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
+        self.send(Message::Answer(id, number, answer));
+    }
+
+    fn cancel(&self, id: SubscriptionId, reason: Exit) {
+        self.send(Message::Leave(id, EndCause::Cancelled(reason), Vec::new()));
+    }
+
+    /// The events themselves are here.
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
+        let counts = unfinished.iter().map(|(events, attempt)| (events.len(), *attempt)).collect();
+        self.send(Message::Leave(id, cause, counts));
+    }
+}
+
+impl<T> Drop for Edge<T> {
+    fn drop(&mut self) {
+        self.send(Message::Leave(self.id, EndCause::Cancelled(Exit::Shutdown), Vec::new()));
+    }
+}
+
+/// No more tasks are taken while so many dead letters wait: enough to look into, and what dies is rare.
+const MAX_DEAD_LETTERS: usize = 1000;

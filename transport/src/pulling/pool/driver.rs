@@ -1,0 +1,467 @@
+//! [`Driver`]: the task of a pool. It moves what [`Pulling`] decides.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aqueduct_stage::{
+    Answer, Attempt, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, Source,
+    SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
+};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::letters::Letters;
+use super::{Edge, MAX_DEAD_LETTERS, Message};
+use crate::pulling::{Counters, Decision, Given, Pulling, PullingOptions, Task, TaskId, WorkerId};
+use crate::ranges::Ranges;
+
+/// Everything a pool owns. When it is dropped, its subscribers and its source are told.
+pub(super) struct Driver<T: Clone> {
+    name: Arc<str>,
+    pulling: Pulling<T>,
+    workers: BTreeMap<SubscriptionId, Worker<T>>,
+    by_id: BTreeMap<WorkerId, SubscriptionId>,
+    upstream: Upstream<T>,
+    /// What came and has no room, with numbers: tasks that came back have taken it.
+    arrivals: VecDeque<(u64, T)>,
+    /// What is given out together.
+    parcel: Option<Parcel<T>>,
+    mailbox: mpsc::WeakUnboundedSender<Message<T>>,
+    letters: Arc<Letters<T>>,
+    counters: Arc<Mutex<Counters>>,
+    /// Answers to events that had been answered, or were never given.
+    unheld: u64,
+    is_over: bool,
+}
+
+/// A subscriber.
+struct Worker<T> {
+    id: WorkerId,
+    subscriber: Arc<dyn Subscriber<T>>,
+    /// Whether it says what it has done; `None` before its first ask.
+    answers: Option<bool>,
+    /// How many events it was given.
+    given: u64,
+    /// Those that it has not answered, by their numbers on the edge. Some may be with others by now.
+    open: BTreeMap<u64, Given>,
+}
+
+/// Events for one subscriber, of the same attempt.
+struct Parcel<T> {
+    to: SubscriptionId,
+    attempt: Attempt,
+    events: Vec<T>,
+}
+
+/// The subscription to the source. Its events are tasks by their numbers.
+struct Upstream<T> {
+    id: SubscriptionId,
+    publisher: Option<Arc<dyn Publisher<T>>>,
+    asked: u64,
+    arrived: u64,
+    /// Those that are done or dead.
+    settled: Ranges,
+    /// How many the source was told to be so.
+    told: u64,
+    /// Those that came as another attempt than the first, and are not settled.
+    again: BTreeMap<u64, Attempt>,
+    ended: Option<EndCause>,
+}
+
+impl<T: Clone + Send + 'static> Driver<T> {
+    pub(super) fn new(
+        name: Arc<str>,
+        options: PullingOptions,
+        mailbox: &mpsc::UnboundedSender<Message<T>>,
+        letters: Arc<Letters<T>>,
+        counters: Arc<Mutex<Counters>>,
+    ) -> Self {
+        let upstream = Upstream {
+            id: SubscriptionId::new(),
+            publisher: None,
+            asked: 0,
+            arrived: 0,
+            settled: Ranges::default(),
+            told: 0,
+            again: BTreeMap::new(),
+            ended: None,
+        };
+        Self {
+            name,
+            pulling: Pulling::new(options),
+            workers: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            upstream,
+            arrivals: VecDeque::new(),
+            parcel: None,
+            mailbox: mailbox.downgrade(),
+            letters,
+            counters,
+            unheld: 0,
+            is_over: false,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        source: impl Source<Item = T>,
+        mut messages: mpsc::UnboundedReceiver<Message<T>>,
+    ) {
+        let window = Window::new(0, self.pulling.room()).unwrap_or(Window::NEAR);
+        let subscription = Subscription {
+            id: self.upstream.id,
+            consumer: ConsumerId::new(),
+            options: window.into(),
+            interest: Interest::ALL,
+            subscriber: Arc::new(Inlet(self.mailbox.clone())),
+        };
+        let mut early = VecDeque::new();
+        let opened = {
+            let mut opening = std::pin::pin!(source.open(0, subscription));
+            loop {
+                tokio::select! {
+                    biased;
+                    opened = &mut opening => break opened,
+                    message = messages.recv() => match message {
+                        Some(message) => early.push_back(message),
+                        // Nobody is left who could want anything.
+                        None => return self.finish(None),
+                    }
+                }
+            }
+        };
+        match opened {
+            Ok(publisher) => {
+                publisher.handled(self.upstream.id, Demand::ZERO);
+                self.upstream.publisher = Some(publisher);
+            }
+            Err(error) => {
+                let failure = Failure::new(&*self.name, FailureKind::Subscribe, error.to_string());
+                self.upstream.ended = Some(EndCause::Down(Exit::Failed(failure)));
+            }
+        }
+        for message in early {
+            self.handle(message);
+        }
+        while !self.is_over {
+            self.work();
+            if self.is_over {
+                break;
+            }
+            let letters = Arc::clone(&self.letters);
+            let due = self.pulling.poll_timeout().map(Instant::from_std);
+            tokio::select! {
+                biased;
+                message = messages.recv() => match message {
+                    Some(message) => self.handle(message),
+                    None => self.finish(Some(EndCause::Cancelled(Exit::Shutdown))),
+                },
+                () = letters.taken.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+            for _ in 0..MESSAGES_AT_ONCE {
+                let Ok(message) = messages.try_recv() else { break };
+                self.handle(message);
+            }
+        }
+    }
+
+    /// Takes note of what a neighbour says.
+    fn handle(&mut self, message: Message<T>) {
+        match message {
+            Message::Open(subscription, reply) => {
+                // If nobody waits for it, the edge is dropped, and that is a cancel.
+                drop(reply.send(self.open(subscription)));
+            }
+            Message::Ask(id, up_to) => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.answers.get_or_insert(false);
+                    let _ = self.pulling.ask(now(), worker.id, up_to);
+                }
+            }
+            Message::Handled(id, up_to) => self.handled(id, up_to.count()),
+            Message::Answer(id, number, answer) => self.answer(id, number, answer),
+            Message::Leave(id, cause, unfinished) => self.leave(id, &cause, &unfinished),
+            Message::Events(events, attempt) => {
+                for event in events {
+                    self.upstream.arrived += 1;
+                    if attempt > Attempt::FIRST {
+                        self.upstream.again.insert(self.upstream.arrived, attempt);
+                    }
+                    self.arrivals.push_back((self.upstream.arrived, event));
+                }
+            }
+            Message::SourceEnded(cause) => self.upstream.ended = Some(cause),
+        }
+    }
+
+    fn open(&mut self, subscription: Subscription<T>) -> Result<Edge<T>, SubscribeError> {
+        let Subscription { id, interest, subscriber, .. } = subscription;
+        let refused = |reason: String| SubscribeError::Refused { at: self.name.to_string(), reason };
+        if interest.selector.is_some() || interest.partition.is_some() {
+            return Err(refused("tasks cannot be selected".to_owned()));
+        }
+        let Some(mailbox) = self.mailbox.upgrade() else { return Err(SubscribeError::Ended(self.name.to_string())) };
+        let worker = self.pulling.join(now(), Demand::ZERO).map_err(|error| refused(error.to_string()))?;
+        self.by_id.insert(worker, id);
+        let joined = Worker { id: worker, subscriber, answers: None, given: 0, open: BTreeMap::new() };
+        self.workers.insert(id, joined);
+        Ok(Edge { id, mailbox })
+    }
+
+    /// A worker has done its first `up_to` events, if it has not answered some of them otherwise.
+    fn handled(&mut self, id: SubscriptionId, up_to: u64) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.answers.get_or_insert(true);
+        let rest = worker.open.split_off(&up_to.saturating_add(1));
+        for given in std::mem::replace(&mut worker.open, rest).into_values() {
+            self.acknowledge(given);
+        }
+    }
+
+    fn answer(&mut self, id: SubscriptionId, number: u64, answer: Answer) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let given = if answer.is_final() { worker.open.remove(&number) } else { worker.open.get(&number).copied() };
+        let Some(given) = given else {
+            self.unheld += 1;
+            return;
+        };
+        let Given { worker, task, attempt, .. } = given;
+        // What is refused has been counted.
+        let _ = match answer {
+            Answer::Done => return self.acknowledge(given),
+            Answer::Retry { delay, message } => self.pulling.nack(now(), worker, task, attempt, delay, &message),
+            Answer::GiveUp { message } => self.pulling.terminate(now(), worker, task, attempt, &message),
+            _ => self.pulling.progress(now(), worker, task, attempt),
+        };
+    }
+
+    fn acknowledge(&mut self, Given { worker, task, attempt, .. }: Given) {
+        match self.pulling.acknowledge(now(), worker, task, attempt) {
+            Ok(_) => self.upstream.settle(task),
+            Err(error) => tracing::debug!(pool = &*self.name, %error, "answer refused"),
+        }
+    }
+
+    /// A worker leaves. What it had goes to others; for what it had begun with, that was an attempt.
+    fn leave(&mut self, id: SubscriptionId, cause: &EndCause, unfinished: &[(usize, Attempt)]) {
+        let Some(worker) = self.workers.remove(&id) else { return };
+        self.by_id.remove(&worker.id);
+        if let EndCause::Down(exit) = cause {
+            tracing::info!(pool = &*self.name, %exit, events = worker.open.len(), "worker lost");
+            self.pulling.lost(now(), worker.id);
+        } else {
+            let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(*next, *count));
+            for (Given { task, attempt, .. }, next) in worker.open.into_values().zip(next) {
+                if next > attempt {
+                    let _ = self.pulling.nack(now(), worker.id, task, attempt, NO_DELAY, "its worker ended");
+                }
+            }
+            self.pulling.leave(now(), worker.id);
+        }
+        worker.subscriber.ended(id, EndCause::Cancelled(cause.reason().clone()));
+    }
+
+    /// Does everything that can be done now.
+    fn work(&mut self) {
+        if self.pulling.poll_timeout().is_some_and(|due| due <= now()) {
+            self.pulling.handle_timeout(now());
+        }
+        if let Some(cause) = self.upstream.ended.take_if(|cause| !cause.is_exhausted()) {
+            return self.finish(Some(cause));
+        }
+        while self.pulling.room() > 0
+            && let Some((number, event)) = self.arrivals.pop_front()
+        {
+            let before = self.upstream.again.get(&number).map_or(0, |attempt| attempt.number() - 1);
+            let pushed = self.pulling.push(now(), Task::new(number, event).attempts_made(before));
+            debug_assert!(pushed.is_ok(), "there is room, and each number comes once");
+            self.carry_out();
+        }
+        if self.upstream.ended.is_some() && self.arrivals.is_empty() {
+            self.pulling.close(now(), None);
+        }
+        self.carry_out();
+        self.upstream.tell();
+        self.show();
+        if self.pulling.is_closed() {
+            return self.finish(Some(EndCause::Down(Exit::Normal)));
+        }
+        let is_full = self.letters.waiting() >= MAX_DEAD_LETTERS;
+        let room = if is_full { 0 } else { self.pulling.room().saturating_sub(self.arrivals.len()) };
+        self.upstream.ask(room as u64);
+    }
+
+    fn carry_out(&mut self) {
+        loop {
+            match self.pulling.poll_decision() {
+                Some(Decision::Assign(given)) => self.assign(given),
+                Some(Decision::Dead(letter)) => {
+                    tracing::warn!(pool = &*self.name, task = %letter.task, reason = %letter.reason, "dead letter");
+                    self.upstream.settle(letter.task);
+                    self.letters.push(letter);
+                }
+                Some(Decision::Expired(given)) => {
+                    let Given { worker, task, attempt, .. } = given;
+                    tracing::info!(pool = &*self.name, %worker, %task, attempt = attempt.number(), "not answered");
+                }
+                Some(Decision::Closed) => {}
+                // What is delivered may be done by that, and decide more.
+                None if self.parcel.is_some() => self.deliver(),
+                None => return,
+            }
+        }
+    }
+
+    fn assign(&mut self, given: Given) {
+        let Some(id) = self.by_id.get(&given.worker).copied() else { return };
+        let Some(event) = self.pulling.payload(given.task).cloned() else { return };
+        let fits = |parcel: &Parcel<T>| {
+            parcel.to == id && parcel.attempt == given.attempt && parcel.events.len() < EVENTS_AT_ONCE
+        };
+        if !self.parcel.as_ref().is_some_and(fits) {
+            self.deliver();
+        }
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.given += 1;
+        worker.open.insert(worker.given, given);
+        let empty = || Parcel { to: id, attempt: given.attempt, events: Vec::new() };
+        self.parcel.get_or_insert_with(empty).events.push(event);
+    }
+
+    fn deliver(&mut self) {
+        let Some(Parcel { to, attempt, events }) = self.parcel.take() else { return };
+        let Some(worker) = self.workers.get_mut(&to) else { return };
+        // One that has ended leaves at once, and what it was given goes to others then.
+        let is_delivered = worker.subscriber.try_deliver(to, events.into(), attempt).is_ok();
+        if is_delivered && worker.answers == Some(false) {
+            for given in std::mem::take(&mut worker.open).into_values() {
+                self.acknowledge(given);
+            }
+        }
+    }
+
+    fn show(&self) {
+        let mut counters = self.pulling.counters();
+        counters.not_held += self.unheld;
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+    }
+}
+
+impl<T: Clone> Driver<T> {
+    /// Ends the pool: tells the subscribers `cause`, and hands back what is left to a source that has not ended.
+    fn finish(&mut self, cause: Option<EndCause>) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let left = self.pulling.waiting() + self.pulling.in_flight() + self.arrivals.len();
+        if left > 0 {
+            tracing::warn!(pool = &*self.name, left, "ends with tasks left");
+        }
+        let cause = cause.unwrap_or(EndCause::Cancelled(Exit::Shutdown));
+        if let Some(publisher) = self.upstream.publisher.take() {
+            let unfinished = self.unfinished();
+            let is_early = !unfinished.is_empty() || self.upstream.ended.is_none();
+            if is_early {
+                publisher.leave(self.upstream.id, cause.clone(), unfinished);
+            }
+        }
+        // What is not the end of the data must not look like it.
+        let exit = match &cause {
+            EndCause::Cancelled(Exit::Normal) => Exit::Shutdown,
+            other => other.reason().clone(),
+        };
+        for (id, worker) in std::mem::take(&mut self.workers) {
+            worker.subscriber.ended(id, EndCause::Down(exit.clone()));
+        }
+        self.letters.end();
+    }
+
+    /// What is neither done nor dead, in the order of the source, with the attempt that is to follow.
+    fn unfinished(&mut self) -> Vec<(Events<T>, Attempt)> {
+        let with_workers: BTreeSet<_> =
+            self.workers.values().flat_map(|worker| worker.open.values()).map(|given| given.task).collect();
+        let mut waiting: BTreeMap<_, _> = self.arrivals.drain(..).collect();
+        let gaps = self.upstream.settled.gaps(1, self.upstream.arrived);
+        let numbers = gaps.into_iter().flat_map(|(first, last)| first..=last);
+        let event = |number| {
+            let task = TaskId::from(number);
+            let event = waiting.remove(&number).or_else(|| self.pulling.payload(task).cloned())?;
+            let came_as = self.upstream.again.get(&number).copied().unwrap_or(Attempt::FIRST);
+            let next = if with_workers.contains(&task) { came_as.next() } else { came_as };
+            Some((vec![event].into(), next))
+        };
+        numbers.filter_map(event).collect()
+    }
+}
+
+impl<T: Clone> Drop for Driver<T> {
+    fn drop(&mut self) {
+        let failure = Failure::new(&*self.name, FailureKind::Killed, "the pool was dropped");
+        self.finish(Some(EndCause::Down(Exit::Failed(failure))));
+    }
+}
+
+impl<T> Upstream<T> {
+    /// A task is done or dead.
+    fn settle(&mut self, task: TaskId) {
+        if let Ok(number) = u64::try_from(task.number()) {
+            self.settled.insert(number, number);
+            self.again.remove(&number);
+        }
+    }
+
+    /// Tells the source what it need not keep.
+    fn tell(&mut self) {
+        if let Some(publisher) = &self.publisher
+            && self.settled.prefix() > self.told
+        {
+            self.told = self.settled.prefix();
+            publisher.handled(self.id, Demand::new(self.told));
+        }
+    }
+
+    /// Asks the source, when less than half of what there is room for is on its way.
+    fn ask(&mut self, room: u64) {
+        let on_its_way = self.asked - self.arrived.min(self.asked);
+        if let Some(publisher) = &self.publisher
+            && room > on_its_way
+            && on_its_way <= room / 2
+        {
+            self.asked = self.arrived + room;
+            publisher.ask(self.id, Demand::new(self.asked));
+        }
+    }
+}
+
+/// The subscriber that the source sees.
+struct Inlet<T>(mpsc::WeakUnboundedSender<Message<T>>);
+
+impl<T> Inlet<T> {
+    /// A pool that is gone has left.
+    fn send(&self, message: Message<T>) {
+        if let Some(mailbox) = self.0.upgrade() {
+            let _ = mailbox.send(message);
+        }
+    }
+}
+
+impl<T: Send> Subscriber<T> for Inlet<T> {
+    fn deliver(&self, _: SubscriptionId, events: Events<T>, attempt: Attempt) {
+        self.send(Message::Events(events, attempt));
+    }
+
+    fn ended(&self, _: SubscriptionId, cause: EndCause) {
+        self.send(Message::SourceEnded(cause));
+    }
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+const NO_DELAY: std::time::Duration = std::time::Duration::ZERO;
+/// Messages that are taken before what they bring about is carried out: a batch, and not so many that a timer is late.
+const MESSAGES_AT_ONCE: usize = 256;
+/// What is delivered together: about a frame of small events.
+const EVENTS_AT_ONCE: usize = 512;

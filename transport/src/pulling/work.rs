@@ -1,0 +1,251 @@
+//! [`Work`]: an event of which its consumer says itself what became of it; and [`Works`], which makes work of a source.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use aqueduct_stage::{
+    Answer, Attempt, Demand, EndCause, Events, Exit, Interest, Publisher, Source, SubscribeError, Subscriber,
+    Subscription, SubscriptionId, Window,
+};
+
+/// An event that is answered on its own: done, to be tried again, or given up.
+///
+/// It can go to another task, and be answered in any order with others. What is dropped without an answer is to be
+/// tried again at once, so a panic costs one attempt. There is no word back: an answer that comes too late, because
+/// [`ack_wait`](super::PullingOptions::ack_wait) was over and somebody else has the event, is refused and counted by
+/// the pool.
+pub struct Work<T> {
+    event: T,
+    attempt: Attempt,
+    ticket: Ticket,
+}
+
+/// The right to one final answer.
+struct Ticket {
+    /// Of the event on its edge.
+    number: u64,
+    /// `None` once the answer is given.
+    line: Option<Arc<dyn Line>>,
+}
+
+/// Where answers go.
+trait Line: Send + Sync {
+    fn answer(&self, number: u64, answer: Answer);
+}
+
+impl<T> Work<T> {
+    /// Which attempt this is. What is done with the event must be repeatable, or tell attempts apart.
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// What there is to do.
+    pub fn event(&self) -> &T {
+        &self.event
+    }
+
+    /// It is done. Returns the event.
+    pub fn done(self) -> T {
+        self.answer(Answer::Done)
+    }
+
+    /// It could not be done, and is to be tried again by whoever asks, not before `delay` is over (at most
+    /// [`max_delay`](super::PullingOptions::max_delay), 1 h by default). If this was the last attempt, it is a dead
+    /// letter, with the message. At most 1 KiB of that is kept.
+    pub fn retry(self, delay: Duration, message: impl Into<String>) {
+        self.answer(Answer::Retry { delay, message: message.into() });
+    }
+
+    /// It can never be done: it is a dead letter at once, with the message. At most 1 KiB of that is kept.
+    pub fn give_up(self, message: impl Into<String>) {
+        self.answer(Answer::GiveUp { message: message.into() });
+    }
+
+    /// It takes longer: the time for the answer begins anew. To be said every third of
+    /// [`ack_wait`](super::PullingOptions::ack_wait).
+    pub fn in_progress(&self) {
+        if let Some(line) = &self.ticket.line {
+            line.answer(self.ticket.number, Answer::InProgress);
+        }
+    }
+
+    fn answer(mut self, answer: Answer) -> T {
+        self.ticket.answer(answer);
+        self.event
+    }
+
+    /// The event, of which nothing is said.
+    fn into_event(mut self) -> T {
+        self.ticket.line = None;
+        self.event
+    }
+}
+
+impl Ticket {
+    fn answer(&mut self, answer: Answer) {
+        if let Some(line) = self.line.take() {
+            line.answer(self.number, answer);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.answer(Answer::Retry { delay: Duration::ZERO, message: "dropped without an answer".to_owned() });
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Work<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("event", &self.event).field("attempt", &self.attempt.number()).finish()
+    }
+}
+
+/// Taking a source's events as [`Work`].
+pub trait WorkSource: Source + Clone {
+    /// This source, with events that are answered one by one: of a [`WorkPool`](super::WorkPool) here, or of one that another
+    /// node has published. Any consumer subscribes to it as to any source.
+    ///
+    /// Subscribing fails with [`SubscribeError::Refused`] where single answers are not taken, as by a stage of a graph: put
+    /// a pool in between.
+    fn work(&self) -> Works<Self> {
+        Works { source: self.clone() }
+    }
+}
+
+impl<S: Source + Clone> WorkSource for S {}
+
+/// A source whose events are [`Work`]: made by [`WorkSource::work`].
+#[derive(Clone)]
+pub struct Works<S> {
+    source: S,
+}
+
+impl<S: Source> Source for Works<S> {
+    type Item = Work<S::Item>;
+
+    fn name(&self) -> String {
+        self.source.name()
+    }
+
+    fn default_window(&self) -> Window {
+        self.source.default_window()
+    }
+
+    fn instances(&self) -> usize {
+        self.source.instances()
+    }
+
+    async fn open(
+        &self,
+        instance: usize,
+        subscription: Subscription<Work<S::Item>>,
+    ) -> Result<Arc<dyn Publisher<Work<S::Item>>>, SubscribeError> {
+        let Subscription { id, consumer, options, interest, subscriber } = subscription;
+        let refused = |reason: &str| SubscribeError::Refused { at: self.source.name(), reason: reason.to_owned() };
+        if interest.selector.is_some() {
+            return Err(refused("work cannot be selected"));
+        }
+        let interest = Interest { selector: None, partition: interest.partition };
+        let wire = Arc::new(Wire { id, publisher: OnceLock::new() });
+        let (delivered, is_refused) = Default::default();
+        let taker = Arc::new(Taker { subscriber, wire: Arc::clone(&wire), delivered, is_refused });
+        let inner = Subscription { id, consumer, options, interest, subscriber: Arc::clone(&taker) as _ };
+        let publisher = self.source.open(instance, inner).await?;
+        if !publisher.takes_answers() {
+            taker.is_refused.store(true, Ordering::Relaxed);
+            publisher.cancel(id, Exit::Normal);
+            return Err(refused("its events cannot be answered one by one"));
+        }
+        publisher.handled(id, Demand::ZERO);
+        let _ = wire.publisher.set(Arc::clone(&publisher));
+        Ok(Arc::new(Asker { publisher }))
+    }
+}
+
+impl<S: Source> fmt::Debug for Works<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Works({:?})", self.source.name())
+    }
+}
+
+/// From the work of an edge to its publisher.
+struct Wire<T> {
+    id: SubscriptionId,
+    /// There before anything is asked for, so before there is work.
+    publisher: OnceLock<Arc<dyn Publisher<T>>>,
+}
+
+impl<T> Line for Wire<T> {
+    fn answer(&self, number: u64, answer: Answer) {
+        if let Some(publisher) = self.publisher.get() {
+            publisher.answer(self.id, number, answer);
+        }
+    }
+}
+
+/// The subscriber that the source sees: makes work of events.
+struct Taker<T> {
+    subscriber: Arc<dyn Subscriber<Work<T>>>,
+    wire: Arc<Wire<T>>,
+    delivered: AtomicU64,
+    /// The consumer was told that there is no edge, and is told nothing else.
+    is_refused: AtomicBool,
+}
+
+impl<T: Send + 'static> Taker<T> {
+    fn wrap(&self, events: Events<T>, attempt: Attempt) -> Events<Work<T>> {
+        let count = events.len() as u64;
+        let before = self.delivered.fetch_add(count, Ordering::Relaxed);
+        let work = |(number, event)| {
+            let line = Some(Arc::clone(&self.wire) as Arc<dyn Line>);
+            Work { event, attempt, ticket: Ticket { number, line } }
+        };
+        (before + 1..).zip(events).map(work).collect::<Vec<_>>().into()
+    }
+}
+
+impl<T: Send + 'static> Subscriber<T> for Taker<T> {
+    fn deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt) {
+        self.subscriber.deliver(id, self.wrap(events, attempt), attempt);
+    }
+
+    fn try_deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt) -> Result<(), Events<T>> {
+        let refused = self.subscriber.try_deliver(id, self.wrap(events, attempt), attempt);
+        refused.map_err(|works| works.into_iter().map(Work::into_event).collect::<Vec<_>>().into())
+    }
+
+    fn ended(&self, id: SubscriptionId, cause: EndCause) {
+        if !self.is_refused.load(Ordering::Relaxed) {
+            self.subscriber.ended(id, cause);
+        }
+    }
+}
+
+/// The publisher that the consumer sees. What it says of its events as a whole does not matter: each is answered.
+struct Asker<T> {
+    publisher: Arc<dyn Publisher<T>>,
+}
+
+impl<T: Send + 'static> Publisher<Work<T>> for Asker<T> {
+    fn ask(&self, id: SubscriptionId, up_to: Demand) {
+        self.publisher.ask(id, up_to);
+    }
+
+    fn cancel(&self, id: SubscriptionId, reason: Exit) {
+        self.publisher.cancel(id, reason);
+    }
+
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<Work<T>>, Attempt)>) {
+        let all = unfinished.into_iter().flat_map(|(works, next)| works.into_iter().map(move |work| (work, next)));
+        let (begun, untouched): (Vec<_>, Vec<_>) = all.partition(|(work, next)| *next > work.attempt);
+        // It was an attempt for these, which are answered by that; for the others it was none.
+        drop(begun);
+        self.publisher.leave(id, cause, Vec::new());
+        for (work, _) in untouched {
+            work.into_event();
+        }
+    }
+}

@@ -30,6 +30,7 @@ pub struct NodeConfig {
     pub(crate) max_connections: usize,
     pub(crate) max_half_open: usize,
     pub(crate) max_subscriptions: u32,
+    pub(crate) control_frames_per_second: u32,
     pub(crate) event_window_bytes: u32,
     stream_window_bytes: u32,
     connection_window_bytes: u32,
@@ -51,6 +52,7 @@ impl Default for NodeConfig {
             max_connections: 1024,
             max_half_open: 64,
             max_subscriptions: 1024,
+            control_frames_per_second: 100,
             // Four times what may be on its way on one subscription.
             event_window_bytes: 16 << 20,
             // A round trip of 16 ms at 2 Gbit/s.
@@ -155,6 +157,15 @@ impl NodeConfig {
         self
     }
 
+    /// Sets how many frames a second a peer may send on the control stream of a connection, where nodes that have nothing
+    /// to ask each other are silent. Default 100, which may all come at once; at least 1. A peer that sends more is closed.
+    /// What this node has asked for does not count.
+    #[must_use]
+    pub fn control_frames_per_second(mut self, frames: u32) -> Self {
+        self.control_frames_per_second = frames;
+        self
+    }
+
     /// Sets how many bytes may be on their way on one subscription. Default 4 MiB, which is a round trip of 16 ms at
     /// 2 Gbit/s; at least 64 KiB. A long fast line needs more (its round trip times its rate); less bounds what a
     /// subscription can hold of memory while its consumer is slow.
@@ -241,6 +252,7 @@ impl NodeConfig {
             return Err(ConfigError::KeepAlive { keep_alive: self.keep_alive, idle_timeout: self.idle_timeout });
         }
         within("max_half_open", self.max_half_open as u64, 2, MAX_HALF_OPEN)?;
+        within("control_frames_per_second", self.control_frames_per_second.into(), 1, u32::MAX.into())?;
         within("stream_window_bytes", self.stream_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
         within("event_window_bytes", self.event_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
         let stream_window = self.stream_window_bytes.into();
@@ -373,6 +385,10 @@ mod tests {
         let says = |config: NodeConfig| config.check().unwrap_err().to_string();
         let config = NodeConfig::default;
         assert_eq!(says(config().max_half_open(1)), "expected max_half_open of 2 to 65536, got 1");
+        assert_eq!(
+            says(config().control_frames_per_second(0)),
+            "expected control_frames_per_second of 1 to 4294967295, got 0"
+        );
         assert_eq!(says(config().max_mtu(1199)), "expected max_mtu of 1200 to 65527, got 1199");
         assert_eq!(says(config().initial_mtu(1453)), "expected initial_mtu of 1200 to 1452, got 1453");
         assert_eq!(says(config().event_window_bytes(1)), "expected event_window_bytes of 65536 to 4294967295, got 1");

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admission::{Place, Verdict};
+use crate::control::{Control, Inquiry, converse};
 use crate::error::{CloseCode, error_chain};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::incarnations::{Entered, Superseded};
@@ -19,7 +20,7 @@ use crate::node::Inner;
 use crate::publication::{IncomingLink, refuse};
 use crate::session::Arrival;
 use crate::stream::{FrameStream, StreamError};
-use crate::{IdentityError, Limits, NodeName};
+use crate::{FunctionsDigest, IdentityError, Limits, NodeName, PeerFunctions};
 
 /// How often a peer may break the rules on one of its streams before the whole connection is closed: a fault of one
 /// subscription should not end the others, and somebody who keeps trying should not go on.
@@ -33,6 +34,8 @@ pub(crate) struct Established {
     pub(crate) peer: Arc<NodeName>,
     /// How large anything may be that either end sends.
     pub(crate) limits: Limits,
+    /// What can be called at the other end.
+    inquiry: Arc<Inquiry>,
     /// How many use it.
     uses: Arc<watch::Sender<usize>>,
     /// Whether this value is one of them.
@@ -40,10 +43,27 @@ pub(crate) struct Established {
 }
 
 impl Established {
-    fn new(connection: Connection, met: Met) -> (Self, Presence) {
-        let Met { peer, agreement, presence } = met;
+    fn new(node: &Inner, connection: Connection, met: Met, stream: FrameStream) -> (Self, Conversation) {
+        let Met { peer, agreement, presence, functions } = met;
         let (peer, limits) = (Arc::new(peer), agreement.limits);
-        (Self { connection, peer, limits, uses: Arc::default(), _use: None }, presence)
+        let ours = Arc::clone(&node.functions);
+        let inquiry = Arc::new(match functions {
+            Some(theirs) if theirs == node.functions_digest => Inquiry::known(Arc::clone(&ours)),
+            Some(_) => Inquiry::open(),
+            None => Inquiry::hopeless("it does not say what can be called there"),
+        });
+        let control = Control::new(limits.clone(), ours, functions, node.config.control_frames_per_second);
+        let conversation = Conversation { control, stream, _presence: presence };
+        (Self { connection, peer, limits, inquiry, uses: Arc::default(), _use: None }, conversation)
+    }
+
+    /// What can be called at the other end; asked for at most once on a connection.
+    pub(crate) async fn functions(&self, at: SocketAddr) -> Result<PeerFunctions, SubscribeError> {
+        match self.inquiry.functions().await {
+            Ok(functions) => Ok(PeerFunctions::new((*self.peer).clone(), functions)),
+            Err(reason) if self.is_alive() => Err(SubscribeError::Refused { at: at.to_string(), reason }),
+            Err(reason) => Err(unreachable(at, reason)),
+        }
     }
 
     /// The same connection, in use until the answer and all clones of it are dropped.
@@ -128,8 +148,8 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
     };
     match introduced {
         Ok((met, control)) => {
-            let (established, presence) = Established::new(connection, met);
-            node.spawn_connection(serve(Arc::downgrade(node), established.clone(), control, presence));
+            let (established, conversation) = Established::new(node, connection, met, control);
+            node.spawn_connection(serve(Arc::downgrade(node), established.clone(), conversation));
             Ok(established)
         }
         Err(error) => {
@@ -172,15 +192,14 @@ pub(crate) async fn listen(endpoint: Endpoint, node: Weak<Inner>) {
 async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
     let from = incoming.remote_address();
     let Some(shared) = node.upgrade() else { return };
-    let welcomed = admit(&shared, incoming).await;
-    drop(shared);
-    match welcomed {
+    match admit(&shared, incoming).await {
         Ok((connection, met, control)) => {
             let Met { peer, agreement, .. } = &met;
             tracing::debug!(%peer, %from, version = agreement.version, features = ?agreement.features, "connected");
             place.joined();
-            let (established, presence) = Established::new(connection, met);
-            serve(node, established, control, presence).await;
+            let (established, conversation) = Established::new(&shared, connection, met, control);
+            drop(shared);
+            serve(node, established, conversation).await;
         }
         Err(error) => tracing::warn!(%from, error = error_chain(&error), "connection refused"),
     }
@@ -200,11 +219,32 @@ async fn admit(node: &Arc<Inner>, incoming: Incoming) -> Result<(Connection, Met
     }
 }
 
-/// Takes subscriptions for as long as the connection lives.
-async fn serve(node: Weak<Inner>, established: Established, control: FrameStream, presence: Presence) {
-    // The control stream stays open for as long as the connection does.
-    let (_control, _presence) = (control, presence);
-    let Established { connection, peer, limits, .. } = established;
+/// What is said beside subscriptions.
+struct Conversation {
+    control: Control,
+    stream: FrameStream,
+    /// The connection counts for as long as it is served.
+    _presence: Presence,
+}
+
+/// Takes subscriptions, and answers questions, for as long as the connection lives.
+async fn serve(node: Weak<Inner>, established: Established, mut conversation: Conversation) {
+    let Established { connection, peer, limits, inquiry, .. } = established;
+    let converses = async {
+        let Conversation { control, stream, .. } = &mut conversation;
+        if let Err(error) = converse(control, stream, &inquiry).await
+            && error.is_breach()
+        {
+            let why = error_chain(&error);
+            tracing::warn!(%peer, error = why, "peer broke the protocol");
+            connection.close(CloseCode::Protocol.into(), why.as_bytes());
+        }
+        // The control stream stays open for as long as the connection does.
+    };
+    tokio::join!(converses, take_subscriptions(node, &connection, &peer, &limits));
+}
+
+async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, peer: &Arc<NodeName>, limits: &Limits) {
     let offences = Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0) });
     loop {
         match connection.accept_bi().await {
@@ -212,7 +252,7 @@ async fn serve(node: Weak<Inner>, established: Established, control: FrameStream
                 let Some(node) = node.upgrade() else { return };
                 let stream = Stream {
                     stream: FrameStream::new(stream, limits.clone()),
-                    peer: Arc::clone(&peer),
+                    peer: Arc::clone(peer),
                     limits: limits.clone(),
                     offences: Arc::clone(&offences),
                 };
@@ -306,6 +346,8 @@ struct Met {
     peer: NodeName,
     agreement: Agreement,
     presence: Presence,
+    /// What can be called there, if it says so.
+    functions: Option<FunctionsDigest>,
 }
 
 /// A connection that counts among those of its peer's incarnation, for as long as this lives.
@@ -360,6 +402,7 @@ async fn introduce(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, F
         incarnation: node.incarnation,
         features: ours.features.clone(),
         limits: ours.limits,
+        functions: Some(node.functions_digest.to_bytes()),
     };
     send(&mut control, &Frame::Hello(hello), node).await?;
     let ack = match next_frame(&mut control).await? {
@@ -374,7 +417,8 @@ async fn introduce(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, F
     let theirs = Offer { versions, features: ack.features, limits: ack.limits };
     let agreement = introduction::confirm(&ours, limits, &theirs)?;
     let presence = Presence::enter(node, connection, &peer, ack.incarnation)?;
-    Ok((Met { peer, agreement, presence }, control))
+    let functions = ack.functions.map(FunctionsDigest::from_bytes);
+    Ok((Met { peer, agreement, presence, functions }, control))
 }
 
 /// The listener's side of the introduction.
@@ -387,6 +431,7 @@ async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, Fra
     };
     let ours = introduction::offer(node.config.versions, &node.config.limits);
     let incarnation = hello.incarnation;
+    let functions = hello.functions.map(FunctionsDigest::from_bytes);
     let judged = judge(node, &ours, hello, &peer).and_then(|agreement| {
         let presence = Presence::enter(node, connection, &peer, incarnation)?;
         Ok((agreement, presence))
@@ -398,6 +443,7 @@ async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, Fra
             incarnation: node.incarnation,
             features: agreement.features.clone(),
             limits: introduction::offer(node.config.versions, &agreement.limits).limits,
+            functions: Some(node.functions_digest.to_bytes()),
         }),
         Err(error) => {
             let reason = match error {
@@ -414,7 +460,7 @@ async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, Fra
         // It is closed in any case.
         let _ = control.delivered().await;
     }
-    judged.map(|(agreement, presence)| (Met { peer, agreement, presence }, control))
+    judged.map(|(agreement, presence)| (Met { peer, agreement, presence, functions }, control))
 }
 
 /// Whether a dialler is who its certificate says, and can be understood.

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Ack, Answer, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Hello, HelloAck, OfferedLimits,
-    Refuse, Refused, Resume, Resumed, Session, Subscribe, Verdict,
+    Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Credit, Done, Events, Failed, FunctionRow,
+    FunctionsPart, Hello, HelloAck, OfferedLimits, Refuse, Refused, Resume, Resumed, Session, Subscribe, Verdict,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -35,6 +35,8 @@ use crate::prescan::{self, StructureError};
 /// | 1 | [`Hello`] | map | control, first | dialer |
 /// | 2 | [`HelloAck`] | map | control, first | listener |
 /// | 3 | [`Refuse`] | map | control, then the connection closes | both |
+/// | 4 | [`AskFunctions`] | map | control | both |
+/// | 5 | [`FunctionsPart`] | map | control | both |
 /// | 16 | [`Subscribe`] | map | subscription, first | subscriber |
 /// | 17 | [`Accepted`] | map | subscription, first | publisher |
 /// | 18 | [`Refused`] | map | subscription, first and last | publisher |
@@ -61,6 +63,8 @@ pub(crate) enum Frame {
     Hello(Hello),
     HelloAck(HelloAck),
     Refuse(Refuse),
+    AskFunctions(AskFunctions),
+    FunctionsPart(FunctionsPart),
     Subscribe(Subscribe),
     Accepted(Accepted),
     Refused(Refused),
@@ -100,6 +104,8 @@ impl Frame {
             Self::Hello(body) => map(body, &mut head),
             Self::HelloAck(body) => map(body, &mut head),
             Self::Refuse(body) => map(body, &mut head),
+            Self::AskFunctions(body) => map(body, &mut head),
+            Self::FunctionsPart(body) => map(body, &mut head),
             Self::Subscribe(body) => map(body, &mut head),
             Self::Accepted(body) => map(body, &mut head),
             Self::Refused(body) => map(body, &mut head),
@@ -138,6 +144,8 @@ impl Frame {
             Kind::Hello => Self::Hello(read_map(kind, body, limits)?),
             Kind::HelloAck => Self::HelloAck(read_map(kind, body, limits)?),
             Kind::Refuse => Self::Refuse(read_map(kind, body, limits)?),
+            Kind::AskFunctions => Self::AskFunctions(read_map(kind, body, limits)?),
+            Kind::FunctionsPart => Self::FunctionsPart(read_map(kind, body, limits)?),
             Kind::Subscribe => Self::Subscribe(read_map(kind, body, limits)?),
             Kind::Accepted => Self::Accepted(read_map(kind, body, limits)?),
             Kind::Refused => Self::Refused(read_map(kind, body, limits)?),
@@ -160,6 +168,8 @@ impl Frame {
             Self::Hello(_) => Kind::Hello,
             Self::HelloAck(_) => Kind::HelloAck,
             Self::Refuse(_) => Kind::Refuse,
+            Self::AskFunctions(_) => Kind::AskFunctions,
+            Self::FunctionsPart(_) => Kind::FunctionsPart,
             Self::Subscribe(_) => Kind::Subscribe,
             Self::Accepted(_) => Kind::Accepted,
             Self::Refused(_) => Kind::Refused,
@@ -198,6 +208,8 @@ enum Kind {
     Hello = 1,
     HelloAck = 2,
     Refuse = 3,
+    AskFunctions = 4,
+    FunctionsPart = 5,
     Subscribe = 16,
     Accepted = 17,
     Refused = 18,
@@ -219,6 +231,8 @@ impl Kind {
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
+        Self::AskFunctions,
+        Self::FunctionsPart,
         Self::Subscribe,
         Self::Accepted,
         Self::Refused,
@@ -244,6 +258,8 @@ impl Kind {
             Self::Hello => "hello",
             Self::HelloAck => "hello ack",
             Self::Refuse => "refuse",
+            Self::AskFunctions => "ask functions",
+            Self::FunctionsPart => "functions part",
             Self::Subscribe => "subscribe",
             Self::Accepted => "accepted",
             Self::Refused => "refused",
@@ -327,6 +343,7 @@ pub(crate) mod tests {
     use aqueduct_stage::Attempt;
 
     use super::*;
+    use crate::Signature;
 
     /// One frame of every type.
     pub(crate) fn examples() -> Vec<Frame> {
@@ -340,9 +357,22 @@ pub(crate) mod tests {
                 incarnation: u64::MAX,
                 features: vec![text("x"), text("y")],
                 limits: Some(OfferedLimits { data_frame_bytes: 1, control_frame_bytes: 2, event_bytes: u64::MAX }),
+                functions: Some([7; 16]),
             }),
-            Frame::HelloAck(HelloAck { proto: 1, node: text("b"), incarnation: 1, features: vec![], limits: None }),
+            Frame::HelloAck(HelloAck {
+                proto: 1,
+                node: text("b"),
+                incarnation: 1,
+                features: vec![],
+                limits: None,
+                functions: None,
+            }),
             Frame::Refuse(Refuse { reason: Reason::Superseded, message: text("m") }),
+            Frame::AskFunctions(AskFunctions {}),
+            Frame::FunctionsPart(FunctionsPart {
+                functions: vec![FunctionRow(text("f"), 1, Signature::of::<u64, String>())],
+                is_last: true,
+            }),
             Frame::Subscribe(Subscribe {
                 producer: text("numbers"),
                 signature: text("u64"),

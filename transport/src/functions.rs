@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::Wire;
@@ -36,6 +37,8 @@ use crate::Wire;
 pub struct Functions {
     /// By name and version: the order that the digest needs.
     entries: BTreeMap<String, BTreeMap<u32, Entry>>,
+    /// How many versions there are of all names.
+    len: usize,
 }
 
 /// A function of one argument, as [`Functions::function`] finds it.
@@ -75,7 +78,7 @@ impl Functions {
     /// # Errors
     ///
     /// [`RegisterError::Taken`] if there is a function of this name and version, were it the same one;
-    /// [`RegisterError::Name`] and [`RegisterError::TooMany`]. Nothing has changed then.
+    /// [`RegisterError::Name`], [`RegisterError::Signature`] and [`RegisterError::TooMany`]. Nothing has changed then.
     pub fn insert<C: Any + Send + Sync>(
         &mut self,
         name: &str,
@@ -86,6 +89,10 @@ impl Functions {
         if name.is_empty() || name.len() > MAX_NAME_BYTES {
             return Err(RegisterError::Name { length: name.len(), bound: MAX_NAME_BYTES });
         }
+        let length = signature.len();
+        if length > MAX_SIGNATURE_BYTES {
+            return Err(RegisterError::Signature { name: name.to_owned(), length, bound: MAX_SIGNATURE_BYTES });
+        }
         if let Some(present) = self.entries.get(name).and_then(|versions| versions.get(&version)) {
             return Err(RegisterError::Taken {
                 name: name.to_owned(),
@@ -94,11 +101,12 @@ impl Functions {
                 offered: Box::new(signature),
             });
         }
-        if self.len() >= MAX_FUNCTIONS {
+        if self.len >= MAX_FUNCTIONS {
             return Err(RegisterError::TooMany { bound: MAX_FUNCTIONS });
         }
         let entry = Entry { signature, callable: Arc::new(callable) };
         self.entries.entry(name.to_owned()).or_default().insert(version, entry);
+        self.len += 1;
         Ok(self)
     }
 
@@ -173,7 +181,7 @@ impl Functions {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.entries.values().map(BTreeMap::len).sum()
+        self.len
     }
 
     /// Whether there are none.
@@ -200,7 +208,7 @@ impl fmt::Debug for Functions {
 }
 
 /// What a function takes and gives, by the names of the types between nodes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Signature {
     kind: String,
     input: String,
@@ -225,6 +233,11 @@ impl Signature {
             output: Out::signature(),
             parameters: Parameters::signature(),
         }
+    }
+
+    /// Its length in bytes.
+    fn len(&self) -> usize {
+        [&self.kind, &self.input, &self.output, &self.parameters].map(String::len).iter().sum()
     }
 }
 
@@ -284,6 +297,16 @@ pub enum RegisterError {
         /// The most that it may have.
         bound: usize,
     },
+    /// The names of the types are too long together.
+    #[error("expected function {name:?} to have a signature of at most {bound} bytes, got {length}")]
+    Signature {
+        /// The function's name.
+        name: String,
+        /// The signature's length in bytes.
+        length: usize,
+        /// The most that it may have.
+        bound: usize,
+    },
     /// There are as many functions as may be.
     #[error("there are {bound} functions already")]
     TooMany {
@@ -337,7 +360,9 @@ fn versions(present: &[u32]) -> String {
 
 /// So that a name fits into every frame.
 const MAX_NAME_BYTES: usize = 255;
-/// Far more than anybody writes by hand; a list of them with their signatures still fits into a few megabytes.
+/// So that a function with its name and signature does.
+const MAX_SIGNATURE_BYTES: usize = 2048;
+/// Far more than anybody writes by hand; a list of them with their signatures still takes only a few megabytes.
 const MAX_FUNCTIONS: usize = 10_000;
 
 #[cfg(test)]
@@ -398,6 +423,16 @@ mod tests {
             let error = functions.register(&name, 1, |n: u64| n).unwrap_err();
             assert_eq!(error, RegisterError::Name { length, bound: 255 });
         }
+    }
+
+    #[test]
+    fn signatures_are_bounded() {
+        let kind = "k".repeat(MAX_SIGNATURE_BYTES);
+        let error = Functions::new().insert("long", 1, Signature::new::<u64, u64, ()>(&kind), ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"expected function "long" to have a signature of at most 2048 bytes, got 2056"#
+        );
     }
 
     #[test]

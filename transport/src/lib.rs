@@ -47,7 +47,8 @@
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
-//! * `functions`: what can be called by name from another node; `nodes`: who is there
+//! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
+//!   other; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
@@ -59,6 +60,7 @@ mod admission;
 mod codec;
 mod config;
 mod connection;
+mod control;
 mod durable;
 mod error;
 mod frame;
@@ -72,6 +74,7 @@ mod link;
 pub mod local;
 mod node;
 mod nodes;
+mod peer_functions;
 mod prescan;
 mod publication;
 mod publish_options;
@@ -103,6 +106,7 @@ pub use limits::Limits;
 pub use link::LinkError;
 pub use node::{BindError, Node, NodeBuilder, PublishError};
 pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
+pub use peer_functions::PeerFunctions;
 pub use prescan::StructureError;
 pub use publish_options::PublishOptions;
 pub use remote::Remote;

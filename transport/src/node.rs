@@ -27,7 +27,10 @@ use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
 use crate::session::Sessions;
-use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, PublishOptions, Wire};
+use crate::{
+    Access, Functions, FunctionsDigest, Identity, IdentityError, NodeConfig, NodeName, PeerFunctions, PublishOptions,
+    Wire,
+};
 
 /// A process that publishes sources to other nodes and subscribes to theirs.
 ///
@@ -95,6 +98,9 @@ pub(crate) struct Inner {
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) endpoint: Endpoint,
     pub(crate) incarnation: u64,
+    /// What others may have it call, and what that amounts to.
+    pub(crate) functions: Arc<Functions>,
+    pub(crate) functions_digest: FunctionsDigest,
     address: SocketAddr,
     publications: Mutex<Publications>,
     /// The connection to each address that was dialled, for as long as there is one.
@@ -136,7 +142,8 @@ impl Node {
 
     /// A node with settings of its own.
     pub fn builder(identity: Identity) -> NodeBuilder {
-        NodeBuilder { identity, config: NodeConfig::default(), spawner: Arc::new(TokioSpawner) }
+        let (config, functions) = (NodeConfig::default(), Functions::new());
+        NodeBuilder { identity, config, functions, spawner: Arc::new(TokioSpawner) }
     }
 
     /// Lets every node of the cluster subscribe to `source` by `name`: to a stage, or to a source of yet another node.
@@ -196,6 +203,52 @@ impl Node {
     /// is wrong with the name, the type or the address is reported then.
     pub fn source<T: Wire>(&self, name: &str, at: SocketAddr) -> Remote<T> {
         Remote::new(self.clone(), name, at)
+    }
+
+    /// What can be called by name at the node at `at`, to know before any work is sent there whether it can be done:
+    /// [`PeerFunctions::require`] names what is missing.
+    ///
+    /// The two nodes know from their introduction whether both have the same functions; then nothing is asked. Otherwise the
+    /// list is asked for once on each connection.
+    ///
+    /// ```
+    /// use aqueduct_transport::{Authority, Functions, Node, Signature};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> aqueduct_stage::Result {
+    /// let authority = Authority::dev("demo")?;
+    /// let mut functions = Functions::new();
+    /// functions.register("double", 1, |n: u64| n * 2)?;
+    /// let there = Node::builder(authority.issue("there")?).functions(functions).bind("127.0.0.1:0").await?;
+    ///
+    /// let here = Node::bind("127.0.0.1:0", authority.issue("here")?).await?;
+    /// let theirs = here.functions_at(there.local_addr()).await?;
+    /// theirs.require("double", 1, &Signature::of::<u64, u64>())?;
+    /// assert!(theirs.require("double", 2, &Signature::of::<u64, u64>()).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError::Unreachable`] if the node cannot be reached, or does not answer within the
+    /// [handshake timeout](NodeConfig::handshake_timeout); [`SubscribeError::Refused`] if it refuses, or is of a version that
+    /// does not say.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was asked is not asked again: the next call gets the same answer.
+    pub async fn functions_at(&self, at: SocketAddr) -> Result<PeerFunctions, SubscribeError> {
+        let limit = self.inner.config.handshake_timeout;
+        // Dialling has limits of its own.
+        let established = self.connect(at).await?;
+        match tokio::time::timeout(limit, established.functions(at)).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                let reason = format!("no answer within {limit:?}");
+                Err(SubscribeError::Unreachable { at: at.to_string(), reason })
+            }
+        }
     }
 
     /// The address of its socket.
@@ -395,6 +448,7 @@ impl fmt::Debug for Node {
 pub struct NodeBuilder {
     identity: Identity,
     config: NodeConfig,
+    functions: Functions,
     spawner: Arc<dyn Spawner>,
 }
 
@@ -403,6 +457,13 @@ impl NodeBuilder {
     #[must_use]
     pub fn config(mut self, config: NodeConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// Sets what can be called by name at this node; other nodes [get to know](Node::functions_at) it. Default: nothing.
+    #[must_use]
+    pub fn functions(mut self, functions: Functions) -> Self {
+        self.functions = functions;
         self
     }
 
@@ -439,7 +500,7 @@ impl NodeBuilder {
     ///
     /// [`BindError::Socket`] if the socket does not work, [`BindError::Config`] if the settings do not go together.
     pub fn socket(self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Node, BindError> {
-        let Self { identity, config, spawner } = self;
+        let Self { identity, config, functions, spawner } = self;
         config.check()?;
         let keys = identity.endpoint_keys();
         let server = config.listening(identity.server_config(), keys);
@@ -456,6 +517,8 @@ impl NodeBuilder {
             spawner,
             endpoint,
             incarnation: start_time(),
+            functions_digest: functions.digest(),
+            functions: Arc::new(functions),
             address,
             publications: Mutex::default(),
             dialled: Mutex::default(),
@@ -477,6 +540,7 @@ impl fmt::Debug for NodeBuilder {
         f.debug_struct("NodeBuilder")
             .field("identity", &self.identity)
             .field("config", &self.config)
+            .field("functions", &self.functions)
             .finish_non_exhaustive()
     }
 }

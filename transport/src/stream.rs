@@ -84,6 +84,11 @@ impl FrameStream {
         Ok(self.decoder.next_frame()?)
     }
 
+    /// How many frames of unknown types were skipped since the last call.
+    pub(crate) fn take_skipped(&mut self) -> u64 {
+        self.decoder.take_skipped()
+    }
+
     /// Reads and writes until something has happened: bytes were moved, the peer's half ended, or `woken` is ready.
     ///
     /// # Cancel safety

@@ -12,7 +12,7 @@ use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{
     Batch, Consumer, Cx, Exit, Graph, Producer, Publisher, Result, Running, Source, SubscribeError, Subscription,
 };
-use aqueduct_transport::{Access, Identity, Node, NodeConfig};
+use aqueduct_transport::{Access, Functions, Identity, LookupError, Node, NodeConfig, Signature};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -33,11 +33,13 @@ const VERSIONS: u16 = 4;
 
 // Types of frames.
 const HELLO_ACK: u8 = 2;
+const ASK_FUNCTIONS: u8 = 4;
 const SUBSCRIBE: u8 = 16;
 const ACCEPTED: u8 = 17;
 const CREDIT: u8 = 19;
 const ACK: u8 = 21;
 const EVENTS_FRAME: u8 = 32;
+const SKIPPED: u8 = 200;
 
 // Codes with which a connection or a stream ends.
 const PROTOCOL: VarInt = VarInt::from_u32(2);
@@ -91,6 +93,84 @@ fn failure_20_old_and_new_versions_agree_or_name_both_ranges() {
         }
         Ok(())
     });
+}
+
+/// Nodes that have functions of several programs: each knows of each what it has, and nobody had to be given work for it.
+#[test]
+fn failure_21_a_node_that_lacks_a_function_is_known_before_work() {
+    sim().swarm(0..300, async |net| {
+        let mut rng = net.rng("functions");
+        net.set_default_conditions(conditions(&mut rng));
+        let issues = Issues::new();
+        let mut nodes = Vec::new();
+        for name in ["a", "b", "c"] {
+            let host = net.host(name);
+            let drawn = Drawn::draw(&mut rng);
+            let builder = Node::builder(issues.issue(name)).config(config()).spawner(host.clone());
+            let node = builder.functions(drawn.functions()).socket(host.bind(PORT))?;
+            nodes.push((host, node, drawn));
+        }
+        for (here, node, _) in &nodes {
+            for (there, _, has) in nodes.iter().filter(|(there, ..)| there.name() != here.name()) {
+                let known = node.functions_at(there.address(PORT)).await?;
+                assert_eq!(known.node().node(), there.name());
+                assert_eq!(known.digest(), has.functions().digest());
+                // What a driver does before it sends work there.
+                let judged = known.require("step", 2, &Signature::of::<u64, u64>());
+                match (has.version, has.is_text) {
+                    (2, false) => assert_eq!(judged, Ok(())),
+                    (2, true) => assert!(matches!(judged, Err(LookupError::Signature { name, .. }) if name == "step")),
+                    (0, _) => {
+                        assert!(matches!(judged, Err(LookupError::Missing { present, .. }) if present.is_empty()));
+                    }
+                    (version, _) => {
+                        assert!(matches!(judged, Err(LookupError::Missing { present, .. }) if present == [version]));
+                    }
+                }
+                // The same answer again, on the same connection.
+                assert_eq!(node.functions_at(there.address(PORT)).await?.len(), known.len());
+            }
+        }
+        for (host, node, _) in nodes {
+            assert_eq!(links(&host), 0, "work was sent");
+            end(&host, node).await;
+        }
+        Ok(())
+    });
+}
+
+/// What a node has of the function that is wanted, and how many others.
+struct Drawn {
+    /// 0: it has none.
+    version: u32,
+    is_text: bool,
+    others: u32,
+}
+
+impl Drawn {
+    fn draw(rng: &mut StdRng) -> Self {
+        let others = if rng.random_bool(0.3) { rng.random_range(300..600) } else { rng.random_range(0..3) };
+        Self { version: rng.random_range(0..=3), is_text: rng.random_bool(0.3), others }
+    }
+
+    fn functions(&self) -> Functions {
+        let mut functions = Functions::new();
+        match (self.version, self.is_text) {
+            (0, _) => {}
+            (version, true) => {
+                functions.register("step", version, |text: String| text).expect("the first");
+            }
+            (version, false) => {
+                functions.register("step", version, |n: u64| n + 1).expect("the first");
+            }
+        }
+        // Some take more than one control frame.
+        for other in 0..self.others {
+            let name = format!("{other:0>200}");
+            functions.register(&name, 1, |n: u64| n).expect("a name of its own");
+        }
+        functions
+    }
 }
 
 /// Nobody whom the cluster does not know, or who may not have it, gets as far as a stage.
@@ -209,8 +289,9 @@ fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
         let mut world = World::new(&net).await?;
         let mut rng = net.rng("hostile");
         let host = net.host("hostile");
-        match rng.random_range(0..3) {
+        match rng.random_range(0..4) {
             0 => exceeds_credit(&world, &host, &mut rng).await?,
+            3 => talks_too_much(&world, &host, &mut rng).await?,
             1 => {
                 let (connection, _control) = world.join(&host).await?;
                 let unsent = rng.random_range(1..=u64::MAX);
@@ -271,6 +352,23 @@ async fn exceeds_credit(world: &World, host: &Host, rng: &mut StdRng) -> Outcome
     Ok(())
 }
 
+/// Frames that nobody need understand are skipped, but not any number of them in a second.
+async fn talks_too_much(world: &World, host: &Host, rng: &mut StdRng) -> Outcome {
+    let (connection, (mut send, _recv)) = world.join(host).await?;
+    for _ in 0..rng.random_range(1..4) {
+        for _ in 0..rng.random_range(1..=50) {
+            send.write_all(&frame(SKIPPED, &vec![7; rng.random_range(0..300)])).await?;
+        }
+        // The first of them may come a little late, and the last at once.
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(connection.close_reason(), None, "closed, and the rate was kept");
+    }
+    let (once, many) = (frame(ASK_FUNCTIONS, &[0x80]), frame(SKIPPED, &[7]).repeat(400));
+    let _ = send.write_all(&if rng.random() { once.repeat(2) } else { many }).await;
+    assert_eq!(code(&connection).await, PROTOCOL);
+    Ok(())
+}
+
 /// Frames that are none, or are not what they say, anywhere.
 #[test]
 fn failure_17_garbage_ends_with_a_code_and_harms_nobody() {
@@ -278,15 +376,22 @@ fn failure_17_garbage_ends_with_a_code_and_harms_nobody() {
         let mut world = World::new(&net).await?;
         let mut rng = net.rng("garbage");
         let host = net.host("hostile");
-        let connection = match rng.random_range(0..3) {
+        let connection = match rng.random_range(0..4) {
             0 => {
+                // Beside subscriptions, where once is enough.
+                let (connection, (mut send, _recv)) = world.join(&host).await?;
+                let _ = send.write_all(&raw::breach(&mut rng)).await;
+                let _ = send.stopped().await;
+                connection
+            }
+            1 => {
                 let connection = world.dial(&host, "hostile").await;
                 let (mut send, _recv) = connection.open_bi().await?;
                 let _ = send.write_all(&raw::breach(&mut rng)).await;
                 let _ = send.stopped().await;
                 connection
             }
-            1 => {
+            2 => {
                 let (connection, _control) = world.join(&host).await?;
                 for _ in 0..3 {
                     let Ok((mut send, _recv)) = connection.open_bi().await else { break };

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Reason, varint};
+use crate::Signature;
 
 /// The dialer introduces itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub(crate) struct Hello {
     /// How large anything may be that it is sent.
     #[serde(default)]
     pub(crate) limits: Option<OfferedLimits>,
+    /// The [digest](crate::FunctionsDigest) of what can be called there; `None` if it cannot be asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) functions: Option<[u8; 16]>,
 }
 
 /// The listener's answer.
@@ -44,6 +48,9 @@ pub(crate) struct HelloAck {
     /// How large anything may be that either of them is sent.
     #[serde(default)]
     pub(crate) limits: Option<OfferedLimits>,
+    /// The [digest](crate::FunctionsDigest) of what can be called there; `None` if it cannot be asked for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) functions: Option<[u8; 16]>,
 }
 
 /// How large anything may be that a node is sent. The smaller limit of two nodes holds for both.
@@ -62,6 +69,22 @@ pub(crate) struct Refuse {
     #[serde(default)]
     pub(crate) message: String,
 }
+
+/// Asks what can be called at the other node: once on a connection, and only if that has said a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AskFunctions {}
+
+/// A part of the answer. Each has a function at least, unless there is none at all; together they are what the digest of
+/// the introduction says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FunctionsPart {
+    pub(crate) functions: Vec<FunctionRow>,
+    pub(crate) is_last: bool,
+}
+
+/// A function: its name, its version, and its signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FunctionRow(pub(crate) String, pub(crate) u32, pub(crate) Signature);
 
 /// Asks for an edge from a producer of the other node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,8 @@ pub(crate) struct FrameDecoder {
     /// What was pushed and not looked at yet. None is empty.
     input: VecDeque<Bytes>,
     state: State,
+    /// How many frames were skipped since somebody asked.
+    skipped: u64,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,7 @@ enum State {
 impl FrameDecoder {
     /// A decoder at the start of a stream.
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, input: VecDeque::new(), state: State::START }
+        Self { limits, input: VecDeque::new(), state: State::START, skipped: 0 }
     }
 
     /// Takes the next piece of the stream.
@@ -60,6 +62,11 @@ impl FrameDecoder {
             self.input.clear();
         }
         next
+    }
+
+    /// How many frames of unknown types were skipped since the last call.
+    pub(crate) fn take_skipped(&mut self) -> u64 {
+        mem::take(&mut self.skipped)
     }
 
     /// Whether a frame has begun and not ended.
@@ -90,6 +97,7 @@ impl FrameDecoder {
                         let Some(piece) = take(&mut self.input, *left) else { return Ok(None) };
                         *left -= piece.len();
                     }
+                    self.skipped += 1;
                     self.state = State::START;
                 }
                 State::Broken => return Ok(None),
@@ -231,7 +239,7 @@ mod tests {
         for size in [1, 3, 100] {
             assert_eq!(frames(skipped.chunks(size)).unwrap().len(), 2);
         }
-        for kind in [0, 4, 26, 127] {
+        for kind in [0, 6, 26, 127] {
             let error = frames([&[0, 0, 0, 1, kind][..]]).unwrap_err();
             assert_eq!(error.to_string(), format!("unknown type of frame {kind}"));
         }

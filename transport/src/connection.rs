@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::admission::{Place, Verdict};
 use crate::control::{Control, Inquiry, converse};
+use crate::counters::{Counters, Gauge, Present};
 use crate::error::{CloseCode, error_chain};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::incarnations::{Entered, Superseded};
@@ -43,7 +44,7 @@ pub(crate) struct Established {
 }
 
 impl Established {
-    fn new(node: &Inner, connection: Connection, met: Met, stream: FrameStream) -> (Self, Conversation) {
+    fn new(node: &Inner, connection: Connection, met: Met, stream: FrameStream, among: &Gauge) -> (Self, Conversation) {
         let Met { peer, agreement, presence, functions } = met;
         let (peer, limits) = (Arc::new(peer), agreement.limits);
         let ours = Arc::clone(&node.functions);
@@ -53,7 +54,7 @@ impl Established {
             None => Inquiry::hopeless("it does not say what can be called there"),
         });
         let control = Control::new(limits.clone(), ours, functions, node.config.control_frames_per_second);
-        let conversation = Conversation { control, stream, _presence: presence };
+        let conversation = Conversation { control, stream, _presence: presence, _counted: among.enter() };
         (Self { connection, peer, limits, inquiry, uses: Arc::default(), _use: None }, conversation)
     }
 
@@ -148,7 +149,8 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
     };
     match introduced {
         Ok((met, control)) => {
-            let (established, conversation) = Established::new(node, connection, met, control);
+            let (established, conversation) =
+                Established::new(node, connection, met, control, &node.counters.connections_out);
             node.spawn_connection(serve(Arc::downgrade(node), established.clone(), conversation));
             Ok(established)
         }
@@ -176,12 +178,16 @@ pub(crate) async fn listen(endpoint: Endpoint, node: Weak<Inner>) {
         let Some(node) = node.upgrade() else { return };
         let from = incoming.remote_address();
         match node.gate.enter(from.ip(), incoming.remote_address_validated()) {
-            _ if node.is_shutting_down() => incoming.refuse(),
+            _ if node.is_shutting_down() => {
+                node.counters.connections_refused.add(1);
+                incoming.refuse();
+            }
             Ok(place) => node.spawn_connection(accept(Arc::downgrade(&node), incoming, place)),
             // An address that is not validated can always be asked to prove itself.
             Err(Verdict::Validate) => drop(incoming.retry()),
             Err(Verdict::Refuse) => {
                 tracing::warn!(%from, bound = node.config.max_connections, "connection refused");
+                node.counters.connections_refused.add(1);
                 incoming.refuse();
             }
             Err(Verdict::Defer | Verdict::Accept) => incoming.ignore(),
@@ -197,11 +203,18 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
             let Met { peer, agreement, .. } = &met;
             tracing::debug!(%peer, %from, version = agreement.version, features = ?agreement.features, "connected");
             place.joined();
-            let (established, conversation) = Established::new(&shared, connection, met, control);
+            let (established, conversation) =
+                Established::new(&shared, connection, met, control, &shared.counters.connections_in);
             drop(shared);
             serve(node, established, conversation).await;
         }
-        Err(error) => tracing::warn!(%from, error = error_chain(&error), "connection refused"),
+        Err(error) => {
+            tracing::warn!(%from, error = error_chain(&error), "connection refused");
+            shared.counters.connections_refused.add(1);
+            if error.is_breach() {
+                shared.counters.offences.add(1);
+            }
+        }
     }
 }
 
@@ -225,11 +238,13 @@ struct Conversation {
     stream: FrameStream,
     /// The connection counts for as long as it is served.
     _presence: Presence,
+    _counted: Present,
 }
 
 /// Takes subscriptions, and answers questions, for as long as the connection lives.
 async fn serve(node: Weak<Inner>, established: Established, mut conversation: Conversation) {
     let Established { connection, peer, limits, inquiry, .. } = established;
+    let Some(counters) = node.upgrade().map(|node| Arc::clone(&node.counters)) else { return };
     let converses = async {
         let Conversation { control, stream, .. } = &mut conversation;
         if let Err(error) = converse(control, stream, &inquiry).await
@@ -237,15 +252,23 @@ async fn serve(node: Weak<Inner>, established: Established, mut conversation: Co
         {
             let why = error_chain(&error);
             tracing::warn!(%peer, error = why, "peer broke the protocol");
+            counters.offences.add(1);
             connection.close(CloseCode::Protocol.into(), why.as_bytes());
         }
         // The control stream stays open for as long as the connection does.
     };
-    tokio::join!(converses, take_subscriptions(node, &connection, &peer, &limits));
+    tokio::join!(converses, take_subscriptions(node, &connection, &peer, &limits, &counters));
 }
 
-async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, peer: &Arc<NodeName>, limits: &Limits) {
-    let offences = Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0) });
+async fn take_subscriptions(
+    node: Weak<Inner>,
+    connection: &Connection,
+    peer: &Arc<NodeName>,
+    limits: &Limits,
+    counters: &Arc<Counters>,
+) {
+    let offences =
+        Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0), counters: Arc::clone(counters) });
     loop {
         match connection.accept_bi().await {
             Ok(stream) => {
@@ -270,11 +293,13 @@ async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, peer: &A
 pub(crate) struct Offences {
     connection: Connection,
     count: AtomicU32,
+    counters: Arc<Counters>,
 }
 
 impl Offences {
     /// Counts one, and closes the connection at the last.
     pub(crate) fn add(&self, why: &str) {
+        self.counters.offences.add(1);
         if self.count.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_OFFENCES {
             self.connection.close(CloseCode::Protocol.into(), why.as_bytes());
         }
@@ -306,7 +331,7 @@ async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
     let code = error.code();
     opened.stream.reset(code as u32);
     // Neither a slow line nor a change of mind is an offence.
-    if code == CloseCode::Protocol && !error.is_lost() {
+    if error.is_breach() {
         opened.offences.add(&error.to_string());
     }
 }
@@ -325,8 +350,10 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
     let grace = node.config.session_grace;
     let max_sessions = node.config.max_subscriptions as usize;
     let (sessions, ended) = (Arc::clone(&node.sessions), node.ended.clone());
+    let counters = Arc::clone(&node.counters);
     let peer = peer.to_string();
-    let link = IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended };
+    let link =
+        IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended, counters };
     // A link must not keep its node alive: whoever publishes decides how long.
     drop(node);
     match publication {
@@ -531,6 +558,11 @@ impl HandshakeError {
             | Self::Refused { .. } => CloseCode::Refused,
             Self::Connection(_) | Self::Stream(_) | Self::Unexpected(_) | Self::Closed => CloseCode::Protocol,
         }
+    }
+
+    /// Whether the other node broke a rule.
+    fn is_breach(&self) -> bool {
+        self.code() == CloseCode::Protocol && !self.is_lost()
     }
 
     /// Whether the other node has gone away, rather than broken a rule.

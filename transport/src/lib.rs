@@ -47,6 +47,7 @@
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
+//! * `counters`, `snapshot`: [`NodeSnapshot`], what a node is doing
 //! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
 //!   other; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
@@ -61,6 +62,7 @@ mod codec;
 mod config;
 mod connection;
 mod control;
+mod counters;
 mod durable;
 mod error;
 mod frame;
@@ -84,6 +86,7 @@ mod remote;
 mod retrying;
 mod runtime;
 mod session;
+mod snapshot;
 mod stream;
 mod wire;
 
@@ -111,4 +114,5 @@ pub use prescan::StructureError;
 pub use publish_options::PublishOptions;
 pub use remote::Remote;
 pub use retrying::Retrying;
+pub use snapshot::{NodeMetric, NodeSnapshot};
 pub use wire::Wire;

@@ -19,6 +19,7 @@ use crate::access::AccessError;
 use crate::admission::{Admission, Gate};
 use crate::config::ConfigError;
 use crate::connection::{self, Established};
+use crate::counters::Counters;
 use crate::error::CloseCode;
 use crate::frame::Session;
 use crate::incarnations::Incarnations;
@@ -28,8 +29,8 @@ use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
 use crate::session::Sessions;
 use crate::{
-    Access, Functions, FunctionsDigest, Identity, IdentityError, NodeConfig, NodeName, PeerFunctions, PublishOptions,
-    Wire,
+    Access, Functions, FunctionsDigest, Identity, IdentityError, NodeConfig, NodeName, NodeSnapshot, PeerFunctions,
+    PublishOptions, Wire,
 };
 
 /// A process that publishes sources to other nodes and subscribes to theirs.
@@ -102,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) functions: Arc<Functions>,
     pub(crate) functions_digest: FunctionsDigest,
     address: SocketAddr,
+    /// What its connections and links count.
+    pub(crate) counters: Arc<Counters>,
     publications: Mutex<Publications>,
     /// The connection to each address that was dialled, for as long as there is one.
     dialled: Mutex<BTreeMap<SocketAddr, Slot>>,
@@ -256,6 +259,24 @@ impl Node {
         self.inner.address
     }
 
+    /// What it is doing: its connections and subscriptions now, and what has happened to them since its start.
+    ///
+    /// ```
+    /// # use aqueduct_transport::{Authority, Node};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> aqueduct_stage::Result {
+    /// let node = Node::bind("127.0.0.1:0", Authority::dev("demo")?.issue("here")?).await?;
+    /// for metric in node.snapshot().metrics() {
+    ///     println!("{metric}"); // remote_connections{node="here",dir="in"} 0
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn snapshot(&self) -> NodeSnapshot {
+        NodeSnapshot::of(self.inner.first_identity.node(), &self.inner.counters)
+    }
+
     /// Who it is.
     pub fn identity(&self) -> Identity {
         self.inner.identity()
@@ -330,6 +351,7 @@ impl Node {
                 Ok(in_use)
             }
             Err(error) => {
+                self.inner.counters.dials_failed.add(1);
                 drop(content);
                 drop(slot);
                 self.inner.forget(at);
@@ -520,6 +542,7 @@ impl NodeBuilder {
             functions_digest: functions.digest(),
             functions: Arc::new(functions),
             address,
+            counters: Arc::default(),
             publications: Mutex::default(),
             dialled: Mutex::default(),
             links: TaskTracker::new(),

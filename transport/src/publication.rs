@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::codec::{decode, encode};
 use crate::connection::Offences;
+use crate::counters::Counters;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
@@ -45,11 +46,13 @@ pub(crate) struct IncomingLink {
     pub(crate) sessions: Arc<Sessions>,
     /// Links that are cut off are to end.
     pub(crate) ended: CancellationToken,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl IncomingLink {
     /// Answers a subscriber that there will be no link.
     pub(crate) async fn refuse(self, reason: Reason, message: &str, published: Option<&str>) {
+        self.counters.subscriptions_refused.add(1);
         refuse(self.stream, self.limits, reason, message, published).await;
     }
 }
@@ -67,6 +70,7 @@ impl<Src: Source<Item: Wire>> Publication for Published<Src> {
             tracing::debug!(producer, peer, "subscribed to from another node");
             match Serving::<Src::Item>::open(&self, link).await {
                 Ok(Some(mut serving)) => {
+                    let _counted = serving.counters.links_published.enter();
                     let served = serving.run().await;
                     serving.close(&served);
                     match served {
@@ -124,6 +128,7 @@ struct Serving<T: Wire> {
     stage: String,
     /// What the subscriber's node has done wrong on its connection.
     offences: Arc<Offences>,
+    counters: Arc<Counters>,
     peer: String,
     /// What was asked of the source, in all.
     asked: Demand,
@@ -187,7 +192,8 @@ impl<T: Wire> Serving<T> {
                 return Ok(None);
             }
         };
-        let IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended } = link;
+        let IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended, counters } =
+            link;
         let session = subscribe.session.filter(|_| !grace.is_zero());
         let door = session.and_then(|session| sessions.open(&peer, session, max_sessions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
@@ -208,6 +214,7 @@ impl<T: Wire> Serving<T> {
             limits,
             stage: subscribe.producer,
             offences,
+            counters,
             asked: Demand::ZERO,
             peer,
             ended: false,
@@ -263,6 +270,7 @@ impl<T: Wire> Serving<T> {
         match self.outbound.resume(resume.epoch, resume.arrived) {
             Ok(()) => {
                 self.epoch = resume.epoch;
+                self.counters.links_resumed.add(1);
                 self.offences = offences;
                 std::mem::swap(&mut self.stream, &mut stream);
                 stream.reset(CLOSE_GIVEN_UP);
@@ -340,7 +348,10 @@ impl<T: Wire> Serving<T> {
     fn send(&mut self, parcel: Parcel<T>) {
         match parcel {
             Parcel::Events(events, attempt) => match encode(&events, &self.limits) {
-                Ok(encoded) => self.outbound.send(&encoded, attempt),
+                Ok(encoded) => {
+                    self.counters.events_out.add(events.len() as u64);
+                    self.outbound.send(&encoded, attempt);
+                }
                 Err(error) => self.give_up(&events[..error.index], attempt, &error),
             },
             Parcel::Ended(cause) => {
@@ -372,7 +383,9 @@ impl<T: Wire> Serving<T> {
     /// Tells the source that the subscriber is gone, however the link ended.
     fn close(&mut self, served: &Result<(), StreamError>) {
         if let Err(error) = served {
-            if !error.is_lost() {
+            if error.is_lost() {
+                self.counters.links_given_up.add(1);
+            } else {
                 self.offences.add(&error.to_string());
             }
             self.stream.reset(CLOSE_GIVEN_UP);

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::AccessError;
 use crate::codec::decode;
 use crate::connection::Established;
+use crate::counters::Counters;
 use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
@@ -109,6 +110,7 @@ impl<T: Wire> Remote<T> {
             cut_at: None,
             idle: Idle::new(),
             controls,
+            counters: Arc::clone(&self.node.inner.counters),
             limits,
             name: format!("{} at {}", self.producer, established.peer),
             told: true,
@@ -234,6 +236,7 @@ struct Link<T> {
     cut_at: Option<Instant>,
     idle: Idle,
     controls: Arc<Controls>,
+    counters: Arc<Counters>,
     limits: Limits,
     /// The producer and its node, for reports.
     name: String,
@@ -336,6 +339,17 @@ enum Broken {
     Unanswered,
 }
 
+impl Broken {
+    /// Whether the publisher's node is gone, rather than at fault.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Stream(error) => error.is_lost(),
+            Self::Unanswered => true,
+            Self::Peer(_) => false,
+        }
+    }
+}
+
 impl<T: Wire> Link<T> {
     /// Waits for the publisher's answer; returns how many instances the producer has.
     async fn answer(&mut self) -> Result<usize, OpenError> {
@@ -363,6 +377,7 @@ impl<T: Wire> Link<T> {
     }
 
     async fn run(mut self) {
+        let _counted = self.counters.links_subscribed.enter();
         let mut carried = self.carry().await;
         while let Err(Broken::Stream(error)) = &carried
             && error.is_cut()
@@ -380,6 +395,8 @@ impl<T: Wire> Link<T> {
         }
         tracing::debug!(producer = self.name, events = self.inbound.arrived(), "link ended");
         if let Err(broken) = carried {
+            let counter = if broken.is_loss() { &self.counters.links_given_up } else { &self.counters.offences };
+            counter.add(1);
             let failure = match broken {
                 Broken::Stream(error) if error.is_lost() => {
                     Failure::new(&self.name, FailureKind::Disconnected, error_chain(&error))
@@ -502,6 +519,7 @@ impl<T: Wire> Link<T> {
                 InboundEvent::Events { count, attempt, payload } => {
                     let events = decode::<T>(&payload, count, &self.limits)
                         .map_err(|error| Broken::Peer(error_chain(&error)))?;
+                    self.counters.events_in.add(count);
                     let Subscription { id, subscriber, .. } = &self.subscription;
                     subscriber.deliver(*id, events.into(), attempt);
                 }
@@ -520,11 +538,13 @@ impl<T: Wire> Link<T> {
                     self.tell(EndCause::Down(Exit::Failed(failure)));
                 }
                 InboundEvent::Resumed => {
+                    self.counters.links_resumed.add(1);
                     let events = self.inbound.arrived();
                     let cut_off = self.cut_at.take().map(|cut_at| cut_at.elapsed());
                     tracing::info!(producer = self.name, events, ?cut_off, epoch = self.epoch, "link resumed");
                 }
                 InboundEvent::Lost { reason, message } => {
+                    self.counters.links_given_up.add(1);
                     let failure = Failure::new(&self.name, FailureKind::Disconnected, format!("{reason} {message}"));
                     self.tell(EndCause::Down(Exit::Failed(failure)));
                 }

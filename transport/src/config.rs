@@ -32,6 +32,7 @@ pub struct NodeConfig {
     pub(crate) max_subscriptions: u32,
     pub(crate) control_frames_per_second: u32,
     pub(crate) event_window_bytes: u32,
+    pub(crate) max_reassembly_bytes: usize,
     stream_window_bytes: u32,
     connection_window_bytes: u32,
     initial_mtu: u16,
@@ -55,6 +56,8 @@ impl Default for NodeConfig {
             control_frames_per_second: 100,
             // Four times what may be on its way on one subscription.
             event_window_bytes: 16 << 20,
+            // Two of the longest events, less a little.
+            max_reassembly_bytes: 128 << 20,
             // A round trip of 16 ms at 2 Gbit/s.
             stream_window_bytes: 4 << 20,
             // Four subscriptions at full speed.
@@ -185,6 +188,19 @@ impl NodeConfig {
     #[must_use]
     pub fn event_window_bytes(mut self, bytes: u32) -> Self {
         self.event_window_bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes the unfinished events of all subscriptions of one connection may hold: those of which only some
+    /// pieces have arrived. Default 128 MiB. An event that fits into a frame is never unfinished.
+    ///
+    /// It bounds what a publisher can make this node hold by beginning many large events and ending none. A subscription
+    /// that would go beyond it fails ([`FailureKind::Protocol`](aqueduct_stage::FailureKind), with the bound); the others go
+    /// on. So raise it if many subscriptions to one node bring events of dozens of megabytes at the same time, and do not
+    /// set it below the [longest event](crate::Limits::max_event_bytes): longer ones would never arrive.
+    #[must_use]
+    pub fn max_reassembly_bytes(mut self, bytes: usize) -> Self {
+        self.max_reassembly_bytes = bytes;
         self
     }
 

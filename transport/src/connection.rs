@@ -17,6 +17,7 @@ use crate::error::{CloseCode, error_chain};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::incarnations::{Entered, Superseded};
 use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
+use crate::link::Reassembly;
 use crate::node::Inner;
 use crate::publication::{IncomingLink, refuse};
 use crate::session::Arrival;
@@ -35,6 +36,8 @@ pub(crate) struct Established {
     pub(crate) peer: Arc<NodeName>,
     /// How large anything may be that either end sends.
     pub(crate) limits: Limits,
+    /// What the unfinished events of its links hold.
+    pub(crate) reassembly: Reassembly,
     /// What can be called at the other end.
     inquiry: Arc<Inquiry>,
     /// How many use it.
@@ -48,6 +51,7 @@ impl Established {
         let Met { peer, agreement, presence, functions } = met;
         let (peer, limits) = (Arc::new(peer), agreement.limits);
         let ours = Arc::clone(&node.functions);
+        let reassembly = Reassembly::new(node.config.max_reassembly_bytes);
         let inquiry = Arc::new(match functions {
             Some(theirs) if theirs == node.functions_digest => Inquiry::known(Arc::clone(&ours)),
             Some(_) => Inquiry::open(),
@@ -55,7 +59,7 @@ impl Established {
         });
         let control = Control::new(limits.clone(), ours, functions, node.config.control_frames_per_second);
         let conversation = Conversation { control, stream, _presence: presence, _counted: among.enter() };
-        (Self { connection, peer, limits, inquiry, uses: Arc::default(), _use: None }, conversation)
+        (Self { connection, peer, limits, reassembly, inquiry, uses: Arc::default(), _use: None }, conversation)
     }
 
     /// What can be called at the other end; asked for at most once on a connection.

@@ -22,12 +22,22 @@ impl Gather {
     /// Adds a piece, which is no longer than what is [`missing`](Self::missing).
     pub(crate) fn push(&mut self, piece: &[u8]) {
         debug_assert!(piece.len() <= self.missing(), "{} of {} bytes missing", self.missing(), self.total);
-        let room = self.bytes.capacity() - self.bytes.len();
-        if piece.len() > room {
-            let grown = self.bytes.len().max(FIRST_BYTES).max(piece.len());
-            self.bytes.reserve_exact(grown.min(self.missing()));
-        }
+        self.bytes.reserve_exact(self.grown_for(piece.len()) - self.bytes.len());
         self.bytes.extend_from_slice(piece);
+    }
+
+    /// How much more memory a piece of so many bytes takes.
+    pub(crate) fn growth(&self, piece: usize) -> usize {
+        self.grown_for(piece) - self.bytes.capacity()
+    }
+
+    /// How much memory there is to be for another piece, at least what there is now.
+    fn grown_for(&self, piece: usize) -> usize {
+        if piece <= self.bytes.capacity() - self.bytes.len() {
+            return self.bytes.capacity();
+        }
+        let grown = self.bytes.len().max(FIRST_BYTES).max(piece);
+        self.bytes.len() + grown.min(self.missing())
     }
 
     /// How many bytes have not arrived yet.
@@ -66,6 +76,18 @@ mod tests {
         gather.push(&[2; 5000]);
         assert!(gather.bytes.capacity() <= 2 * 5010 + FIRST_BYTES);
         assert_eq!((gather.len(), gather.missing()), (5010, (1 << 30) - 5010));
+    }
+
+    #[test]
+    fn what_a_piece_will_take_is_known_before() {
+        let mut gather = Gather::new(100_000);
+        for piece in [10, 4000, 86, 1, 20_000, 75_903] {
+            let before = gather.bytes.capacity();
+            let growth = gather.growth(piece);
+            gather.push(&vec![7; piece]);
+            assert_eq!(gather.bytes.capacity(), before + growth, "a piece of {piece} bytes");
+        }
+        assert_eq!((gather.missing(), gather.bytes.capacity()), (0, 100_000));
     }
 
     #[test]

@@ -38,9 +38,11 @@ mod inbound;
 mod laws;
 mod log;
 mod outbound;
+mod reassembly;
 
 pub(crate) use inbound::{Inbound, InboundEvent};
 pub(crate) use outbound::{Outbound, OutboundEvent};
+pub(crate) use reassembly::Reassembly;
 
 /// The most instances of a producer to which a node subscribes, each of which is a subscription: as many as a node allows
 /// another by default.
@@ -149,6 +151,15 @@ pub enum LinkError {
         expected: usize,
         /// The length in bytes that came later: announced, or with the last piece.
         got: u64,
+    },
+    /// The unfinished events of the connection together hold as much as they may:
+    /// [`NodeConfig::max_reassembly_bytes`](crate::NodeConfig::max_reassembly_bytes).
+    #[error("expected unfinished events of at most {bound} bytes on a connection, got {got}")]
+    Reassembly {
+        /// The most bytes allowed.
+        bound: usize,
+        /// How many there would be with the next piece.
+        got: usize,
     },
     /// A piece of an event is missing, or came twice.
     #[error("expected piece {expected} of event {seq}, got {got}")]

@@ -91,6 +91,7 @@ impl<T: Wire> Remote<T> {
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.node.config().event_window_bytes.into());
+        inbound.share_reassembly(established.reassembly.clone());
         let controls = Arc::new(Controls::of(subscription.id));
         let mut link = Link {
             subscription,
@@ -442,6 +443,7 @@ impl<T: Wire> Link<T> {
                 }
             };
             if let Some((connection, stream)) = opened {
+                self.inbound.share_reassembly(connection.reassembly.clone());
                 self.connection = connection;
                 tracing::debug!(producer = self.name, attempt, "connected to the producer's node again");
                 return Some(FrameStream::new(stream, self.limits.clone()));

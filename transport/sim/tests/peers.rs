@@ -39,6 +39,7 @@ const ACCEPTED: u8 = 17;
 const CREDIT: u8 = 19;
 const ACK: u8 = 21;
 const EVENTS_FRAME: u8 = 32;
+const CHUNK: u8 = 33;
 const SKIPPED: u8 = 200;
 
 // Codes with which a connection or a stream ends.
@@ -289,8 +290,9 @@ fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
         let mut world = World::new(&net).await?;
         let mut rng = net.rng("hostile");
         let host = net.host("hostile");
-        match rng.random_range(0..4) {
+        match rng.random_range(0..5) {
             0 => exceeds_credit(&world, &host, &mut rng).await?,
+            4 => hoards(&world, &host, &mut rng).await?,
             3 => talks_too_much(&world, &host, &mut rng).await?,
             1 => {
                 let (connection, _control) = world.join(&host).await?;
@@ -349,6 +351,57 @@ async fn exceeds_credit(world: &World, host: &Host, rng: &mut StdRng) -> Outcome
     sink.ask(10);
     let failure = sink.expect_failure().await;
     assert_eq!(failure.kind(), aqueduct_stage::FailureKind::Protocol, "{failure}");
+    Ok(())
+}
+
+/// A producer that begins an event of 64 MiB on each of many subscriptions, and ends none: what they hold together is
+/// bounded, and those that go beyond it are told so.
+async fn hoards(world: &World, host: &Host, rng: &mut StdRng) -> Outcome {
+    let endpoint = host.endpoint(PORT, Some(raw::server(&world.issues.issue("hostile"))));
+    let piece = rng.random_range(20_000..100_000);
+    host.spawn("hostile", async move {
+        let serve = async {
+            let connection = endpoint.accept().await?.await.ok()?;
+            let (mut send, mut recv) = connection.accept_bi().await.ok()?;
+            recv.read_exact(&mut [0; 5]).await.ok()?;
+            send.write_all(&raw::hello_ack("hostile")).await.ok()?;
+            let mut streams = Vec::new();
+            for _ in 0..MAX_SUBSCRIPTIONS {
+                let (mut events, mut asks) = connection.accept_bi().await.ok()?;
+                asks.read_exact(&mut [0; 5]).await.ok()?;
+                events.write_all(&frame(ACCEPTED, &[0x80])).await.ok()?;
+                streams.push((events, asks));
+            }
+            for (events, _) in &mut streams {
+                // By now the piece before is there, and so is the demand of all.
+                sleep(Duration::from_secs(5)).await;
+                // Event 1, the first attempt, piece 0, not the last, of 64 MiB.
+                let mut body = vec![1, 1, 0, 0, 0x80, 0x80, 0x80, 0x20];
+                body.resize(body.len() + piece, 7);
+                events.write_all(&frame(CHUNK, &body)).await.ok()?;
+            }
+            connection.closed().await;
+            Some(())
+        };
+        serve.await;
+    });
+    let mut sinks = Vec::new();
+    for _ in 0..MAX_SUBSCRIPTIONS {
+        let sink = try_subscribe(&world.good.node, "hoarded", host).await?.within(PATIENCE);
+        sink.ask(1);
+        sinks.push(sink);
+    }
+    let fit = MAX_REASSEMBLY_BYTES / piece;
+    for sink in &sinks[fit..] {
+        let failure = sink.expect_failure().await;
+        assert_eq!(failure.kind(), aqueduct_stage::FailureKind::Protocol, "{failure}");
+        assert!(failure.message().contains("unfinished events of at most 300000 bytes"), "{failure}");
+    }
+    let now = world.good.node.snapshot();
+    assert_eq!(now.offences, u64::from(MAX_SUBSCRIPTIONS) - fit as u64);
+    for sink in &sinks[..fit] {
+        sink.cancel();
+    }
     Ok(())
 }
 
@@ -469,6 +522,7 @@ fn failure_36_a_node_that_starts_again_replaces_its_earlier_self() {
 }
 
 const MAX_SUBSCRIPTIONS: u32 = 16;
+const MAX_REASSEMBLY_BYTES: usize = 300_000;
 
 fn sim() -> Sim {
     Sim::new().time_limit(Duration::from_secs(1800))
@@ -480,6 +534,7 @@ fn config() -> NodeConfig {
         .idle_timeout(PATIENCE)
         .keep_alive(PATIENCE / 4)
         .max_subscriptions(MAX_SUBSCRIPTIONS)
+        .max_reassembly_bytes(MAX_REASSEMBLY_BYTES)
 }
 
 /// Packets come late, twice, in another order and in small pieces. None is lost, so that whoever tries once succeeds.

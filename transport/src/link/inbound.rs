@@ -9,6 +9,7 @@ use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, 
 use crate::gather::Gather;
 use crate::link::answers::Answers;
 use crate::link::bytes::ByteCredit;
+use crate::link::reassembly::{Reassembly, Share};
 use crate::link::{LinkError, MAX_INSTANCES};
 use crate::{FrameError, Limits};
 
@@ -16,8 +17,9 @@ use crate::{FrameError, Limits};
 ///
 /// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
 ///
-/// * mutators: [`bound_bytes`](Self::bound_bytes), [`ask`](Self::ask), [`taken`](Self::taken),
-///   [`handled`](Self::handled), [`answer`](Self::answer), [`cancel`](Self::cancel), [`down`](Self::down),
+/// * mutators: [`bound_bytes`](Self::bound_bytes), [`share_reassembly`](Self::share_reassembly), [`ask`](Self::ask),
+///   [`taken`](Self::taken), [`handled`](Self::handled), [`answer`](Self::answer), [`cancel`](Self::cancel),
+///   [`down`](Self::down),
 ///   [`resume`](Self::resume), [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
@@ -60,6 +62,8 @@ pub(crate) struct Inbound {
     answers: Answers,
     /// The event after the last, if a part of it is here.
     partial: Option<Partial>,
+    /// What events of which pieces have arrived may hold, with the other links of the connection.
+    reassembly: Reassembly,
     events: VecDeque<InboundEvent>,
 }
 
@@ -113,6 +117,8 @@ struct Partial {
     attempt: Attempt,
     pieces: u64,
     bytes: Gather,
+    /// As much as `bytes` holds.
+    share: Share,
 }
 
 impl Inbound {
@@ -144,6 +150,7 @@ impl Inbound {
             takes_answers: false,
             answers: Answers::default(),
             partial: None,
+            reassembly: Reassembly::new(usize::MAX),
             events: VecDeque::new(),
         })
     }
@@ -158,6 +165,13 @@ impl Inbound {
     /// [takes](Self::taken). Otherwise it is only the demand that bounds them.
     pub(crate) fn bound_bytes(&mut self, window: u64) {
         self.window_bytes = Some(window);
+    }
+
+    /// Shares a bound on unfinished events with the other links of a connection. To be called for each connection that
+    /// the link has, while no event is unfinished; without it, only the length of an event is bounded.
+    pub(crate) fn share_reassembly(&mut self, reassembly: Reassembly) {
+        debug_assert!(self.partial.is_none());
+        self.reassembly = reassembly;
     }
 
     /// The consumer has taken `up_to` events in all, and does not hold them any more. The first call comes before the first
@@ -452,7 +466,8 @@ impl Inbound {
                 let bound = self.limits.event_bytes();
                 let total = usize::try_from(chunk.total_len).ok().filter(|total| *total <= bound);
                 let total = total.ok_or(LinkError::EventTooLong { seq, bound, got: chunk.total_len })?;
-                self.partial.insert(Partial { attempt: chunk.attempt, pieces: 0, bytes: Gather::new(total) })
+                let share = self.reassembly.share();
+                self.partial.insert(Partial { attempt: chunk.attempt, pieces: 0, bytes: Gather::new(total), share })
             }
         };
         let expected = partial.bytes.total();
@@ -468,6 +483,7 @@ impl Inbound {
         if !is_right || chunk.payload.is_empty() {
             return Err(LinkError::EventLength { seq, expected, got: got as u64 });
         }
+        partial.share.take(partial.bytes.growth(chunk.payload.len()))?;
         partial.bytes.push(&chunk.payload);
         partial.pieces += 1;
         if chunk.is_last
@@ -783,6 +799,37 @@ mod tests {
         inbound.handle_frame(0, events(1, 1)).unwrap();
         inbound.handle_frame(0, Frame::Done(Done { last_seq: 0 })).unwrap();
         assert_eq!((inbound.poll_event(), inbound.is_finished()), (None, true));
+    }
+
+    #[test]
+    fn unfinished_events_of_all_links_share_a_bound() {
+        let (reassembly, piece) = (Reassembly::new(10_000), &[7; 4096]);
+        let begun = || {
+            let mut inbound = Inbound::new(Limits::default(), subscribe()).unwrap();
+            inbound.share_reassembly(reassembly.clone());
+            inbound.ask(Demand::new(9));
+            sent(&mut inbound);
+            inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+            inbound
+        };
+        // It announces much, and holds what has arrived.
+        let first = || chunk(1, 0, false, 60_000_000, piece);
+        let (mut one, mut two, mut three) = (begun(), begun(), begun());
+        one.handle_frame(0, first()).unwrap();
+        two.handle_frame(0, first()).unwrap();
+        let error = three.handle_frame(0, first()).unwrap_err();
+        assert_eq!(error, LinkError::Reassembly { bound: 10_000, got: 3 * 4096 });
+        assert!(error.to_string().contains("at most 10000 bytes on a connection, got 12288"), "{error}");
+        // What ends makes room, and so does what is whole.
+        two.cancel(Reason::Normal, &[]);
+        let mut four = begun();
+        four.handle_frame(0, chunk(1, 0, false, 4097, piece)).unwrap();
+        four.handle_frame(0, chunk(1, 1, true, 4097, &[7])).unwrap();
+        begun().handle_frame(0, first()).unwrap();
+        drop(one);
+        let (mut five, mut six) = (begun(), begun());
+        five.handle_frame(0, first()).unwrap();
+        six.handle_frame(0, first()).unwrap();
     }
 
     /// A link that has asked for many events, of which 100 bytes may wait.

@@ -101,7 +101,7 @@
 //! | `clock` | pure: a clock that is wrong |
 //! | `stats`, `trace` | what is counted, hashed and logged |
 //! | `panics` | panics as values |
-//! | `det` | entropy and clocks; the only `unsafe` |
+//! | `det` | entropy and clocks; the only `unsafe` of the crate |
 
 mod clock;
 mod conditions;

@@ -18,9 +18,12 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{sleep, timeout};
 
+#[path = "support/memory.rs"]
+mod memory;
 #[path = "support/raw.rs"]
 mod raw;
 
+use memory::Memory;
 use raw::{Issues, frame, hello, hello_of, subscribe};
 
 const PORT: u16 = 4433;
@@ -286,7 +289,9 @@ async fn replay(net: &SimNet, world: &World, stranger: &Host) -> Outcome {
 /// More than was agreed: more events, more acknowledged than was sent, more streams.
 #[test]
 fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
+    let memory = Memory::bounded(SEED_BYTES);
     sim().swarm(0..300, async |net| {
+        let began = memory.begin();
         let mut world = World::new(&net).await?;
         let mut rng = net.rng("hostile");
         let host = net.host("hostile");
@@ -305,6 +310,7 @@ fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
                     let _ = send.stopped().await;
                 }
                 assert_eq!(code(&connection).await, PROTOCOL);
+                assert_eq!(world.node.snapshot().offences, 3);
             }
             _ => {
                 let (connection, _control) = world.join(&host).await?;
@@ -318,12 +324,17 @@ fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
                     assert!(streams.len() <= MAX_SUBSCRIPTIONS as usize, "the limit does not hold");
                 }
                 assert!(links(&world.there) <= MAX_SUBSCRIPTIONS as usize + 1, "the limit does not hold");
+                assert_eq!(world.node.snapshot().offences, 0, "who waits has done nothing wrong");
                 connection.close(VarInt::from_u32(0), b"");
             }
         }
         world.the_link_is_exact().await?;
-        world.end().await
+        until("something of the peer is left", || world.node.snapshot().links_published == 0).await;
+        world.end().await?;
+        memory.check(&began);
+        Ok(())
     });
+    println!("{memory}");
 }
 
 /// A producer that sends more than it was asked for: its subscriber gets none of it, and is told so.
@@ -351,6 +362,7 @@ async fn exceeds_credit(world: &World, host: &Host, rng: &mut StdRng) -> Outcome
     sink.ask(10);
     let failure = sink.expect_failure().await;
     assert_eq!(failure.kind(), aqueduct_stage::FailureKind::Protocol, "{failure}");
+    assert_eq!(world.good.node.snapshot().offences, 1);
     Ok(())
 }
 
@@ -419,17 +431,21 @@ async fn talks_too_much(world: &World, host: &Host, rng: &mut StdRng) -> Outcome
     let (once, many) = (frame(ASK_FUNCTIONS, &[0x80]), frame(SKIPPED, &[7]).repeat(400));
     let _ = send.write_all(&if rng.random() { once.repeat(2) } else { many }).await;
     assert_eq!(code(&connection).await, PROTOCOL);
+    assert_eq!(world.node.snapshot().offences, 1);
     Ok(())
 }
 
 /// Frames that are none, or are not what they say, anywhere.
 #[test]
 fn failure_17_garbage_ends_with_a_code_and_harms_nobody() {
+    let memory = Memory::bounded(SEED_BYTES);
     sim().swarm(0..300, async |net| {
+        let began = memory.begin();
         let mut world = World::new(&net).await?;
         let mut rng = net.rng("garbage");
         let host = net.host("hostile");
-        let connection = match rng.random_range(0..4) {
+        let case = rng.random_range(0..4);
+        let connection = match case {
             0 => {
                 // Beside subscriptions, where once is enough.
                 let (connection, (mut send, _recv)) = world.join(&host).await?;
@@ -465,11 +481,16 @@ fn failure_17_garbage_ends_with_a_code_and_harms_nobody() {
         };
         assert_eq!(code(&connection).await, PROTOCOL);
         drop(connection);
+        let now = world.node.snapshot();
+        assert_eq!((now.offences, now.connections_refused), [(1, 0), (1, 1), (3, 0), (3, 0)][case]);
         world.the_link_is_exact().await?;
         // Nothing of the hostile peer is left.
         until("something of the peer is left", || links(&world.there) == 0).await;
-        world.end().await
+        world.end().await?;
+        memory.check(&began);
+        Ok(())
     });
+    println!("{memory}");
 }
 
 /// A node dials again and again, as several of its starts in some order: the last start stays, with all its connections.
@@ -522,6 +543,8 @@ fn failure_36_a_node_that_starts_again_replaces_its_earlier_self() {
 }
 
 const MAX_SUBSCRIPTIONS: u32 = 16;
+/// What three machines and their network may take: several times what they do, and far less than what is announced.
+const SEED_BYTES: usize = 4 << 20;
 const MAX_REASSEMBLY_BYTES: usize = 300_000;
 
 fn sim() -> Sim {

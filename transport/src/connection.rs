@@ -354,10 +354,21 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
     let grace = node.config.session_grace;
     let max_sessions = node.config.max_subscriptions as usize;
     let (sessions, ended) = (Arc::clone(&node.sessions), node.ended.clone());
-    let counters = Arc::clone(&node.counters);
+    let (counters, consumers) = (Arc::clone(&node.counters), Arc::clone(&node.far_consumers));
     let peer = peer.to_string();
-    let link =
-        IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended, counters };
+    let link = IncomingLink {
+        subscribe,
+        stream,
+        limits,
+        peer,
+        offences,
+        grace,
+        max_sessions,
+        sessions,
+        ended,
+        counters,
+        consumers,
+    };
     // A link must not keep its node alive: whoever publishes decides how long.
     drop(node);
     match publication {

@@ -321,7 +321,7 @@ mod tests {
         );
         assert!(asked(vec![part(&["a"]), part(&["a"])]).starts_with("not a list of functions: function \"a\" v1 is"));
         assert!(asked(vec![part(&[&"x".repeat(256)])]).contains("expected a name of 1 to 255 bytes"));
-        let accepted = || Frame::Accepted(Accepted { instances: 1 });
+        let accepted = || Frame::Accepted(Accepted::default());
         assert_eq!(asked(vec![accepted()]), "unexpected accepted frame on the control stream");
         let ask = || Frame::AskFunctions(AskFunctions {});
         assert_eq!(asked(vec![ask(), ask()]), "asked for the functions a second time");

@@ -10,8 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Credit, Done, Events, Failed, FunctionRow,
-    FunctionsPart, Hello, HelloAck, OfferedLimits, Refuse, Refused, Resume, Resumed, Session, Subscribe, Verdict,
+    Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Credit, Done, Events, Failed, FarConsumer,
+    FunctionRow, FunctionsPart, Hello, HelloAck, OfferedLimits, Refuse, Refused, Resume, Resumed, Session, Subscribe,
+    Verdict,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -227,7 +228,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 19] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -381,6 +382,7 @@ pub(crate) mod tests {
                 session: Some(Session { incarnation: u64::MAX, number: 7 }),
                 selector: Some(text("even")),
                 instance: 3,
+                consumer: Some(FarConsumer { incarnation: 7, number: 8 }),
             }),
             Frame::Accepted(Accepted { instances: 7, takes_answers: true }),
             Frame::Refused(Refused {
@@ -423,7 +425,13 @@ pub(crate) mod tests {
                 payload: Bytes::from_static(b"p"),
             }),
             Frame::Done(Done { last_seq: 0 }),
-            Frame::Failed(Failed { last_seq: 5, reason: Reason::Panic, origin: text("sum"), message: text("boom") }),
+            Frame::Failed(Failed {
+                last_seq: 5,
+                reason: Reason::Panic,
+                origin: text("sum"),
+                message: text("boom"),
+                is_cancel: true,
+            }),
         ]
     }
 
@@ -503,6 +511,7 @@ pub(crate) mod tests {
             session: None,
             selector: None,
             instance: 0,
+            consumer: None,
         };
         let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
         assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");

@@ -46,6 +46,7 @@
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
+//! * `shared`: who is the same consumer, between nodes
 //! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
 //! * `counters`, `snapshot`: [`NodeSnapshot`], what a node is doing
 //! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
@@ -86,6 +87,7 @@ mod remote;
 mod retrying;
 mod runtime;
 mod session;
+mod shared;
 mod snapshot;
 mod stream;
 mod wire;

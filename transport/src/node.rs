@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aqueduct_stage::{Source, Spawner, SubscribeError, TokioSpawner};
+use aqueduct_stage::{ConsumerId, Source, Spawner, SubscribeError, TokioSpawner};
 use quinn::{AsyncUdpSocket, Endpoint, Runtime};
 use tokio::net::ToSocketAddrs;
 use tokio_util::sync::CancellationToken;
@@ -21,13 +21,14 @@ use crate::config::ConfigError;
 use crate::connection::{self, Established};
 use crate::counters::Counters;
 use crate::error::CloseCode;
-use crate::frame::Session;
+use crate::frame::{FarConsumer, Session};
 use crate::incarnations::Incarnations;
 use crate::link::MAX_INSTANCES;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
 use crate::session::Sessions;
+use crate::shared::{ConsumerNumbers, FarConsumers};
 use crate::{
     Access, Functions, FunctionsDigest, Identity, IdentityError, NodeConfig, NodeName, NodeSnapshot, PeerFunctions,
     PublishOptions, Wire,
@@ -119,6 +120,9 @@ pub(crate) struct Inner {
     incarnations: Mutex<Incarnations<quinn::Connection>>,
     /// How many links have been made to others.
     links_made: AtomicU64,
+    /// Who subscribes here and elsewhere.
+    consumer_numbers: Arc<ConsumerNumbers>,
+    pub(crate) far_consumers: Arc<FarConsumers>,
     /// Links that are cut off are not waited for any more.
     pub(crate) ended: CancellationToken,
 }
@@ -366,8 +370,24 @@ impl Node {
 
     /// What the next link to another node is called there.
     pub(crate) fn next_session(&self) -> Session {
-        let number = self.inner.links_made.fetch_add(1, Ordering::Relaxed);
-        Session { incarnation: self.inner.incarnation, number }
+        Session { incarnation: self.inner.incarnation, number: self.next_number() }
+    }
+
+    /// What a consumer is called there, for as long as the answer is held.
+    pub(crate) fn consumer_at(
+        &self,
+        consumer: ConsumerId,
+        at: SocketAddr,
+        producer: &Arc<str>,
+        instance: usize,
+    ) -> (FarConsumer, impl Send + use<>) {
+        let key = (consumer, at, Arc::clone(producer), instance);
+        let held = self.inner.consumer_numbers.hold(key, || self.next_number());
+        (FarConsumer { incarnation: self.inner.incarnation, number: held.value }, held)
+    }
+
+    fn next_number(&self) -> u64 {
+        self.inner.links_made.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -551,6 +571,8 @@ impl NodeBuilder {
             sessions: Arc::default(),
             incarnations: Mutex::new(Incarnations::new()),
             links_made: AtomicU64::new(0),
+            consumer_numbers: Arc::default(),
+            far_consumers: Arc::default(),
             ended: CancellationToken::new(),
         });
         inner.spawn_connection(connection::listen(inner.endpoint.clone(), Arc::downgrade(&inner)));

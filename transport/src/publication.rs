@@ -17,10 +17,11 @@ use crate::codec::{decode, encode};
 use crate::connection::Offences;
 use crate::counters::Counters;
 use crate::error::error_chain;
-use crate::frame::{Reason, Subscribe};
+use crate::frame::{FarConsumer, Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
 use crate::publish_options::Selectors;
 use crate::session::{Arrival, Door, Sessions};
+use crate::shared::{FarConsumers, Held};
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{EncodeError, Limits, Wire};
 
@@ -47,6 +48,8 @@ pub(crate) struct IncomingLink {
     /// Links that are cut off are to end.
     pub(crate) ended: CancellationToken,
     pub(crate) counters: Arc<Counters>,
+    /// Who subscribes.
+    pub(crate) consumers: Arc<FarConsumers>,
 }
 
 impl IncomingLink {
@@ -134,6 +137,8 @@ struct Serving<T: Wire> {
     asked: Demand,
     /// The source knows that the edge has ended.
     ended: bool,
+    /// Who subscribes, for as long as this lives.
+    _consumer: Option<Arc<Held<(String, FarConsumer), ConsumerId>>>,
     events: PhantomData<fn(T)>,
 }
 
@@ -169,9 +174,11 @@ impl<T: Wire> Serving<T> {
         };
         let outlet = Arc::new(Outlet::default());
         let id = SubscriptionId::new();
+        let consumer =
+            link.subscribe.consumer.map(|far| link.consumers.hold((link.peer.clone(), far), ConsumerId::new));
         let subscription = Subscription {
             id,
-            consumer: ConsumerId::new(),
+            consumer: consumer.as_ref().map_or_else(ConsumerId::new, |held| held.value),
             options: window.into(),
             interest: Interest { selector, partition: None },
             subscriber: Arc::clone(&outlet) as _,
@@ -192,8 +199,8 @@ impl<T: Wire> Serving<T> {
                 return Ok(None);
             }
         };
-        let IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended, counters } =
-            link;
+        let IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended, .. } = link;
+        let counters = link.counters;
         let session = subscribe.session.filter(|_| !grace.is_zero());
         let door = session.and_then(|session| sessions.open(&peer, session, max_sessions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
@@ -218,6 +225,7 @@ impl<T: Wire> Serving<T> {
             asked: Demand::ZERO,
             peer,
             ended: false,
+            _consumer: consumer,
             events: PhantomData,
         }))
     }
@@ -356,13 +364,15 @@ impl<T: Wire> Serving<T> {
             },
             Parcel::Ended(cause) => {
                 self.ended = true;
-                match cause.reason() {
+                let (reason, origin, message) = match cause.reason() {
+                    Exit::Normal => (Reason::Normal, &*self.stage, ""),
+                    Exit::Shutdown => (Reason::Shutdown, &*self.stage, ""),
+                    Exit::Failed(failure) => (reason(failure.kind()), failure.origin(), failure.message()),
+                };
+                match &cause {
                     _ if cause.is_exhausted() => self.outbound.finish(),
-                    Exit::Normal => self.outbound.fail(Reason::Normal, &self.stage, ""),
-                    Exit::Shutdown => self.outbound.fail(Reason::Shutdown, &self.stage, ""),
-                    Exit::Failed(failure) => {
-                        self.outbound.fail(reason(failure.kind()), failure.origin(), failure.message());
-                    }
+                    EndCause::Down(_) => self.outbound.fail(reason, origin, message),
+                    EndCause::Cancelled(_) => self.outbound.let_go(reason, origin, message),
                 }
             }
         }
@@ -514,6 +524,7 @@ fn reason(kind: FailureKind) -> Reason {
         FailureKind::Shutdown => Reason::Shutdown,
         FailureKind::Disconnected => Reason::Disconnected,
         FailureKind::Protocol => Reason::Protocol,
+        FailureKind::AlreadySubscribed => Reason::AlreadySubscribed,
         _ => Reason::Error,
     }
 }

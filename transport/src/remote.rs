@@ -80,6 +80,7 @@ impl<T: Wire> Remote<T> {
         let stream = established.open().await.map_err(|error| unreachable(error.to_string()))?;
         let (limits, grace) = (established.limits.clone(), self.node.config().session_grace);
         let window = subscription.options.window_or(Window::FAR);
+        let (consumer, held) = self.node.consumer_at(subscription.consumer, self.at, &self.producer, instance);
         let subscribe = Subscribe {
             producer: self.producer.to_string(),
             signature: T::signature(),
@@ -88,11 +89,12 @@ impl<T: Wire> Remote<T> {
             session: (!grace.is_zero()).then(|| self.node.next_session()),
             selector: self.selector.as_deref().map(str::to_owned),
             instance: instance as u64,
+            consumer: Some(consumer),
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.node.config().event_window_bytes.into());
         inbound.share_reassembly(established.reassembly.clone());
-        let controls = Arc::new(Controls::of(subscription.id));
+        let controls = Arc::new(Controls::of(subscription.id, Box::new(held)));
         let mut link = Link {
             subscription,
             stream: FrameStream::new(stream, limits.clone()),
@@ -254,6 +256,7 @@ impl<T> Drop for Link<T> {
 impl<T> Link<T> {
     fn tell(&mut self, cause: EndCause) {
         if !std::mem::replace(&mut self.told, true) {
+            self.controls.lock().consumer = None;
             self.subscription.subscriber.ended(self.subscription.id, cause);
         }
     }
@@ -526,18 +529,14 @@ impl<T: Wire> Link<T> {
                     subscriber.deliver(*id, events.into(), attempt);
                 }
                 InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
-                // We did not cancel, so an end that is not the end of the data is an early one, whatever it is called.
-                InboundEvent::Failed { reason: Reason::Normal | Reason::Shutdown, .. } => {
-                    self.tell(EndCause::Down(Exit::Shutdown));
-                }
-                InboundEvent::Failed { reason, origin, message } => {
-                    let message = match reason {
-                        Reason::Panic => format!("stage {origin:?} panicked: {message}"),
-                        Reason::Error => format!("stage {origin:?} failed: {message}"),
-                        other => format!("{origin}: {other}: {message}"),
-                    };
-                    let failure = Failure::new(&self.name, FailureKind::Remote, message);
-                    self.tell(EndCause::Down(Exit::Failed(failure)));
+                InboundEvent::Failed { reason, origin, message, is_cancel } => {
+                    let exit = far_exit(&self.name, reason, &origin, &message);
+                    self.tell(match (exit, is_cancel) {
+                        (exit, true) => EndCause::Cancelled(exit),
+                        // An end that is not the end of the data is an early one, whatever it is called.
+                        (Exit::Normal, false) => EndCause::Down(Exit::Shutdown),
+                        (exit, false) => EndCause::Down(exit),
+                    });
                 }
                 InboundEvent::Resumed => {
                     self.counters.links_resumed.add(1);
@@ -587,11 +586,14 @@ struct Wishes {
     answers: Vec<(u64, Answer)>,
     /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
     cancel: Option<(EndCause, Vec<(u64, Attempt)>)>,
+    /// The consumer's name at the publisher, held until it wants no more or knows that there is no more.
+    consumer: Option<Box<dyn Send>>,
 }
 
 impl Controls {
-    fn of(id: SubscriptionId) -> Self {
-        Self { id, wishes: Mutex::default(), changed: Notify::new(), takes_answers: AtomicBool::new(false) }
+    fn of(id: SubscriptionId, consumer: Box<dyn Send>) -> Self {
+        let wishes = Wishes { consumer: Some(consumer), ..Wishes::default() };
+        Self { id, wishes: Mutex::new(wishes), changed: Notify::new(), takes_answers: AtomicBool::new(false) }
     }
 
     /// Takes a wish, if it is one of this subscription.
@@ -606,7 +608,7 @@ impl Controls {
         let mut wishes = self.lock();
         let Wishes { up_to, taken, taken_matters_from, handled, .. } = *wishes;
         let (answers, cancel) = (std::mem::take(&mut wishes.answers), wishes.cancel.take());
-        Wishes { up_to, taken, taken_matters_from, handled, answers, cancel }
+        Wishes { up_to, taken, taken_matters_from, handled, answers, cancel, consumer: None }
     }
 
     /// Wakes the link when so many events are taken: to be woken for each batch would cost more than the batch.
@@ -669,8 +671,26 @@ impl<T: Send + 'static> Publisher<T> for Controls {
         let counts = unfinished.iter().map(|(events, attempt)| (events.len() as u64, *attempt)).collect();
         self.wish(id, |wishes| {
             wishes.cancel.get_or_insert((cause, counts));
+            wishes.consumer = None;
         });
     }
+}
+
+/// How the far producer, or its subscription, has ended.
+fn far_exit(name: &str, reason: Reason, origin: &str, message: &str) -> Exit {
+    let kind = match reason {
+        Reason::AlreadySubscribed => FailureKind::AlreadySubscribed,
+        _ => FailureKind::Remote,
+    };
+    let message = match reason {
+        Reason::Normal => return Exit::Normal,
+        Reason::Shutdown => return Exit::Shutdown,
+        Reason::Panic => format!("stage {origin:?} panicked: {message}"),
+        Reason::Error => format!("stage {origin:?} failed: {message}"),
+        Reason::AlreadySubscribed => message.to_owned(),
+        other => format!("{origin}: {other}: {message}"),
+    };
+    Exit::Failed(Failure::new(name, kind, message))
 }
 
 /// What our wish to end is called on the wire.
@@ -689,7 +709,7 @@ mod tests {
     #[test]
     fn wishes_of_an_unknown_subscription_are_ignored() {
         let id = SubscriptionId::new();
-        let controls = Controls::of(id);
+        let controls = Controls::of(id, Box::new(()));
         let publisher: &dyn Publisher<u64> = &controls;
         let unknown = SubscriptionId::new();
         publisher.ask(unknown, Demand::MAX);

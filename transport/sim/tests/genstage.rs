@@ -17,8 +17,8 @@
 //! selectors, which do not cross a link yet; 178 and 197 are about infos, which are told within a node; 179 is 50; 196 and
 //! 198 are options of a dispatcher.
 //!
-//! What differs from the same within a node, on purpose: a subscription has an id at each end; to a consumer whose far
-//! producer cancels it, that is an end ([`EndCause::Down`](aqueduct_stage::EndCause)); and a failure names its node.
+//! What differs from the same within a node, on purpose: a subscription has an id at each end, and a failure names its
+//! node.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -106,6 +106,19 @@ pub(crate) struct Subscribe {
     /// Which of the producer's instances, from 0. How many there are is said by [`Accepted`].
     #[serde(default)]
     pub(crate) instance: u64,
+    /// Who subscribes: a broadcast takes a consumer only once. `None` if the subscriber's node does not say, and then it is
+    /// somebody else each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) consumer: Option<FarConsumer>,
+}
+
+/// Names a consumer among those that a node has ever had subscriptions for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct FarConsumer {
+    /// Rises with each start of the subscriber's node.
+    pub(crate) incarnation: u64,
+    /// The node's choice.
+    pub(crate) number: u64,
 }
 
 /// Names a link among all that a node has ever made.
@@ -277,7 +290,7 @@ pub(crate) struct Done {
     pub(crate) last_seq: u64,
 }
 
-/// The producer ended otherwise, after `last_seq` events were sent.
+/// The producer ended otherwise, or it cancelled this subscription, after `last_seq` events were sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Failed {
     pub(crate) last_seq: u64,
@@ -288,6 +301,9 @@ pub(crate) struct Failed {
     /// For people.
     #[serde(default)]
     pub(crate) message: String,
+    /// The producer lives on without this subscriber; otherwise it has ended itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_cancel: bool,
 }
 
 impl From<Verdict> for u8 {

@@ -38,12 +38,14 @@ pub(crate) enum Reason {
     Superseded,
     /// The other end of the link does not know it any more.
     NoSession,
+    /// The producer takes a consumer only once.
+    AlreadySubscribed,
     /// A reason of a later version.
     Unknown(u8),
 }
 
 /// Every reason and its number. Numbers are never given a second time.
-const NUMBERS: [(Reason, u8); 16] = [
+const NUMBERS: [(Reason, u8); 17] = [
     (Reason::Normal, 0),
     (Reason::Shutdown, 1),
     (Reason::Error, 2),
@@ -60,6 +62,7 @@ const NUMBERS: [(Reason, u8); 16] = [
     (Reason::Version, 13),
     (Reason::Superseded, 14),
     (Reason::NoSession, 15),
+    (Reason::AlreadySubscribed, 16),
 ];
 
 impl From<u8> for Reason {
@@ -96,6 +99,7 @@ impl std::fmt::Display for Reason {
             Self::Version => "no common version",
             Self::Superseded => "superseded",
             Self::NoSession => "no such link",
+            Self::AlreadySubscribed => "already subscribed",
             Self::Unknown(number) => return write!(f, "unknown reason {number}"),
         })
     }
@@ -110,7 +114,7 @@ mod tests {
         for number in 0..=u8::MAX {
             assert_eq!(u8::from(Reason::from(number)), number);
         }
-        assert_eq!(Reason::from(16), Reason::Unknown(16));
+        assert_eq!(Reason::from(17), Reason::Unknown(17));
     }
 
     #[test]

@@ -397,8 +397,16 @@ fn length(number: u64) -> usize {
 pub(super) fn inbound(session: u64) -> Inbound {
     let session = Some(Session { incarnation: 1, number: session });
     let (producer, signature) = ("numbers".into(), "(u64, bytes)".into());
-    let subscribe =
-        Subscribe { producer, signature, max_demand: WINDOW, min_demand: 0, session, selector: None, instance: 0 };
+    let subscribe = Subscribe {
+        producer,
+        signature,
+        max_demand: WINDOW,
+        min_demand: 0,
+        session,
+        selector: None,
+        instance: 0,
+        consumer: None,
+    };
     let mut inbound = Inbound::new(limits(), subscribe).unwrap();
     inbound.bound_bytes(WINDOW_BYTES);
     inbound

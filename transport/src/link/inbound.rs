@@ -94,8 +94,9 @@ pub(crate) enum InboundEvent {
     },
     /// The producer is exhausted, and everything it sent has been told. Nothing follows.
     Done,
-    /// The producer has ended otherwise, and everything it sent has been told. Nothing follows.
-    Failed { reason: Reason, origin: String, message: String },
+    /// The producer has ended otherwise, or cancelled the subscription, and everything it sent has been told. Nothing
+    /// follows.
+    Failed { reason: Reason, origin: String, message: String, is_cancel: bool },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -438,8 +439,8 @@ impl Inbound {
             Frame::Answered(answered) => self.answers.confirm(answered.up_to),
             Frame::Done(done) => self.handle_end(done.last_seq, InboundEvent::Done),
             Frame::Failed(failed) => {
-                let (reason, origin, message) = (failed.reason, failed.origin, failed.message);
-                self.handle_end(failed.last_seq, InboundEvent::Failed { reason, origin, message })
+                let crate::frame::Failed { last_seq, reason, origin, message, is_cancel } = failed;
+                self.handle_end(last_seq, InboundEvent::Failed { reason, origin, message, is_cancel })
             }
             other => Err(LinkError::Unexpected { frame: other.name(), place: "from a publisher" }),
         }
@@ -560,6 +561,7 @@ mod tests {
             session: None,
             selector: None,
             instance: 0,
+            consumer: None,
         }
     }
 
@@ -732,7 +734,8 @@ mod tests {
 
     #[test]
     fn an_end_with_events_missing_is_an_error() {
-        let failed = Failed { last_seq: 1, reason: Reason::Error, origin: "sum".into(), message: "boom".into() };
+        let (origin, message) = ("sum".into(), "boom".into());
+        let failed = Failed { last_seq: 1, reason: Reason::Error, origin, message, is_cancel: false };
         for end in [Frame::Done(Done { last_seq: 1 }), Frame::Failed(failed)] {
             let name = end.name();
             assert_eq!(error(&mut accepted(3), [end.clone()]), "expected the end after 1 events, got 0");
@@ -743,15 +746,17 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_where_it_began() {
-        let mut inbound = accepted(1);
-        let (reason, origin, message) = (Reason::Panic, "sum".to_owned(), "boom".to_owned());
-        let failed = Failed { last_seq: 0, reason, origin: origin.clone(), message: message.clone() };
-        inbound.handle_frame(0, Frame::Failed(failed)).unwrap();
-        assert_eq!(inbound.poll_event(), Some(InboundEvent::Failed { reason, origin, message }));
-        inbound.ask(Demand::new(9));
-        inbound.cancel(Reason::Normal, &[]);
-        assert_eq!(sent(&mut inbound), []);
+    fn a_failure_says_where_it_began_and_whether_it_was_a_cancel() {
+        for is_cancel in [false, true] {
+            let mut inbound = accepted(1);
+            let (reason, origin, message) = (Reason::Panic, "sum".to_owned(), "boom".to_owned());
+            let failed = Failed { last_seq: 0, reason, origin: origin.clone(), message: message.clone(), is_cancel };
+            inbound.handle_frame(0, Frame::Failed(failed)).unwrap();
+            assert_eq!(inbound.poll_event(), Some(InboundEvent::Failed { reason, origin, message, is_cancel }));
+            inbound.ask(Demand::new(9));
+            inbound.cancel(Reason::Normal, &[]);
+            assert_eq!(sent(&mut inbound), []);
+        }
     }
 
     #[test]
@@ -809,7 +814,7 @@ mod tests {
             inbound.share_reassembly(reassembly.clone());
             inbound.ask(Demand::new(9));
             sent(&mut inbound);
-            inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1 })).unwrap();
+            inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
             inbound
         };
         // It announces much, and holds what has arrived.

@@ -26,6 +26,7 @@ fn subscribe() -> Subscribe {
         session: None,
         selector: None,
         instance: 0,
+        consumer: None,
     }
 }
 

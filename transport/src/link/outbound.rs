@@ -25,8 +25,9 @@ use crate::link::log::{Log, Run};
 /// When its stream is cut, it waits for the subscriber to [`resume`](Self::resume) the link on another one, and sends again
 /// what did not arrive; or it is [given up](Self::give_up).
 ///
-/// * mutators: [`take_answers`](Self::take_answers), [`accept`](Self::accept), [`refuse`](Self::refuse), [`send`](Self::send), [`finish`](Self::finish),
-///   [`fail`](Self::fail), [`give_up`](Self::give_up)
+/// * mutators: [`take_answers`](Self::take_answers), [`accept`](Self::accept), [`refuse`](Self::refuse),
+///   [`send`](Self::send), [`finish`](Self::finish), [`fail`](Self::fail), [`let_go`](Self::let_go),
+///   [`give_up`](Self::give_up)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream), [`cut`](Self::cut),
 ///   [`resume`](Self::resume)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event),
@@ -210,8 +211,13 @@ impl Outbound {
     ///
     /// Texts are cut to a quarter of a control frame each (16 KiB by default).
     pub(crate) fn fail(&mut self, reason: Reason, origin: &str, message: &str) {
-        let (origin, message) = (self.cut_text(origin), self.cut_text(message));
-        self.end(Frame::Failed(Failed { last_seq: self.log.last(), reason, origin, message }));
+        self.end_early(reason, origin, message, false);
+    }
+
+    /// Sends, behind all events, that the producer has cancelled the subscription and lives on. Otherwise as
+    /// [`fail`](Self::fail).
+    pub(crate) fn let_go(&mut self, reason: Reason, origin: &str, message: &str) {
+        self.end_early(reason, origin, message, true);
     }
 
     /// Takes a frame that has come from the subscriber on stream `epoch` of the link; it is ignored if that is not the
@@ -420,6 +426,11 @@ impl Outbound {
         self.sent = self.sent.max(self.next - 1);
         let total_len = payload.len() as u64;
         Some(Frame::Chunk(Chunk { seq: first, attempt, index, is_last, total_len, payload: payload.slice(start..end) }))
+    }
+
+    fn end_early(&mut self, reason: Reason, origin: &str, message: &str, is_cancel: bool) {
+        let (origin, message) = (self.cut_text(origin), self.cut_text(message));
+        self.end(Frame::Failed(Failed { last_seq: self.log.last(), reason, origin, message, is_cancel }));
     }
 
     fn end(&mut self, last: Frame) {
@@ -756,6 +767,7 @@ mod tests {
             session: None,
             selector: None,
             instance: 0,
+            consumer: None,
         };
         let error = outbound(0).handle_frame(0, &Frame::Subscribe(subscribe)).unwrap_err();
         assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");

@@ -41,10 +41,21 @@ fn terminated(log: &Log) -> Option<String> {
     log.all().into_iter().find_map(exit)
 }
 
-/// The consumer is told of a failure that says so, and ends with the same or not at all.
+/// The consumer is told of the end of its producer by a failure that says so, and ends with the same or not at all.
 #[track_caller]
-fn assert_fails((cause, exit): (String, Option<String>), failure: &str, ends: bool) {
-    assert!(cause.starts_with("down: ") && cause.contains(failure), "{cause}");
+fn assert_fails(told: (String, Option<String>), failure: &str, ends: bool) {
+    assert_told("down: ", told, failure, ends);
+}
+
+/// The same of a cancel by a producer that lives on.
+#[track_caller]
+fn assert_cancelled(told: (String, Option<String>), failure: &str, ends: bool) {
+    assert_told("cancelled: ", told, failure, ends);
+}
+
+#[track_caller]
+fn assert_told(how: &str, (cause, exit): (String, Option<String>), failure: &str, ends: bool) {
+    assert!(cause.starts_with(how) && cause.contains(failure), "{cause}");
     assert_eq!(exit.is_some(), ends, "{exit:?}");
     assert!(exit.is_none_or(|exit| cause.ends_with(&exit)), "{cause}");
 }
@@ -91,29 +102,28 @@ fn genstage_071_a_subscription_that_is_not_wanted_ends_the_consumer() {
 
 #[test]
 fn genstage_072_temporary_cancelled_with_a_failure_lives() {
-    scenario(async || assert_fails(told(Cancel::Temporary, Lost::Cancelled(oops())).await, OOPS, false));
+    scenario(async || assert_cancelled(told(Cancel::Temporary, Lost::Cancelled(oops())).await, OOPS, false));
 }
 
-/// That the producer let go without failing is told as an end that is not that of the data.
 #[test]
 fn genstage_073_transient_cancelled_gracefully_lives() {
     scenario(async || {
         let told = told(Cancel::Transient, Lost::Cancelled(Exit::Normal)).await;
-        assert_eq!(told, ("down: shutdown".to_owned(), None));
+        assert_eq!(told, ("cancelled: normal".to_owned(), None));
     });
 }
 
 #[test]
 fn genstage_074_transient_cancelled_with_a_failure_fails() {
-    scenario(async || assert_fails(told(Cancel::Transient, Lost::Cancelled(oops())).await, OOPS, true));
+    scenario(async || assert_cancelled(told(Cancel::Transient, Lost::Cancelled(oops())).await, OOPS, true));
 }
 
 #[test]
 fn genstage_075_permanent_cancelled_ends() {
     scenario(async || {
-        assert_fails(told(Cancel::Permanent, Lost::Cancelled(oops())).await, OOPS, true);
+        assert_cancelled(told(Cancel::Permanent, Lost::Cancelled(oops())).await, OOPS, true);
         let gracefully = told(Cancel::Permanent, Lost::Cancelled(Exit::Normal)).await;
-        assert_eq!(gracefully, ("down: shutdown".to_owned(), Some("shutdown".to_owned())));
+        assert_eq!(gracefully, ("cancelled: normal".to_owned(), Some("normal".to_owned())));
     });
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) buffered: Counter,
     /// Asked for by subscribers and not given yet.
     pub(crate) demand: Counter,
+    /// 1 if each event is given to all subscribers, at the pace of the slowest.
+    pub(crate) gives_to_all: Counter,
     /// Asked of producers and not handled yet.
     pub(crate) outstanding: Counter,
     idle_nanos: Counter,
@@ -65,6 +67,7 @@ impl Counters {
             undispatched: Counter::default(),
             buffered: Counter::default(),
             demand: Counter::default(),
+            gives_to_all: Counter::default(),
             outstanding: Counter::default(),
             idle_nanos: Counter::default(),
             blocked_nanos: Counter::default(),

@@ -253,6 +253,11 @@ impl<T> Downstream<T> {
         self.dispatcher.demand()
     }
 
+    /// Whether each event is given to all subscribers at the pace of the slowest, and nothing else holds events back.
+    pub(crate) fn gives_to_all(&self) -> bool {
+        self.dispatcher.takes_a_consumer_once() && !self.is_holding_back()
+    }
+
     fn is_holding_back(&self) -> bool {
         self.mode == DemandMode::Accumulate || self.seen < self.awaited
     }

@@ -438,6 +438,7 @@ impl<C: Callbacks> Driver<C> {
         let counters = &self.ending.counters;
         counters.buffered.set(self.downstream.waiting() as u64);
         counters.demand.set(self.downstream.demand().count());
+        counters.gives_to_all.set(self.downstream.gives_to_all().into());
         counters.outstanding.set(self.upstream.outstanding().count());
     }
 }

@@ -70,6 +70,17 @@ impl Edges {
         self.lock().to_consumers.iter().map(|(id, edge)| (id, edge.read())).collect()
     }
 
+    /// Whether a consumer has been given all that it asked for, and another one has not.
+    pub(crate) fn is_used_up_alone(&self, id: SubscriptionId) -> bool {
+        let is_used_up = |edge: &EdgeCounters| {
+            let Counted { asked, passed } = edge.read();
+            passed >= asked
+        };
+        let state = self.lock();
+        let mut others = state.to_consumers.iter().filter(|(other, _)| *other != id);
+        state.to_consumers.get(id).is_some_and(|edge| is_used_up(edge)) && others.any(|(_, edge)| !is_used_up(edge))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,5 +91,29 @@ impl EdgeCounters {
         // What has passed was asked for before.
         let passed = self.passed.get();
         Counted { asked: self.asked.get(), passed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_used_up_its_demand_while_another_has_not_is_told_apart() {
+        let edges = Edges::default();
+        let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
+        let (of_one, of_other) = (edges.to_consumer(one), edges.to_consumer(other));
+        let alone = || [one, other].map(|id| edges.is_used_up_alone(id));
+        assert_eq!(alone(), [false, false], "nobody has asked");
+        of_other.asked.set(10);
+        assert_eq!(alone(), [true, false]);
+        of_one.asked.set(5);
+        assert_eq!(alone(), [false, false], "the stage has nothing for them");
+        [&of_one, &of_other].iter().for_each(|edge| edge.passed.set(5));
+        assert_eq!(alone(), [true, false]);
+        edges.remove(other);
+        assert_eq!(alone(), [false, false], "nobody is there to wait");
+        edges.remove(one);
+        assert!(!edges.is_used_up_alone(one));
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Window};
 use tokio::sync::oneshot;
 
+use crate::counters::Counters;
 use crate::graph::remainder::Returned;
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
@@ -74,6 +75,8 @@ pub(crate) struct Mailbox<I, O> {
     stage: String,
     consumer: ConsumerId,
     returned: Arc<Returned<O>>,
+    /// Those of the stage, once it has started.
+    counters: OnceLock<Arc<Counters>>,
 }
 
 struct State<I, O> {
@@ -90,7 +93,13 @@ impl<I, O> Mailbox<I, O> {
     pub(crate) fn new(stage: &str, returned: Arc<Returned<O>>) -> Self {
         let state = State { messages: VecDeque::new(), posts: 0, waiting: None, closed: false };
         let (state, stopping) = (Mutex::new(state), AtomicBool::new(false));
-        Self { state, stopping, stage: stage.to_owned(), consumer: ConsumerId::new(), returned }
+        let (stage, counters) = (stage.to_owned(), OnceLock::new());
+        Self { state, stopping, stage, consumer: ConsumerId::new(), returned, counters }
+    }
+
+    /// The stage starts.
+    pub(crate) fn count_with(&self, counters: &Arc<Counters>) {
+        let _ = self.counters.set(Arc::clone(counters));
     }
 
     /// Names the stage as a consumer.
@@ -195,6 +204,12 @@ impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
 
     fn handled(&self, id: SubscriptionId, up_to: Demand) {
         let _ = self.push(Message::Handled(id, up_to));
+    }
+
+    fn holds_back(&self, id: SubscriptionId) -> bool {
+        let holds_back =
+            |counters: &Arc<Counters>| counters.gives_to_all.get() > 0 && counters.edges.is_used_up_alone(id);
+        self.counters.get().is_some_and(holds_back)
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {

@@ -66,6 +66,14 @@ pub trait Publisher<T>: Send + Sync {
         let _ = (id, number, answer);
     }
 
+    /// Whether others wait for this subscriber: every event goes to all of them, this one has been given all that it asked
+    /// for, and another one has not. Whoever looks after a subscriber that is cut off is less patient then. A publisher that
+    /// gives each event to one subscriber says no.
+    fn holds_back(&self, id: SubscriptionId) -> bool {
+        let _ = id;
+        false
+    }
+
     /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told
     /// [`ended`](Subscriber::ended) after them.
     fn cancel(&self, id: SubscriptionId, reason: Exit);

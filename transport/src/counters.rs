@@ -14,6 +14,7 @@ pub(crate) struct Counters {
     pub(crate) links_subscribed: Gauge,
     pub(crate) links_resumed: Counter,
     pub(crate) links_given_up: Counter,
+    pub(crate) links_given_up_early: Counter,
     pub(crate) subscriptions_refused: Counter,
     pub(crate) offences: Counter,
     pub(crate) events_in: Counter,

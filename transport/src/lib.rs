@@ -42,7 +42,7 @@
 //! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
 //!   do what, and who may dial
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
-//!   who may have which of a source's events
+//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
@@ -77,6 +77,7 @@ mod link;
 pub mod local;
 mod node;
 mod nodes;
+mod patience;
 mod peer_functions;
 mod prescan;
 mod publication;

@@ -201,8 +201,9 @@ impl Node {
         if publications.contains_key(name) {
             return Err(PublishError::Taken(name.to_owned()));
         }
-        let published = Published { source: source.clone(), selectors: options.selectors };
-        publications.insert(name.to_owned(), (options.subscribers, Arc::new(published)));
+        let PublishOptions { subscribers, selectors, lag_limit } = options;
+        let published = Published { source: source.clone(), selectors, lag_limit };
+        publications.insert(name.to_owned(), (subscribers, Arc::new(published)));
         Ok(())
     }
 

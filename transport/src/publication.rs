@@ -10,7 +10,7 @@ use aqueduct_stage::{
     SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
 };
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::{decode, encode};
@@ -19,6 +19,7 @@ use crate::counters::Counters;
 use crate::error::error_chain;
 use crate::frame::{FarConsumer, Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
+use crate::patience::patience;
 use crate::publish_options::Selectors;
 use crate::session::{Arrival, Door, Sessions};
 use crate::shared::{FarConsumers, Held};
@@ -64,6 +65,8 @@ impl IncomingLink {
 pub(crate) struct Published<Src: Source> {
     pub(crate) source: Src,
     pub(crate) selectors: Selectors<Src::Item>,
+    /// How long a subscriber that is cut off may hold back others.
+    pub(crate) lag_limit: Duration,
 }
 
 impl<Src: Source<Item: Wire>> Publication for Published<Src> {
@@ -126,6 +129,7 @@ struct Serving<T: Wire> {
     /// Where the next one comes in; `None` if the link does not survive its connection.
     door: Option<Door>,
     grace: Duration,
+    lag_limit: Duration,
     end_of_grace: CancellationToken,
     limits: Limits,
     stage: String,
@@ -217,6 +221,7 @@ impl<T: Wire> Serving<T> {
             epoch: 0,
             door,
             grace,
+            lag_limit: published.lag_limit,
             end_of_grace: ended,
             limits,
             stage: subscribe.producer,
@@ -248,7 +253,7 @@ impl<T: Wire> Serving<T> {
         let (stage, peer) = (self.stage.clone(), self.peer.clone());
         tracing::info!(stage, peer, %error, grace = ?self.grace, "subscriber cut off");
         self.outbound.cut();
-        let until = Instant::now() + self.grace;
+        let cut_at = Instant::now();
         while !self.let_in() {
             if self.outbound.is_over() {
                 return Ok(());
@@ -256,14 +261,19 @@ impl<T: Wire> Serving<T> {
             if self.door.as_ref().is_none_or(Door::is_abandoned) {
                 return Err(error);
             }
+            let (cut_for, others_wait) = (cut_at.elapsed(), self.publisher.holds_back(self.id));
+            let Some(look_after) = patience(cut_for, self.grace, self.lag_limit, others_wait) else {
+                tracing::warn!(stage, peer, ?cut_for, grace = ?self.grace, others_wait, "subscriber given up");
+                if cut_for < self.grace {
+                    self.counters.links_given_up_early.add(1);
+                }
+                return Err(error);
+            };
             tokio::select! {
                 biased;
                 () = self.end_of_grace.cancelled() => return Err(error),
                 () = self.outlet.arrived.notified() => {}
-                () = sleep_until(until) => {
-                    tracing::warn!(stage, peer, grace = ?self.grace, "subscriber given up");
-                    return Err(error);
-                }
+                () = sleep(look_after) => {}
             }
         }
         tracing::info!(stage, peer, epoch = self.epoch, "subscriber is back");

@@ -1,8 +1,10 @@
-//! [`PublishOptions`]: who may subscribe to what a node publishes, and to which of its events.
+//! [`PublishOptions`]: who may subscribe to what a node publishes, to which of its events, and for
+//! whom others wait.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aqueduct_stage::Selector;
 
@@ -24,19 +26,35 @@ use crate::Access;
 pub struct PublishOptions<T> {
     pub(crate) subscribers: Access,
     pub(crate) selectors: Selectors<T>,
+    pub(crate) lag_limit: Duration,
 }
 
 impl<T> PublishOptions<T> {
     /// Everybody of the cluster may have everything.
     #[must_use]
     pub fn new() -> Self {
-        Self { subscribers: Access::everybody(), selectors: Selectors(BTreeMap::new()) }
+        Self { subscribers: Access::everybody(), selectors: Selectors(BTreeMap::new()), lag_limit: LAG_LIMIT }
     }
 
     /// Sets which nodes may subscribe. Default: every node of the cluster.
     #[must_use]
     pub fn subscribers(mut self, subscribers: Access) -> Self {
         self.subscribers = subscribers;
+        self
+    }
+
+    /// Sets how long a subscriber that is cut off may hold back others. Default 5 s: as long as it takes to notice that a
+    /// machine is lost, so it has that time to come back, and others wait for twice as long at most.
+    ///
+    /// It matters for a [broadcast](aqueduct_stage::Stage::broadcast), which goes on at the pace of the slowest subscriber.
+    /// One whose connection is lost stops all others as soon as it has been given what it had asked for. If it still does
+    /// after so long, it is given up: a warning says so, it is [counted](crate::NodeSnapshot::links_given_up_early), and its consumer is told
+    /// ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)) when it comes back. What it had not got is lost to it.
+    /// A subscriber that holds nobody back has the whole [grace](crate::NodeConfig::session_grace), and so has every
+    /// subscriber of another source. A limit that is not below the grace has no effect; with zero, nobody waits.
+    #[must_use]
+    pub fn lag_limit(mut self, limit: Duration) -> Self {
+        self.lag_limit = limit;
         self
     }
 
@@ -63,9 +81,13 @@ impl<T> fmt::Debug for PublishOptions<T> {
         f.debug_struct("PublishOptions")
             .field("subscribers", &self.subscribers)
             .field("selectors", &self.selectors.0.keys())
+            .field("lag_limit", &self.lag_limit)
             .finish_non_exhaustive()
     }
 }
+
+/// The default of [`lag_limit`](PublishOptions::lag_limit).
+const LAG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The selectors of a published source, by name.
 pub(crate) struct Selectors<T>(BTreeMap<String, Selector<T>>);

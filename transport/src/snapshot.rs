@@ -30,6 +30,9 @@ pub struct NodeSnapshot {
     /// How many subscriptions, of either kind, have ended with the loss of their connection: it was closed for good, or not
     /// replaced within the [grace](crate::NodeConfig::session_grace).
     pub links_given_up: u64,
+    /// How many of those were cut off, and given up before the grace because others waited for them: see
+    /// [`PublishOptions::lag_limit`](crate::PublishOptions::lag_limit).
+    pub links_given_up_early: u64,
     /// How many subscriptions of other nodes it has refused, for whatever reason.
     pub subscriptions_refused: u64,
     /// How often another node broke a rule of the protocol.
@@ -52,6 +55,7 @@ pub struct NodeSnapshot {
 /// | `remote_links` | gauge | by `dir`: subscriptions to other nodes, and of them |
 /// | `remote_reconnects_total` | counter | subscriptions that have gone on over another connection |
 /// | `remote_links_given_up_total` | counter | subscriptions that have ended with the loss of their connection |
+/// | `remote_links_given_up_early_total` | counter | those of them that were given up because others waited for them |
 /// | `remote_subscriptions_refused_total` | counter | subscriptions of other nodes that were refused |
 /// | `remote_offences_total` | counter | broken rules of the protocol |
 /// | `remote_events_total` | counter | by `dir`: events from other nodes, and to them |
@@ -80,6 +84,7 @@ impl NodeSnapshot {
             links_subscribed: counters.links_subscribed.count(),
             links_resumed: counters.links_resumed.count(),
             links_given_up: counters.links_given_up.count(),
+            links_given_up_early: counters.links_given_up_early.count(),
             subscriptions_refused: counters.subscriptions_refused.count(),
             offences: counters.offences.count(),
             events_in: counters.events_in.count(),
@@ -99,6 +104,7 @@ impl NodeSnapshot {
             ("remote_links", there, self.links_published),
             ("remote_reconnects_total", None, self.links_resumed),
             ("remote_links_given_up_total", None, self.links_given_up),
+            ("remote_links_given_up_early_total", None, self.links_given_up_early),
             ("remote_subscriptions_refused_total", None, self.subscriptions_refused),
             ("remote_offences_total", None, self.offences),
             ("remote_events_total", here, self.events_in),
@@ -134,6 +140,7 @@ mod tests {
             r#"remote_links{node="a",dir="out"} 0"#,
             r#"remote_reconnects_total{node="a"} 7"#,
             r#"remote_links_given_up_total{node="a"} 0"#,
+            r#"remote_links_given_up_early_total{node="a"} 0"#,
             r#"remote_subscriptions_refused_total{node="a"} 0"#,
             r#"remote_offences_total{node="a"} 0"#,
             r#"remote_events_total{node="a",dir="in"} 0"#,

@@ -198,6 +198,7 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
 
     fn run(&self, number: usize, shared: &Arc<Shared>, made: Option<Made>) -> BoxFuture<'static> {
         let (name, mailbox) = (Arc::clone(&self.place.name), self.seat.mailbox());
+        mailbox.count_with(&self.counters);
         let reporter = Arc::clone(shared);
         let report = Box::new(move |exit| reporter.report(number, exit));
         let mut ending = Ending::new(Arc::clone(&name), Arc::clone(&mailbox), Arc::clone(&self.counters), report);

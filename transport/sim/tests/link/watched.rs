@@ -208,6 +208,10 @@ impl Publisher<Event> for Asks {
         self.publisher.handled(id, up_to);
     }
 
+    fn holds_back(&self, id: SubscriptionId) -> bool {
+        self.publisher.holds_back(id)
+    }
+
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
         self.publisher.cancel(id, reason);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aqueduct_sim::{Edge, Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{FailureKind, Graph, Running};
-use aqueduct_transport::{Authority, Node, NodeConfig};
+use aqueduct_transport::{Authority, Node, NodeConfig, PublishOptions};
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
@@ -78,6 +78,8 @@ pub(crate) struct Setup {
     /// How many events there are.
     pub(crate) events: u64,
     pub(crate) sizes: Sizes,
+    /// Everybody gets every event, and who is cut off may hold the others back for so long; otherwise an event goes to one.
+    pub(crate) broadcast: Option<Duration>,
     /// Drawn if there are none.
     pub(crate) conditions: Option<LinkConditions>,
 }
@@ -93,6 +95,7 @@ impl Default for Setup {
             strangers: 0,
             events: EVENTS,
             sizes: Sizes::default(),
+            broadcast: None,
             conditions: None,
         }
     }
@@ -142,12 +145,18 @@ impl World {
             let (net, edges) = (net.clone(), edges.clone());
             graph.producer("numbers", move || Numbers::new(&net, &edges, setup.sizes, setup.events))
         };
-        for edge in &edges {
-            // The same stage by several names, so that both ends know which edge they are.
-            node.publish(
-                &edge.edge.to_string(),
-                &Watch { source: numbers.clone(), edge: edge.clone(), end: End::There },
-            )?;
+        // The same stage by several names, so that both ends know which edge they are.
+        let watch = |edge: &Arc<Watched>| (edge.edge.to_string(), edge.clone(), End::There);
+        if let Some(lag_limit) = setup.broadcast {
+            let numbers = numbers.broadcast().wait_for_subscribers(edges.len());
+            for (name, edge, end) in edges.iter().map(watch) {
+                let options = PublishOptions::new().lag_limit(lag_limit);
+                node.publish_with(&name, &Watch { source: numbers.clone(), edge, end }, options)?;
+            }
+        } else {
+            for (name, edge, end) in edges.iter().map(watch) {
+                node.publish(&name, &Watch { source: numbers.clone(), edge, end })?;
+            }
         }
         let producing = graph.start();
 

@@ -96,6 +96,11 @@ impl Established {
         self.connection.close(code.into(), why.as_bytes());
     }
 
+    /// How many datagrams have come from the peer so far.
+    pub(crate) fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
     /// How long a message and its answer take, as far as is known.
     pub(crate) fn round_trip(&self) -> Duration {
         self.connection.rtt()
@@ -138,13 +143,8 @@ impl Drop for Use {
 /// Dials the node at `at`, and waits until both have introduced themselves.
 pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Established, SubscribeError> {
     let limit = node.config.handshake_timeout;
-    let identity = node.identity();
-    let connecting = node
-        .endpoint
-        .connect_with(identity.client_config(node.config.transport()), at, &identity.server_name())
-        .map_err(|error| unreachable(at, error))?;
-    let connection = match timeout(limit, connecting).await {
-        Ok(connected) => connected.map_err(|error| explain(at, &error))?,
+    let connection = match timeout(limit, connect(node, at)).await {
+        Ok(connected) => connected?,
         Err(_) => return Err(unreachable(at, format_args!("no answer within {limit:?}"))),
     };
     let introduced = match timeout(limit, introduce(node, &connection)).await {
@@ -175,6 +175,27 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
         }
     }
 }
+
+/// Dials, and dials anew as long as nobody answers: QUIC repeats its first packet ever more seldom, and a node that has just
+/// been started is to be found soon. Whoever has answered once has the whole time to go on.
+async fn connect(node: &Inner, at: SocketAddr) -> Result<Connection, SubscribeError> {
+    let silence = (node.config.handshake_timeout / DIALS).max(LEAST_SILENCE);
+    loop {
+        let identity = node.identity();
+        let mut connecting = node
+            .endpoint
+            .connect_with(identity.client_config(node.config.transport()), at, &identity.server_name())
+            .map_err(|error| unreachable(at, error))?;
+        // An error comes again below.
+        if timeout(silence, connecting.handshake_data()).await.is_ok() {
+            return connecting.await.map_err(|error| explain(at, &error));
+        }
+    }
+}
+
+/// How often a node that does not answer is dialled within the timeout, and for how long at least each time.
+const DIALS: u32 = 5;
+const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// Accepts connections for as long as there is a node.
 pub(crate) async fn listen(endpoint: Endpoint, node: Weak<Inner>) {

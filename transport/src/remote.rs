@@ -286,16 +286,19 @@ impl Far {
     }
 }
 
-/// Notices when nothing has happened for a while: after 1 s, 2 s, 4 s, and then every 30 s.
+/// Notices when nothing has happened for a while: after 0.25 s, 0.5 s, 1 s and so on, and then every 30 s; and every 0.25 s
+/// while nothing at all comes on the connection.
 struct Idle {
     timer: Pin<Box<Sleep>>,
     pause: Duration,
     is_busy: bool,
+    /// How many datagrams had come at the end of the last pause.
+    heard: u64,
 }
 
 impl Idle {
     fn new() -> Self {
-        Self { timer: Box::pin(sleep(FIRST_IDLE)), pause: FIRST_IDLE, is_busy: false }
+        Self { timer: Box::pin(sleep(FIRST_IDLE)), pause: FIRST_IDLE, is_busy: false, heard: 0 }
     }
 
     /// Waits for the end of the pause.
@@ -303,16 +306,22 @@ impl Idle {
         self.timer.as_mut().await;
     }
 
-    /// Whether nothing else has happened in the pause that is over; to be told whether it is.
-    fn is_over(&mut self, is_over: bool) -> bool {
+    /// Whether nothing else has happened in the pause that is over, or nothing was heard of the peer; to be told whether it
+    /// is over, and how much has been heard so far.
+    fn is_over(&mut self, is_over: bool, heard: u64) -> bool {
         if !is_over {
             self.is_busy = true;
             return false;
         }
         let was_busy = std::mem::take(&mut self.is_busy);
-        self.pause = if was_busy { FIRST_IDLE } else { (self.pause * 2).min(LAST_IDLE) };
+        let is_silent = std::mem::replace(&mut self.heard, heard) == heard;
+        self.pause = match (is_silent, was_busy) {
+            (true, _) => SILENT,
+            (false, true) => FIRST_IDLE,
+            (false, false) => (self.pause * 2).min(LAST_IDLE),
+        };
         self.timer.as_mut().reset(Instant::now() + self.pause);
-        !was_busy
+        is_silent || !was_busy
     }
 }
 
@@ -325,8 +334,11 @@ const LONGEST_ATTEMPT: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(250);
 /// After so long without a word, what is wanted is said again.
-const FIRST_IDLE: Duration = Duration::from_secs(1);
+const FIRST_IDLE: Duration = SILENT;
 const LAST_IDLE: Duration = Duration::from_secs(30);
+/// While nothing is heard of the peer, it is said so often: a node that was killed and started again answers that it knows of
+/// no such connection, and QUIC's own probes come ever more seldom.
+const SILENT: Duration = Duration::from_millis(250);
 
 /// Why there is no link.
 enum OpenError {
@@ -508,7 +520,7 @@ impl<T: Wire> Link<T> {
                 }
             };
             self.stream.progress(woken).await.map_err(Broken::Stream)?;
-            if self.idle.is_over(was_idle) {
+            if self.idle.is_over(was_idle, self.connection.heard()) {
                 self.inbound.restate();
                 if self.cut_at.is_some_and(|cut_at| cut_at.elapsed() >= self.grace) {
                     return Err(Broken::Unanswered);
@@ -705,6 +717,22 @@ fn cancel_reason(exit: &Exit) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wanted_is_said_again_ever_more_seldom_unless_nothing_is_heard() {
+        let (mut idle, mut pauses) = (Idle::new(), Vec::new());
+        for (is_busy, heard) in [(false, 1), (false, 2), (false, 2), (true, 2), (false, 3), (true, 4), (false, 5)] {
+            if is_busy {
+                assert!(!idle.is_over(false, heard));
+            }
+            idle.over().await;
+            let is_said = idle.is_over(true, heard);
+            pauses.push((idle.pause.as_millis(), is_said));
+        }
+        let silent = (250, true);
+        let expected = [(500, true), (1000, true), silent, silent, (500, true), (250, false), (500, true)];
+        assert_eq!(pauses, expected);
+    }
 
     #[test]
     fn wishes_of_an_unknown_subscription_are_ignored() {

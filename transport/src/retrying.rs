@@ -34,8 +34,8 @@ use tokio::time::{Instant, sleep, timeout};
 /// # }
 /// ```
 ///
-/// An attempt may take 1 s, and later ones up to 4 s, as an answer may be lost on the way; between two attempts are 50 ms,
-/// and at last 500 ms. A producer of another type, or one that has ended, is not tried again.
+/// An attempt may take 1 s, and later ones up to 4 s, as an answer may be lost on the way (a node that does not answer at all
+/// is dialled anew every second meanwhile); between two attempts are 50 ms, and at last 250 ms. A producer of another type, or one that has ended, is not tried again.
 #[derive(Clone)]
 pub struct Retrying<Src> {
     source: Src,
@@ -102,7 +102,7 @@ impl<Src: Source> fmt::Debug for Retrying<Src> {
 }
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_millis(250);
 /// Enough for most networks; where packets are lost, later attempts have more time.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 const LAST_ATTEMPT: Duration = Duration::from_secs(4);

@@ -358,6 +358,9 @@ async fn exceeds_credit(world: &World, host: &Host, rng: &mut StdRng) -> Outcome
         };
         serve.await;
     });
+    // It has said nothing of functions, as a node of an earlier version does: it is not asked.
+    let error = world.good.node.functions_at(host.address(PORT)).await.expect_err("it has not said");
+    assert!(error.to_string().contains("does not say what can be called there"), "{error}");
     let sink = try_subscribe(&world.good.node, "numbers", host).await?.within(PATIENCE);
     sink.ask(10);
     let failure = sink.expect_failure().await;

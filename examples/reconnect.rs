@@ -19,7 +19,7 @@
 //! ```
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,15 +64,15 @@ async fn sell(worker: &local::Worker) -> Result {
 }
 
 /// This process.
-async fn bill(orders: &PathBuf) -> Result {
+async fn bill(orders: &Path) -> Result {
     let authority = Authority::dev("demo")?;
+    // The same key in both lives lets others know at once that the first one is over.
+    let identity = authority.issue("shop")?;
     // A port for both lives of the shop.
     let address = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
     let start = async |is_first| {
-        let shop: Shop = (address, orders.clone(), is_first);
-        local::spawn(&authority.issue("shop")?, &shop, &local::Options::default())
-            .await
-            .map_err(aqueduct::BoxError::from)
+        let shop: Shop = (address, orders.to_owned(), is_first);
+        local::spawn(&identity, &shop, &local::Options::default()).await.map_err(aqueduct::BoxError::from)
     };
     let shop = start(true).await?;
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub enum Answer {
     /// It is done: an acknowledgement.
     Done,
+    /// It is done, and this came of it, encoded as its publisher expects.
+    DoneWith(Vec<u8>),
     /// It could not be done this time, and is to be tried again: a negative acknowledgement.
     Retry {
         /// Not before so much time has passed. The publisher bounds it.

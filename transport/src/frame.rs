@@ -402,6 +402,7 @@ pub(crate) mod tests {
                 verdict: Verdict::Retry,
                 delay_ms: 1000,
                 message: text("m"),
+                result: Some(Bytes::from_static(b"r")),
             }),
             Frame::Answered(Answered { up_to: 3 }),
             Frame::Events(Events {
@@ -520,7 +521,8 @@ pub(crate) mod tests {
     #[test]
     fn an_answer_says_no_more_than_it_has_to() {
         let (verdict, message) = (Verdict::Done, String::new());
-        let answer = Frame::Answer(Answer { number: 1, ranges: vec![(2, 3)], verdict, delay_ms: 0, message });
+        let answer =
+            Frame::Answer(Answer { number: 1, ranges: vec![(2, 3)], verdict, delay_ms: 0, message, result: None });
         let body = b"\x83\xa6number\x01\xa6ranges\x91\x92\x02\x03\xa7verdict\x01";
         assert_eq!(bytes_of(&answer)[5..], body[..]);
         assert_eq!(decode(Kind::Answer, body).unwrap(), answer);

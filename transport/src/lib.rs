@@ -52,6 +52,8 @@
 //! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
 //!   other; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
+//! * `channel`: typed channels whose other ends are workers on other machines: [`Node::serve_channel`],
+//!   [`Node::join_channel`]
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
@@ -59,6 +61,7 @@
 
 mod access;
 mod admission;
+mod channel;
 mod codec;
 mod config;
 mod connection;
@@ -97,6 +100,10 @@ mod wire;
 #[cfg(feature = "redb")]
 pub use ::redb;
 pub use access::Access;
+pub use channel::{
+    AnswerError, ChannelDeadLetters, ChannelError, ChannelMonitor, ChannelOptions, ChannelTask, ChannelWorker,
+    ChannelWorkers, JoinOptions, NotReady, Permit, Receiver, SendError, SendErrorCause, Sender, Transformer,
+};
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};
 pub use durable::{

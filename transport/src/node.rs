@@ -197,14 +197,9 @@ impl Node {
         if source.instances() as u64 > MAX_INSTANCES {
             return Err(PublishError::Instances { name: source.name(), instances: source.instances() });
         }
-        let mut publications = self.inner.publications();
-        if publications.contains_key(name) {
-            return Err(PublishError::Taken(name.to_owned()));
-        }
         let PublishOptions { subscribers, selectors, lag_limit } = options;
-        let published = Published { source: source.clone(), selectors, lag_limit };
-        publications.insert(name.to_owned(), (subscribers, Arc::new(published)));
-        Ok(())
+        let published = Published { source: source.clone(), selectors, lag_limit, signature: None };
+        self.inner.publish_as(name, subscribers, Arc::new(published))
     }
 
     /// The producer that the node at `at` publishes as `name`. Nothing is sent before a consumer subscribes to it; what
@@ -404,6 +399,21 @@ impl Inner {
             Some((access, publication)) if access.allows(peer) => Ok(Some(Arc::clone(publication))),
             Some(_) => Err(AccessError::Subscribe { node: peer.clone(), producer: name.to_owned() }),
         }
+    }
+
+    /// Lets `subscribers` have something by that name.
+    pub(crate) fn publish_as(
+        &self,
+        name: &str,
+        subscribers: Access,
+        publication: Arc<dyn Publication>,
+    ) -> Result<(), PublishError> {
+        let mut publications = self.publications();
+        if publications.contains_key(name) {
+            return Err(PublishError::Taken(name.to_owned()));
+        }
+        publications.insert(name.to_owned(), (subscribers, publication));
+        Ok(())
     }
 
     fn slot(&self, at: SocketAddr) -> Slot {

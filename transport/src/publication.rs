@@ -67,6 +67,8 @@ pub(crate) struct Published<Src: Source> {
     pub(crate) selectors: Selectors<Src::Item>,
     /// How long a subscriber that is cut off may hold back others.
     pub(crate) lag_limit: Duration,
+    /// What its events are called, if that is not the name of their type.
+    pub(crate) signature: Option<Arc<str>>,
 }
 
 impl<Src: Source<Item: Wire>> Publication for Published<Src> {
@@ -153,7 +155,7 @@ impl<T: Wire> Serving<T> {
         link: IncomingLink,
     ) -> Result<Option<Self>, StreamError> {
         let source = &published.source;
-        let signature = T::signature();
+        let signature = published.signature.as_deref().map_or_else(T::signature, str::to_owned);
         if link.subscribe.signature != signature {
             link.refuse(Reason::TypeMismatch, "", Some(&signature)).await;
             return Ok(None);
@@ -319,6 +321,9 @@ impl<T: Wire> Serving<T> {
             while let Some(event) = self.outbound.poll_event() {
                 match event {
                     OutboundEvent::Handled { up_to } => self.publisher.handled(self.id, up_to),
+                    OutboundEvent::Answered { first, last, answer } if first == last => {
+                        self.publisher.answer(self.id, first, answer);
+                    }
                     OutboundEvent::Answered { first, last, answer } => {
                         for number in first..=last {
                             self.publisher.answer(self.id, number, answer.clone());

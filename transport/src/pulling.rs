@@ -98,6 +98,7 @@ use workers::Workers;
 pub use decision::{Counters, Decision, Given};
 pub use options::{Assignment, PullingOptions};
 pub use pool::{DeadLetters, WorkPool};
+pub(crate) use pool::{Delivery, Results};
 pub use task::{DeadLetter, DeadReason, Finished, JoinError, PushError, Refused, Task, TaskId, WorkerId};
 pub use work::{Work, WorkSource, Works};
 

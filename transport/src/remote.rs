@@ -42,13 +42,16 @@ pub struct Remote<T> {
     selector: Option<Arc<str>>,
     /// How many instances the producer has, as its node said last; 1 before the first subscription.
     instances: Arc<AtomicUsize>,
+    /// What its events are to be called, if that is not the name of their type.
+    signature: Option<Arc<str>>,
     events: PhantomData<fn() -> T>,
 }
 
 impl<T: Wire> Remote<T> {
     pub(crate) fn new(node: Node, producer: &str, at: SocketAddr) -> Self {
         let (publishers, instances) = (Access::everybody(), Arc::new(AtomicUsize::new(1)));
-        Self { node, producer: producer.into(), at, publishers, selector: None, instances, events: PhantomData }
+        let (producer, selector, signature) = (producer.into(), None, None);
+        Self { node, producer, at, publishers, selector, instances, signature, events: PhantomData }
     }
 
     /// Subscribes only if the node at that address is one of `publishers`, by its certificate: an address says where a
@@ -70,6 +73,15 @@ impl<T: Wire> Remote<T> {
         Self { selector: Some(selector.into()), ..self.clone() }
     }
 
+    /// Expects events of this name, and not of that of their type.
+    pub(crate) fn called(self, signature: &str) -> Self {
+        Self { signature: Some(signature.into()), ..self }
+    }
+
+    fn signature(&self) -> String {
+        self.signature.as_deref().map_or_else(T::signature, str::to_owned)
+    }
+
     async fn subscribe(
         &self,
         instance: usize,
@@ -83,7 +95,7 @@ impl<T: Wire> Remote<T> {
         let (consumer, held) = self.node.consumer_at(subscription.consumer, self.at, &self.producer, instance);
         let subscribe = Subscribe {
             producer: self.producer.to_string(),
-            signature: T::signature(),
+            signature: self.signature(),
             max_demand: window.max().count(),
             min_demand: window.min().count(),
             session: (!grace.is_zero()).then(|| self.node.next_session()),
@@ -154,7 +166,7 @@ impl<T: Wire> Remote<T> {
             OpenError::Refused { reason: Reason::UnknownProducer, .. } => SubscribeError::Unknown { name, at },
             OpenError::Refused { reason: Reason::Ended, .. } => SubscribeError::Ended(name),
             OpenError::Refused { reason: Reason::TypeMismatch, published: Some(published), .. } => {
-                SubscribeError::TypeMismatch { name, at, published, expected: T::signature() }
+                SubscribeError::TypeMismatch { name, at, published, expected: self.signature() }
             }
             OpenError::Refused { reason, message, .. } => {
                 let reason = if message.is_empty() { reason.to_string() } else { message };
@@ -210,8 +222,10 @@ fn no_answer(at: SocketAddr, limit: Duration) -> SubscribeError {
 impl<T> Clone for Remote<T> {
     fn clone(&self) -> Self {
         let (producer, publishers) = (Arc::clone(&self.producer), self.publishers.clone());
-        let (selector, instances) = (self.selector.clone(), Arc::clone(&self.instances));
-        Self { node: self.node.clone(), producer, at: self.at, publishers, selector, instances, events: PhantomData }
+        let (selector, signature, instances) =
+            (self.selector.clone(), self.signature.clone(), Arc::clone(&self.instances));
+        let (node, at) = (self.node.clone(), self.at);
+        Self { node, producer, at, publishers, selector, instances, signature, events: PhantomData }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aqueduct_stage::SourceExt;
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
-use aqueduct_transport::{Access, Authority, Identity, Node, NodeConfig};
+use aqueduct_transport::{Access, Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt};
 use quinn_proto::{ConnectionHandle, DatagramEvent};
@@ -192,6 +192,45 @@ async fn rules_broken_in_the_middle_of_a_subscription_count_too() {
             assert_eq!(code(&peer).await, PROTOCOL, "{what}");
         }
         is_served(&world.here, &world.there).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_of_a_channel_that_breaks_rules_hurts_nobody() {
+    guarded(async {
+        let world = World::new(NodeConfig::default()).await;
+        for (what, bytes) in [
+            ("garbage", vec![0x55; 1000]),
+            ("a length of 4 GiB", vec![0xff; 64]),
+            ("an answer that is none", frame(ANSWER, &[0xc1; 50])),
+            ("an answer over its limit", frame(ANSWER, &vec![0xc4; 70_000])),
+        ] {
+            let (sender, mut receiver) =
+                world.there.serve_channel::<u64, u64>(what, ChannelOptions::default()).unwrap();
+            let (peer, _control) = world.join("hostile").await;
+            let mut streams = Vec::new();
+            for _ in 0..3 {
+                let (mut send, mut recv) = peer.open_bi().await.unwrap();
+                let subscribe = subscribe_as(what, "channel u64 -> u64");
+                send.write_all(&frame(SUBSCRIBE, &subscribe)).await.unwrap();
+                let mut head = [0; 5];
+                recv.read_exact(&mut head).await.unwrap();
+                assert_eq!(head[4], ACCEPTED);
+                streams.push((send, recv));
+            }
+            sender.send(20).await.unwrap();
+            for (send, _) in &mut streams {
+                let _ = send.write_all(&bytes).await;
+            }
+            assert_eq!(code(&peer).await, PROTOCOL, "{what}");
+            let at = world.there.local_addr();
+            let mut worker = world.here.join_channel::<u64, u64>(what, at, JoinOptions::default());
+            worker.next().await.unwrap().unwrap().answer(&21).unwrap();
+            assert_eq!(receiver.recv().await.unwrap().unwrap(), 21);
+            drop(sender);
+            assert!(worker.next().await.is_none() && receiver.recv().await.is_none());
+        }
     })
     .await;
 }
@@ -457,6 +496,10 @@ fn hello(cluster: &str, node: &str) -> Vec<u8> {
 }
 
 fn subscribe(producer: &str) -> Vec<u8> {
+    subscribe_as(producer, "u64")
+}
+
+fn subscribe_as(producer: &str, signature: &str) -> Vec<u8> {
     #[derive(Serialize)]
     struct Subscribe<'a> {
         producer: &'a str,
@@ -464,7 +507,7 @@ fn subscribe(producer: &str) -> Vec<u8> {
         max_demand: u64,
         min_demand: u64,
     }
-    rmp_serde::to_vec_named(&Subscribe { producer, signature: "u64", max_demand: 10, min_demand: 5 }).unwrap()
+    rmp_serde::to_vec_named(&Subscribe { producer, signature, max_demand: 10, min_demand: 5 }).unwrap()
 }
 
 const SERVER_NAME: &str = "test.aqueduct.internal";
@@ -479,6 +522,7 @@ const REFUSE: u8 = 3;
 const SUBSCRIBE: u8 = 16;
 const ACCEPTED: u8 = 17;
 const CREDIT: u8 = 19;
+const ANSWER: u8 = 24;
 const EVENTS: u8 = 32;
 
 // Codes with which a connection or a stream ends.

@@ -223,6 +223,9 @@ pub(crate) struct Answer {
     /// For people.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) message: String,
+    /// For [`Verdict::Done`], of one event: what came of it, or the last piece of that. For [`Verdict::Part`]: a piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) result: Option<Bytes>,
 }
 
 /// What became of an event.
@@ -237,6 +240,8 @@ pub(crate) enum Verdict {
     GiveUp = 3,
     /// Another answer follows.
     InProgress = 4,
+    /// A piece of a result that is too long for a frame. The next answer is the next piece; the last one is done.
+    Part = 5,
 }
 
 /// The publisher has taken the answers up to number `up_to`: they need not be said again.
@@ -316,7 +321,7 @@ impl TryFrom<u8> for Verdict {
     type Error = String;
 
     fn try_from(number: u8) -> Result<Self, String> {
-        let all = [Self::Done, Self::Retry, Self::GiveUp, Self::InProgress];
+        let all = [Self::Done, Self::Retry, Self::GiveUp, Self::InProgress, Self::Part];
         all.into_iter().find(|verdict| *verdict as u8 == number).ok_or_else(|| format!("unknown verdict {number}"))
     }
 }

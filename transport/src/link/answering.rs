@@ -140,6 +140,8 @@ impl World {
             0 => Answer::Retry { delay: Duration::from_millis(self.below(100)), message },
             1 => Answer::GiveUp { message },
             2 => return self.inbound.answer(self.inbox[at], Answer::InProgress),
+            // Some in several pieces.
+            3 => Answer::DoneWith(vec![7; self.below(9000) as usize]),
             _ => Answer::Done,
         };
         let number = self.inbox.remove(at);

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::frame::{Answer, Verdict};
 use crate::link::LinkError;
 use crate::ranges::Ranges;
@@ -25,9 +27,16 @@ pub(crate) struct Answers {
     last_sent: u64,
     /// Events that are being worked on. Whether this is heard does not matter much, so it is not numbered.
     in_progress: BTreeSet<u64>,
+    /// How much of a result goes into one answer; 0 until it is known.
+    piece_bytes: usize,
 }
 
 impl Answers {
+    /// No answer yet. Results are cut to pieces of so many bytes.
+    pub(crate) fn new(piece_bytes: usize) -> Self {
+        Self { piece_bytes, ..Self::default() }
+    }
+
     /// Says something of event `seq`, unless it has its final answer.
     pub(crate) fn add(&mut self, seq: u64, answer: aqueduct_stage::Answer) {
         use aqueduct_stage::Answer as Said;
@@ -36,6 +45,7 @@ impl Answers {
         }
         let (verdict, delay, message) = match answer {
             Said::Done => (Verdict::Done, Duration::ZERO, String::new()),
+            Said::DoneWith(result) => return self.add_result(seq, result.into()),
             Said::Retry { delay, message } => (Verdict::Retry, delay, message),
             Said::GiveUp { message } => (Verdict::GiveUp, Duration::ZERO, message),
             // Further ones are for publishers that know them.
@@ -52,7 +62,23 @@ impl Answers {
         let message = message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned();
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let number = self.last() + 1;
-        self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms, message });
+        self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms, message, result: None });
+    }
+
+    /// Says that event `seq` is done, and what came of it, in pieces that follow each other.
+    fn add_result(&mut self, seq: u64, mut rest: Bytes) {
+        self.settled.insert(seq, seq);
+        self.in_progress.remove(&seq);
+        loop {
+            let piece = rest.split_to(rest.len().min(self.piece_bytes.max(1)));
+            let verdict = if rest.is_empty() { Verdict::Done } else { Verdict::Part };
+            let (number, message) = (self.last() + 1, String::new());
+            let result = Some(piece);
+            self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms: 0, message, result });
+            if rest.is_empty() {
+                return;
+            }
+        }
     }
 
     /// The next answer to go out.
@@ -66,7 +92,14 @@ impl Answers {
         let ranges: Vec<_> =
             std::iter::from_fn(|| self.in_progress.pop_first()).take(MAX_RANGES).map(|seq| (seq, seq)).collect();
         let verdict = Verdict::InProgress;
-        (!ranges.is_empty()).then(|| Answer { number: 0, ranges, verdict, delay_ms: 0, message: String::new() })
+        (!ranges.is_empty()).then(|| Answer {
+            number: 0,
+            ranges,
+            verdict,
+            delay_ms: 0,
+            message: String::new(),
+            result: None,
+        })
     }
 
     /// The publisher has taken the answers up to number `up_to`.
@@ -110,7 +143,7 @@ impl Answers {
     fn join_last(&mut self, seq: u64) -> bool {
         let (last, last_sent) = (self.last(), self.last_sent);
         let Some(answer) = self.kept.back_mut() else { return false };
-        if last <= last_sent || answer.verdict != Verdict::Done {
+        if last <= last_sent || answer.verdict != Verdict::Done || answer.result.is_some() {
             return false;
         }
         // Answers mostly come in the order of the events, or not far from it.

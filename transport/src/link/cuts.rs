@@ -386,7 +386,7 @@ pub(super) fn take(queue: &mut VecDeque<u8>, bytes: usize) -> Bytes {
 }
 
 pub(super) fn limits() -> Limits {
-    Limits::default().max_data_frame_bytes(4096)
+    Limits::default().max_data_frame_bytes(4096).max_control_frame_bytes(4096)
 }
 
 /// Of an event's bytes.

@@ -131,6 +131,8 @@ impl Inbound {
     pub(crate) fn new(limits: Limits, subscribe: Subscribe) -> Result<Self, FrameError> {
         let session = subscribe.session;
         let first = Frame::Subscribe(subscribe).encode(&limits)?.head;
+        // With its names, a piece must fit into a frame.
+        let answers = Answers::new(limits.control_frame_bytes() / 2);
         Ok(Self {
             limits,
             state: State::Subscribing,
@@ -149,7 +151,7 @@ impl Inbound {
             unacknowledged_bytes: 0,
             attempts: VecDeque::new(),
             takes_answers: false,
-            answers: Answers::default(),
+            answers,
             partial: None,
             reassembly: Reassembly::new(usize::MAX),
             events: VecDeque::new(),
@@ -993,7 +995,7 @@ mod tests {
 
     fn done(number: u64, ranges: &[(u64, u64)]) -> Frame {
         let (verdict, message) = (Verdict::Done, String::new());
-        Frame::Answer(frame::Answer { number, ranges: ranges.to_vec(), verdict, delay_ms: 0, message })
+        Frame::Answer(frame::Answer { number, ranges: ranges.to_vec(), verdict, delay_ms: 0, message, result: None })
     }
 
     #[test]

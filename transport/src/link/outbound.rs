@@ -61,6 +61,8 @@ pub(crate) struct Outbound {
     confirmed: u64,
     /// Answers that have not been polled.
     answers: VecDeque<OutboundEvent>,
+    /// The number of an event of whose result some pieces have come, and those.
+    result: Option<(u64, Vec<u8>)>,
     /// The events that are not acknowledged; the last one's number is `<= allowed`.
     log: Log,
     /// The number of the last event that has ever gone out whole; `<= log.last()`.
@@ -142,6 +144,7 @@ impl Outbound {
             taken: 0,
             confirmed: 0,
             answers: VecDeque::new(),
+            result: None,
             log: Log::default(),
             sent: 0,
             next: 1,
@@ -473,15 +476,22 @@ impl Outbound {
             return Err(LinkError::AnswerRanges { bound: MAX_RANGES, got });
         }
         for &(first, last) in &answer.ranges {
-            if first == 0 || first > last || (answer.verdict != Verdict::Done && first < last) {
+            let is_single = answer.verdict != Verdict::Done || answer.result.is_some();
+            if first == 0 || first > last || (is_single && first < last) {
                 return Err(LinkError::AnswerRange { first, last });
             }
             if last > self.sent {
                 return Err(LinkError::NotSent { bound: self.sent, got: last });
             }
         }
+        if let (Verdict::Done | Verdict::Part, Some(piece)) = (answer.verdict, &answer.result) {
+            return self.take_result(answer, piece);
+        }
         let said = match answer.verdict {
             Verdict::Done => Answer::Done,
+            Verdict::Part => {
+                return Err(LinkError::Unexpected { frame: "answer", place: "without a piece of a result" });
+            }
             Verdict::Retry => {
                 let delay = Duration::from_millis(answer.delay_ms);
                 Answer::Retry { delay, message: answer.message.clone() }
@@ -494,17 +504,55 @@ impl Outbound {
                 return Ok(());
             }
         };
-        let expected = self.taken + 1;
-        if answer.number > expected {
-            return Err(LinkError::Answer { expected, got: answer.number });
-        }
-        // One that is lower came before a cut already.
-        if answer.number == expected {
-            self.taken = expected;
+        if self.is_next(answer.number)? {
+            self.result_is_whole()?;
+            self.taken = answer.number;
             for &(first, last) in &answer.ranges {
                 let answered = |(first, last)| OutboundEvent::Answered { first, last, answer: said.clone() };
                 self.answers.extend(self.log.release(first, last).into_iter().map(answered));
             }
+        }
+        Ok(())
+    }
+
+    /// Whether that is the number of the next answer. One that is lower came before a cut already.
+    fn is_next(&self, got: u64) -> Result<bool, LinkError> {
+        let expected = self.taken + 1;
+        if got > expected { Err(LinkError::Answer { expected, got }) } else { Ok(got == expected) }
+    }
+
+    /// A result must not be left in the middle.
+    fn result_is_whole(&self) -> Result<(), LinkError> {
+        match &self.result {
+            Some((seq, _)) => Err(LinkError::Incomplete { seq: *seq, frame: "answer" }),
+            None => Ok(()),
+        }
+    }
+
+    /// A piece of what came of an event, or all of it.
+    fn take_result(&mut self, answer: &frame::Answer, piece: &Bytes) -> Result<(), LinkError> {
+        let &[(seq, _)] = &answer.ranges[..] else {
+            return Err(LinkError::AnswerRanges { bound: 1, got: answer.ranges.len() });
+        };
+        if !self.is_next(answer.number)? {
+            return Ok(());
+        }
+        let is_other = self.result.as_ref().is_some_and(|(begun, _)| *begun != seq);
+        if is_other {
+            self.result_is_whole()?;
+        }
+        let (bound, before) = (self.limits.event_bytes(), self.result.as_ref().map_or(0, |(_, bytes)| bytes.len()));
+        let got = before.saturating_add(piece.len());
+        if got > bound {
+            return Err(LinkError::EventTooLong { seq, bound, got: got as u64 });
+        }
+        self.taken = answer.number;
+        let (_, mut result) = self.result.take().unwrap_or_default();
+        result.extend_from_slice(piece);
+        if answer.verdict == Verdict::Part {
+            self.result = Some((seq, result));
+        } else if !self.log.release(seq, seq).is_empty() {
+            self.answers.push_back(OutboundEvent::Answered { first: seq, last: seq, answer: Answer::DoneWith(result) });
         }
         Ok(())
     }
@@ -911,7 +959,7 @@ mod tests {
 
     fn answer(number: u64, verdict: Verdict, ranges: &[(u64, u64)]) -> Frame {
         let (ranges, message) = (ranges.to_vec(), "m".to_owned());
-        Frame::Answer(frame::Answer { number, ranges, verdict, delay_ms: 5, message })
+        Frame::Answer(frame::Answer { number, ranges, verdict, delay_ms: 5, message, result: None })
     }
 
     /// The answers that are told, as (first, last, is final).
@@ -970,6 +1018,32 @@ mod tests {
         assert_eq!(sent(&mut outbound), confirmed);
         outbound.resume(1, 100).unwrap();
         assert_eq!(sent(&mut outbound)[1..], confirmed);
+    }
+
+    fn result(number: u64, verdict: Verdict, seq: u64, piece: &[u8]) -> Frame {
+        let Frame::Answer(answer) = answer(number, verdict, &[(seq, seq)]) else { unreachable!() };
+        Frame::Answer(frame::Answer { result: Some(Bytes::copy_from_slice(piece)), ..answer })
+    }
+
+    #[test]
+    fn a_result_is_put_together_and_no_longer_than_an_event() {
+        let mut outbound = answered(3);
+        outbound.limits = Limits::default().max_event_bytes(5);
+        outbound.handle_frame(0, &result(1, Verdict::Part, 2, b"ab")).unwrap();
+        outbound.handle_frame(0, &result(1, Verdict::Part, 2, b"ab")).unwrap();
+        outbound.handle_frame(0, &result(2, Verdict::Done, 2, b"cde")).unwrap();
+        let whole = OutboundEvent::Answered { first: 2, last: 2, answer: Answer::DoneWith(b"abcde".to_vec()) };
+        assert_eq!(outbound.poll_event(), Some(whole));
+        outbound.handle_frame(0, &result(3, Verdict::Part, 3, b"abcd")).unwrap();
+        for (frame, expected) in [
+            (result(4, Verdict::Done, 3, b"ef"), "expected event 3 of at most 5 bytes, got 6"),
+            (result(4, Verdict::Done, 1, b"e"), "expected the rest of event 3, got answer frame"),
+            (answer(4, Verdict::Done, &[(1, 1)]), "expected the rest of event 3, got answer frame"),
+            (answer(4, Verdict::Part, &[(3, 3)]), "unexpected answer frame without a piece of a result"),
+        ] {
+            assert_eq!(outbound.handle_frame(0, &frame).unwrap_err().to_string(), expected);
+        }
+        assert_eq!(outbound.poll_event(), None);
     }
 
     #[test]

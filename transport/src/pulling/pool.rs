@@ -5,6 +5,7 @@ mod letters;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aqueduct_stage::{
     Answer, Attempt, Demand, EndCause, Events, Exit, Publisher, Source, Spawner, SubscribeError, Subscription,
@@ -12,7 +13,7 @@ use aqueduct_stage::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Counters, PullingOptions};
+use super::{Counters, DeadLetter, PullingOptions, TaskId};
 use driver::Driver;
 pub use letters::DeadLetters;
 use letters::Letters;
@@ -87,6 +88,32 @@ enum Message<T> {
     SourceEnded(EndCause),
 }
 
+/// Where the results of tasks go: what workers answer their events with.
+pub(crate) trait Results<T>: Send + Sync {
+    /// The key of a task, if it has one.
+    fn key(&self, task: &T) -> Option<u64>;
+
+    /// Reads a result, which counts only if the task is still its worker's: then it is delivered with what this returns.
+    ///
+    /// # Errors
+    ///
+    /// Why it is none. It was an attempt, then.
+    fn read(&self, result: Option<Vec<u8>>) -> Result<Delivery, String>;
+
+    /// Nobody will do this task.
+    fn dead(&self, letter: &DeadLetter<T>);
+
+    /// The pool ends: every task has been done or is dead, or `cause` says why not. `abandoned` of those that are dead
+    /// waited for workers until the time for that was over.
+    fn ended(&self, cause: &EndCause, abandoned: u64);
+
+    /// How long the last tasks may wait while there is no worker at all.
+    fn patience(&self) -> Option<Duration>;
+}
+
+/// Delivers the result of this task.
+pub(crate) type Delivery = Box<dyn FnOnce(TaskId) + Send>;
+
 impl<T: Clone + Send + 'static> WorkPool<T> {
     /// Subscribes to `source`, and gives its events to whoever subscribes to the pool. The one task it takes is started
     /// through `spawner`.
@@ -101,11 +128,38 @@ impl<T: Clone + Send + 'static> WorkPool<T> {
     where
         S: Source<Item = T> + Clone,
     {
+        Self::start(source, options, spawner, None)
+    }
+
+    /// As [`new`](Self::new), for workers that answer with results.
+    pub(crate) fn with_results<S>(
+        source: &S,
+        options: PullingOptions,
+        spawner: &dyn Spawner,
+        results: Arc<dyn Results<T>>,
+    ) -> Self
+    where
+        S: Source<Item = T> + Clone,
+    {
+        Self::start(source, options, spawner, Some(results))
+    }
+
+    #[track_caller]
+    fn start<S>(
+        source: &S,
+        options: PullingOptions,
+        spawner: &dyn Spawner,
+        results: Option<Arc<dyn Results<T>>>,
+    ) -> Self
+    where
+        S: Source<Item = T> + Clone,
+    {
         assert_eq!(source.instances(), 1, "expected a source of one instance");
         let (mailbox, messages) = mpsc::unbounded_channel();
         let (letters, counters) = (Arc::new(Letters::new()), Arc::default());
         let name: Arc<str> = source.name().into();
-        let driver = Driver::new(Arc::clone(&name), options, &mailbox, Arc::clone(&letters), Arc::clone(&counters));
+        let shown = (Arc::clone(&letters), Arc::clone(&counters));
+        let driver = Driver::new(Arc::clone(&name), options, &mailbox, shown, results);
         spawner.spawn("work pool", Box::pin(driver.run(source.clone(), messages)));
         Self { name, mailbox, letters, counters }
     }

@@ -51,6 +51,11 @@ impl<T> Work<T> {
         self.answer(Answer::Done)
     }
 
+    /// It is done, and this came of it.
+    pub(crate) fn done_with(self, result: Vec<u8>) {
+        self.answer(Answer::DoneWith(result));
+    }
+
     /// It could not be done, and is to be tried again by whoever asks, not before `delay` is over (at most
     /// [`max_delay`](super::PullingOptions::max_delay), 1 h by default). If this was the last attempt, it is a dead
     /// letter, with the message. At most 1 KiB of that is kept.

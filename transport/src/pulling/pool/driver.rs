@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::letters::Letters;
-use super::{Edge, MAX_DEAD_LETTERS, Message};
+use super::{Edge, MAX_DEAD_LETTERS, Message, Results};
 use crate::pulling::{Counters, Decision, Given, Pulling, PullingOptions, Task, TaskId, WorkerId};
 use crate::ranges::Ranges;
 
@@ -32,6 +32,12 @@ pub(super) struct Driver<T: Clone> {
     /// Answers to events that had been answered, or were never given.
     unheld: u64,
     is_over: bool,
+    /// Where the results go, if workers answer with any.
+    results: Option<Arc<dyn Results<T>>>,
+    /// Since when the last tasks have been waiting without any worker.
+    alone_since: Option<std::time::Instant>,
+    /// How many of them nobody came for.
+    abandoned: u64,
 }
 
 /// A subscriber.
@@ -73,8 +79,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
         name: Arc<str>,
         options: PullingOptions,
         mailbox: &mpsc::UnboundedSender<Message<T>>,
-        letters: Arc<Letters<T>>,
-        counters: Arc<Mutex<Counters>>,
+        (letters, counters): (Arc<Letters<T>>, Arc<Mutex<Counters>>),
+        results: Option<Arc<dyn Results<T>>>,
     ) -> Self {
         let upstream = Upstream {
             id: SubscriptionId::new(),
@@ -99,6 +105,9 @@ impl<T: Clone + Send + 'static> Driver<T> {
             counters,
             unheld: 0,
             is_over: false,
+            results,
+            alone_since: None,
+            abandoned: 0,
         }
     }
 
@@ -149,7 +158,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
                 break;
             }
             let letters = Arc::clone(&self.letters);
-            let due = self.pulling.poll_timeout().map(Instant::from_std);
+            let due = [self.pulling.poll_timeout(), self.abandons_at()].into_iter().flatten().min();
+            let due = due.map(Instant::from_std);
             tokio::select! {
                 biased;
                 message = messages.recv() => match message {
@@ -215,7 +225,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         worker.answers.get_or_insert(true);
         let rest = worker.open.split_off(&up_to.saturating_add(1));
         for given in std::mem::replace(&mut worker.open, rest).into_values() {
-            self.acknowledge(given);
+            self.acknowledge(given, None);
         }
     }
 
@@ -229,16 +239,31 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Given { worker, task, attempt, .. } = given;
         // What is refused has been counted.
         let _ = match answer {
-            Answer::Done => return self.acknowledge(given),
+            Answer::Done => return self.acknowledge(given, None),
+            Answer::DoneWith(result) => return self.acknowledge(given, Some(result)),
             Answer::Retry { delay, message } => self.pulling.nack(now(), worker, task, attempt, delay, &message),
             Answer::GiveUp { message } => self.pulling.terminate(now(), worker, task, attempt, &message),
             _ => self.pulling.progress(now(), worker, task, attempt),
         };
     }
 
-    fn acknowledge(&mut self, Given { worker, task, attempt, .. }: Given) {
+    fn acknowledge(&mut self, Given { worker, task, attempt, .. }: Given, result: Option<Vec<u8>>) {
+        let delivery = match self.results.as_ref().map(|results| results.read(result)).transpose() {
+            Ok(delivery) => delivery,
+            Err(message) => {
+                tracing::warn!(pool = &*self.name, %worker, %task, message, "not a result");
+                // What is refused has been counted.
+                let _ = self.pulling.nack(now(), worker, task, attempt, NO_DELAY, &message);
+                return;
+            }
+        };
         match self.pulling.acknowledge(now(), worker, task, attempt) {
-            Ok(_) => self.upstream.settle(task),
+            Ok(_) => {
+                if let Some(deliver) = delivery {
+                    deliver(task);
+                }
+                self.upstream.settle(task);
+            }
             Err(error) => tracing::debug!(pool = &*self.name, %error, "answer refused"),
         }
     }
@@ -274,12 +299,16 @@ impl<T: Clone + Send + 'static> Driver<T> {
             && let Some((number, event)) = self.arrivals.pop_front()
         {
             let before = self.upstream.again.get(&number).map_or(0, |attempt| attempt.number() - 1);
-            let pushed = self.pulling.push(now(), Task::new(number, event).attempts_made(before));
+            let key = self.results.as_ref().and_then(|results| results.key(&event));
+            let task = Task::new(number, event).attempts_made(before);
+            let task = if let Some(key) = key { task.key(key.to_le_bytes()) } else { task };
+            let pushed = self.pulling.push(now(), task);
             debug_assert!(pushed.is_ok(), "there is room, and each number comes once");
             self.carry_out();
         }
         if self.upstream.ended.is_some() && self.arrivals.is_empty() {
             self.pulling.close(now(), None);
+            self.wait_for_workers();
         }
         self.carry_out();
         self.upstream.tell();
@@ -287,9 +316,28 @@ impl<T: Clone + Send + 'static> Driver<T> {
         if self.pulling.is_closed() {
             return self.finish(Some(EndCause::Down(Exit::Normal)));
         }
-        let is_full = self.letters.waiting() >= MAX_DEAD_LETTERS;
+        // Whoever takes results bounds how many events are open, those that are dead and not looked at included.
+        let is_full = self.results.is_none() && self.letters.waiting() >= MAX_DEAD_LETTERS;
         let room = if is_full { 0 } else { self.pulling.room().saturating_sub(self.arrivals.len()) };
         self.upstream.ask(room as u64);
+    }
+
+    /// Gives up the last tasks if there has been no worker for too long.
+    fn wait_for_workers(&mut self) {
+        if !self.workers.is_empty() || self.pulling.is_closed() {
+            self.alone_since = None;
+            return;
+        }
+        self.alone_since.get_or_insert_with(now);
+        if self.abandons_at().is_some_and(|until| until <= now()) {
+            self.abandoned = self.pulling.waiting() as u64;
+            self.pulling.close(now(), Some(NO_DELAY));
+            self.pulling.handle_timeout(now());
+        }
+    }
+
+    fn abandons_at(&self) -> Option<std::time::Instant> {
+        self.alone_since?.checked_add(self.results.as_ref()?.patience()?)
     }
 
     fn carry_out(&mut self) {
@@ -299,6 +347,9 @@ impl<T: Clone + Send + 'static> Driver<T> {
                 Some(Decision::Dead(letter)) => {
                     tracing::warn!(pool = &*self.name, task = %letter.task, reason = %letter.reason, "dead letter");
                     self.upstream.settle(letter.task);
+                    if let Some(results) = &self.results {
+                        results.dead(&letter);
+                    }
                     self.letters.push(letter);
                 }
                 Some(Decision::Expired(given)) => {
@@ -336,7 +387,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let is_delivered = worker.subscriber.try_deliver(to, events.into(), attempt).is_ok();
         if is_delivered && worker.answers == Some(false) {
             for given in std::mem::take(&mut worker.open).into_values() {
-                self.acknowledge(given);
+                self.acknowledge(given, None);
             }
         }
     }
@@ -375,6 +426,9 @@ impl<T: Clone> Driver<T> {
             worker.subscriber.ended(id, EndCause::Down(exit.clone()));
         }
         self.letters.end();
+        if let Some(results) = self.results.take() {
+            results.ended(&cause, self.abandoned);
+        }
     }
 
     /// What is neither done nor dead, in the order of the source, with the attempt that is to follow.

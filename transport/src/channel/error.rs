@@ -1,0 +1,112 @@
+//! What can go wrong with a channel.
+
+use std::time::Duration;
+
+use aqueduct_stage::{EndCause, SubscribeError};
+
+use super::codec::CodecError;
+use crate::EncodeErrorCause;
+
+/// Why a channel has ended otherwise than by being closed and everything done.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The two ends have other types, applications or transformers.
+    #[error("channel {name:?} at {at} is \"{served}\", and was joined as \"{joined}\"")]
+    Mismatch {
+        /// The channel's name.
+        name: String,
+        /// The server's address.
+        at: String,
+        /// What the server serves.
+        served: String,
+        /// What the worker expects.
+        joined: String,
+    },
+    /// The server could not be reached, or refused, for as long as the worker has patience.
+    #[error(transparent)]
+    Unreachable(#[from] SubscribeError),
+    /// The channel was closed while values waited, and no worker came for them in time. They are dead letters.
+    #[error("channel {name:?} was closed, and no worker came for {missing} values within {waited:?}")]
+    NoWorkers {
+        /// The channel's name.
+        name: String,
+        /// How many values were not answered.
+        missing: u64,
+        /// How long there was no worker: [`wait_for_workers`](super::ChannelOptions::wait_for_workers).
+        waited: Duration,
+    },
+    /// Values became [dead letters](super::ChannelMonitor::dead_letters), and nobody reads those.
+    #[error("{missing} values of channel {name:?} were not answered in as many attempts as they had")]
+    Dead {
+        /// The channel's name.
+        name: String,
+        /// How many values were not answered.
+        missing: u64,
+    },
+    /// It ended before everything was done.
+    #[error("channel {name:?} ended early: {cause}")]
+    Ended {
+        /// The channel's name.
+        name: String,
+        /// Why.
+        cause: EndCause,
+    },
+}
+
+/// A value was not sent. It comes back with the error.
+#[derive(Debug, thiserror::Error)]
+#[error("the value was not sent: {cause}")]
+pub struct SendError<T> {
+    /// The value.
+    pub value: T,
+    /// Why.
+    pub cause: SendErrorCause,
+}
+
+/// Why a value was not sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendErrorCause {
+    /// The channel has ended, or was closed.
+    #[error("the channel is closed")]
+    Closed,
+    /// As many values are on their way as may; only when one does not want to wait.
+    #[error("{capacity} values are on their way already")]
+    Full {
+        /// The bound, [`capacity`](super::ChannelOptions::capacity).
+        capacity: usize,
+    },
+    /// It cannot be written.
+    #[error(transparent)]
+    Encode(EncodeErrorCause),
+    /// A transformer failed.
+    #[error("{0}")]
+    Transform(String),
+}
+
+impl From<CodecError> for SendErrorCause {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Encode(cause) => Self::Encode(cause),
+            other => Self::Transform(other.to_string()),
+        }
+    }
+}
+
+/// A result cannot be written. Its task is given up, with this as the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("the result cannot be sent: {0}")]
+pub struct AnswerError(#[source] pub(super) CodecError);
+
+/// There are not enough workers yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected} workers within {within:?}, got {got}")]
+pub struct NotReady {
+    /// How many were waited for.
+    pub expected: usize,
+    /// How many there are.
+    pub got: usize,
+    /// How long it was waited.
+    pub within: Duration,
+}

@@ -1,0 +1,179 @@
+//! [`Hub`]: what all parts of a channel's server share; [`Sink`], where results go; and [`Workplace`], where workers come in.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aqueduct_stage::{BoxFuture, EndCause, Publisher, Source, SubscribeError, Subscription, SubscriptionId};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::codec::{Codec, Value};
+use super::feed::Feed;
+use super::{ChannelError, ChannelWorkers};
+use crate::publication::{IncomingLink, Publication, Published};
+use crate::pulling::{DeadLetter, Delivery, Results, WorkPool};
+use crate::{PublishOptions, Wire};
+
+pub(super) struct Hub {
+    pub(super) name: Arc<str>,
+    pub(super) codec: Codec,
+    pub(super) feed: Feed,
+    /// One for each value that may be sent before another result is received.
+    pub(super) permits: Semaphore,
+    pub(super) capacity: usize,
+    pub(super) workers: watch::Sender<ChannelWorkers>,
+    /// Somebody looks at the dead letters.
+    pub(super) are_letters_read: AtomicBool,
+    /// How the channel ended.
+    pub(super) end: watch::Sender<Option<Result<(), ChannelError>>>,
+}
+
+impl Hub {
+    pub(super) fn new(name: &str, codec: Codec, capacity: usize) -> Self {
+        Self {
+            name: name.into(),
+            codec,
+            feed: Feed::default(),
+            permits: Semaphore::new(capacity),
+            capacity,
+            workers: watch::Sender::default(),
+            are_letters_read: AtomicBool::new(false),
+            end: watch::Sender::new(None),
+        }
+    }
+}
+
+/// Where the results of a channel go.
+pub(super) struct Sink<Answer> {
+    hub: Arc<Hub>,
+    /// `None` if nobody receives, or after the end.
+    results: Mutex<Option<mpsc::UnboundedSender<Result<Answer, ChannelError>>>>,
+    is_one_way: bool,
+    patience: Duration,
+    dead: AtomicU64,
+}
+
+impl<Answer> Sink<Answer> {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        results: Option<mpsc::UnboundedSender<Result<Answer, ChannelError>>>,
+        patience: Duration,
+    ) -> Self {
+        let is_one_way = results.is_none();
+        Self { hub, results: Mutex::new(results), is_one_way, patience, dead: AtomicU64::new(0) }
+    }
+
+    /// How it ends.
+    fn outcome(&self, cause: &EndCause, abandoned: u64) -> Result<(), ChannelError> {
+        let (name, missing) = (self.hub.name.to_string(), self.dead.load(Ordering::Relaxed));
+        if !cause.is_exhausted() {
+            return Err(ChannelError::Ended { name, cause: cause.clone() });
+        }
+        if abandoned > 0 {
+            return Err(ChannelError::NoWorkers { name, missing: abandoned, waited: self.patience });
+        }
+        if missing > 0 && !self.hub.are_letters_read.load(Ordering::Relaxed) {
+            return Err(ChannelError::Dead { name, missing });
+        }
+        Ok(())
+    }
+}
+
+impl<Answer: Wire> Results<Value> for Sink<Answer> {
+    fn key(&self, value: &Value) -> Option<u64> {
+        value.key
+    }
+
+    fn read(&self, result: Option<Vec<u8>>) -> Result<Delivery, String> {
+        if self.is_one_way {
+            let hub = Arc::clone(&self.hub);
+            return Ok(Box::new(move |_| hub.permits.add_permits(1)));
+        }
+        let result = result.ok_or("expected a result")?;
+        let answer = self.hub.codec.decode::<Answer>(result.into()).map_err(|error| error.to_string())?;
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Box::new(move |_| {
+            // Whoever has stopped receiving has said so.
+            let _ = results.map(|results| results.send(Ok(answer)));
+        }))
+    }
+
+    fn dead(&self, _: &DeadLetter<Value>) {
+        self.dead.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ended(&self, cause: &EndCause, abandoned: u64) {
+        let outcome = self.outcome(cause, abandoned);
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Err(error), Some(results)) = (&outcome, results) {
+            let _ = results.send(Err(error.clone()));
+        }
+        self.hub.feed.abandon();
+        self.hub.permits.close();
+        self.hub.end.send_replace(Some(outcome));
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        Some(self.patience)
+    }
+}
+
+/// Where workers of other nodes come in.
+pub(super) struct Workplace {
+    hub: Arc<Hub>,
+    pool: WorkPool<Value>,
+    signature: Arc<str>,
+}
+
+impl Workplace {
+    pub(super) fn new(hub: Arc<Hub>, pool: WorkPool<Value>, signature: &str) -> Self {
+        Self { hub, pool, signature: signature.into() }
+    }
+}
+
+impl Publication for Workplace {
+    fn serve(self: Arc<Self>, link: IncomingLink) -> BoxFuture<'static> {
+        let (hub, pool) = (Arc::clone(&self.hub), self.pool.clone());
+        let place = Place { hub, pool, node: link.peer.clone(), id: Mutex::default() };
+        let PublishOptions { selectors, lag_limit, .. } = PublishOptions::new();
+        let signature = Some(Arc::clone(&self.signature));
+        Arc::new(Published { source: place, selectors, lag_limit, signature }).serve(link)
+    }
+}
+
+/// The place of one worker. Dropping it takes the worker off the list.
+struct Place {
+    hub: Arc<Hub>,
+    pool: WorkPool<Value>,
+    /// Where the worker is.
+    node: String,
+    id: Mutex<Option<SubscriptionId>>,
+}
+
+impl Source for Place {
+    type Item = Value;
+
+    fn name(&self) -> String {
+        self.pool.name()
+    }
+
+    async fn open(
+        &self,
+        instance: usize,
+        subscription: Subscription<Value>,
+    ) -> Result<Arc<dyn Publisher<Value>>, SubscribeError> {
+        let id = subscription.id;
+        let publisher = self.pool.open(instance, subscription).await?;
+        *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+        self.hub.workers.send_modify(|workers| workers.enter(id, &self.node));
+        Ok(publisher)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            self.hub.workers.send_modify(|workers| workers.leave(*id));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Channels over the simulated network: workers that crash, hang and are cut off, a server that is started again, and every
+//! way to close.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
+use aqueduct_transport::{
+    Authority, ChannelError, ChannelOptions, ChannelWorker, JoinOptions, Node, NodeConfig, Receiver, Sender,
+};
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_stream::StreamExt;
+
+const VALUES: u64 = 150;
+const WORKERS: usize = 3;
+const PORT: u16 = 4433;
+/// Enough for the worst conditions that are drawn.
+const PATIENCE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long values wait for workers after the close.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Crashes, cuts and pauses of workers at any time: each value is answered once, and everybody is told of the end.
+#[test]
+fn failures_01_05_12_and_36_each_value_is_answered_once_whatever_happens_to_workers() {
+    sim().swarm(0..100, async |net| {
+        let world = World::new(&net)?;
+        let mut rng = net.rng("faults");
+        let (server, sender, receiver) = world.serve(rng.random_range(5..50))?;
+        let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
+        let sending = async move {
+            for value in 0..VALUES {
+                sender.send(value).await.expect("the channel is open");
+            }
+        };
+        let faults = async {
+            for _ in 0..rng.random_range(1..5) {
+                sleep(Duration::from_millis(rng.random_range(100..8000))).await;
+                let number = rng.random_range(0..WORKERS);
+                let host = workers[number].host.clone();
+                match rng.random_range(0..3) {
+                    0 => {
+                        host.crash();
+                        sleep(Duration::from_millis(rng.random_range(0..10_000))).await;
+                        host.restart();
+                        workers[number] = world.start_worker_on(host, number).expect("it is up again");
+                    }
+                    1 => host.stall(Duration::from_millis(rng.random_range(100..60_000))),
+                    _ => {
+                        net.partition(&world.there, &host);
+                        sleep(Duration::from_millis(rng.random_range(100..20_000))).await;
+                        net.heal_all();
+                    }
+                }
+            }
+            workers
+        };
+        let (results, (), workers) = tokio::join!(results(receiver), sending, faults);
+        assert_eq!(results?, expected());
+        for worker in workers {
+            worker.ends().await;
+        }
+        drop(server);
+        Ok(())
+    });
+}
+
+/// The server is lost with what it has in memory, and started again: workers come back by themselves.
+#[test]
+fn failure_02_workers_find_a_server_that_was_started_again() {
+    sim().swarm(0..50, async |net| {
+        let world = World::new(&net)?;
+        let mut rng = net.rng("crash");
+        let (server, sender, mut receiver) = world.serve(50)?;
+        let workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
+        for value in 0..50 {
+            sender.send(value).await.map_err(|error| error.cause)?;
+        }
+        for _ in 0..rng.random_range(0..20) {
+            timeout(PATIENCE, receiver.recv()).await.expect("no result in time").expect("it has not ended")?;
+        }
+        world.there.crash();
+        drop((server, sender, receiver));
+        sleep(Duration::from_millis(rng.random_range(0..20_000))).await;
+        world.there.restart();
+        let (server, sender, receiver) = world.serve(1000)?;
+        for value in 0..VALUES {
+            sender.send(value).await.map_err(|error| error.cause)?;
+        }
+        drop(sender);
+        assert_eq!(results(receiver).await?, expected());
+        for worker in workers {
+            worker.ends().await;
+        }
+        drop(server);
+        Ok(())
+    });
+}
+
+/// Nothing waits, or somebody comes in time, or nobody does: an end or an error, and whoever comes later is told of the end.
+#[test]
+fn failure_45_a_close_without_workers_ends_and_late_workers_are_told() {
+    sim().swarm(0..100, async |net| {
+        let world = World::new(&net)?;
+        let mut rng = net.rng("close");
+        let (server, sender, mut receiver) = world.serve(1000)?;
+        let values = if rng.random_bool(0.3) { 0 } else { rng.random_range(1..20) };
+        for value in 0..values {
+            sender.send(value).await.map_err(|error| error.cause)?;
+        }
+        drop(sender);
+        let closed = net.now();
+        let comes_after = Duration::from_millis(rng.random_range(0..120_000));
+        let mut got = 0;
+        let (end, worker) = tokio::join!(
+            async {
+                loop {
+                    match timeout(PATIENCE, receiver.recv()).await.expect("the channel does not end") {
+                        Some(Ok(_)) => got += 1,
+                        Some(Err(error)) => return Err(error),
+                        None => return Ok(()),
+                    }
+                }
+            },
+            async {
+                sleep(comes_after).await;
+                world.start_worker(0)
+            }
+        );
+        let worker = worker?;
+        match end {
+            Ok(()) => assert_eq!(got, values, "a short end"),
+            Err(ChannelError::NoWorkers { missing, .. }) => {
+                assert!(missing > 0 && got + missing == values, "{got} came, {missing} are missing");
+                assert!(net.now() - closed >= WAIT, "given up too early");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let again = timeout(PATIENCE, receiver.recv()).await.expect("it ends once");
+        assert!(again.is_none(), "told of a second end");
+        worker.ends().await;
+        drop(server);
+        Ok(())
+    });
+}
+
+fn sim() -> Sim {
+    Sim::new().time_limit(Duration::from_secs(3600))
+}
+
+fn expected() -> Vec<u64> {
+    (0..VALUES).map(|value| value * 3).collect()
+}
+
+/// All results, sorted.
+async fn results(receiver: Receiver<u64>) -> Outcome<Vec<u64>> {
+    let all = timeout(2 * PATIENCE, receiver.collect::<Result<Vec<_>, _>>()).await;
+    let mut all = all.expect("results do not end")?;
+    all.sort_unstable();
+    Ok(all)
+}
+
+struct World {
+    net: SimNet,
+    authority: Authority,
+    there: Host,
+}
+
+/// A worker's machine.
+struct Worker {
+    host: Host,
+    _node: Node,
+    /// How its stream ended, as soon as it has.
+    ended: watch::Receiver<Option<Result<(), String>>>,
+}
+
+impl World {
+    fn new(net: &SimNet) -> Outcome<Self> {
+        net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
+        Ok(Self { net: net.clone(), authority: Authority::dev("sim")?, there: net.host("there") })
+    }
+
+    fn node(&self, host: &Host) -> Outcome<Node> {
+        let config = NodeConfig::default()
+            .idle_timeout(IDLE)
+            .keep_alive(IDLE / 4)
+            .session_grace(GRACE)
+            .handshake_timeout(PATIENCE);
+        let identity = self.authority.issue(host.name())?;
+        Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
+    }
+
+    fn serve(&self, capacity: usize) -> Outcome<(Node, Sender<u64>, Receiver<u64>)> {
+        let node = self.node(&self.there)?;
+        let options = ChannelOptions::default()
+            .capacity(capacity)
+            .ack_wait(ACK_WAIT)
+            .wait_for_workers(WAIT)
+            .max_attempts(NonZeroU32::new(1000).expect("not zero"));
+        let (sender, receiver) = node.serve_channel("triple", options)?;
+        Ok((node, sender, receiver))
+    }
+
+    fn start_worker(&self, number: usize) -> Outcome<Worker> {
+        self.start_worker_on(self.net.host(&format!("here-{number}")), number)
+    }
+
+    fn start_worker_on(&self, host: Host, number: usize) -> Outcome<Worker> {
+        let node = self.node(&host)?;
+        let mut rng = self.net.rng(&format!("worker {number} from {:?}", self.net.now()));
+        let max = rng.random_range(1..8);
+        let options = JoinOptions::default().values(rng.random_range(0..max)..max).patience(2 * PATIENCE);
+        let mut tasks: ChannelWorker<u64, u64> = node.join_channel("triple", self.there.address(PORT), options);
+        let (ended, ends) = watch::channel(None);
+        host.spawn("worker", async move {
+            let mut held = Vec::new();
+            let end = loop {
+                // What is held is answered also while nothing comes.
+                match timeout(Duration::from_millis(200), tasks.next()).await {
+                    Ok(Some(Ok(task))) => held.push(task),
+                    Ok(Some(Err(error))) => break Err(error.to_string()),
+                    Ok(None) => break Ok(()),
+                    Err(_) => held.retain(|_| false),
+                }
+                sleep(Duration::from_millis(rng.random_range(0..200))).await;
+                while held.len() > rng.random_range(0..3) {
+                    let task = held.swap_remove(rng.random_range(0..held.len()));
+                    let result = task.value() * 3;
+                    task.answer(&result).expect("a number can be written");
+                }
+            };
+            ended.send_replace(Some(end));
+        });
+        Ok(Worker { host, _node: node, ended: ends })
+    }
+}
+
+impl Worker {
+    /// Waits until it is told of the end of the channel.
+    async fn ends(mut self) {
+        let ended = timeout(2 * PATIENCE, self.ended.wait_for(Option::is_some)).await;
+        let ended = ended.expect("not told of the end in time").expect("the worker is there").clone();
+        assert_eq!(ended, Some(Ok(())), "{}", self.host.name());
+    }
+}

@@ -17,6 +17,7 @@ mod codec;
 mod error;
 mod feed;
 mod hub;
+mod lz4;
 mod monitor;
 mod options;
 mod receiver;
@@ -37,6 +38,7 @@ use hub::{Hub, Sink, Workplace};
 
 pub use codec::Transformer;
 pub use error::{AnswerError, ChannelError, NotReady, SendError, SendErrorCause};
+pub use lz4::Lz4;
 pub use monitor::{ChannelDeadLetters, ChannelMonitor, ChannelWorkers};
 pub use options::{ChannelOptions, JoinOptions};
 pub use receiver::Receiver;

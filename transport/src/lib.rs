@@ -102,7 +102,7 @@ pub use ::redb;
 pub use access::Access;
 pub use channel::{
     AnswerError, ChannelDeadLetters, ChannelError, ChannelMonitor, ChannelOptions, ChannelTask, ChannelWorker,
-    ChannelWorkers, JoinOptions, NotReady, Permit, Receiver, SendError, SendErrorCause, Sender, Transformer,
+    ChannelWorkers, JoinOptions, Lz4, NotReady, Permit, Receiver, SendError, SendErrorCause, Sender, Transformer,
 };
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use aqueduct_stage::BoxError;
 use aqueduct_transport::pulling::{Assignment, DeadReason};
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, ChannelTask, ChannelWorker, JoinOptions, Node, NodeConfig, Receiver,
+    Authority, ChannelError, ChannelOptions, ChannelTask, ChannelWorker, JoinOptions, Lz4, Node, NodeConfig, Receiver,
     SendErrorCause, Sender, Transformer, Wire,
 };
 use bytes::Bytes;
@@ -71,9 +71,9 @@ async fn results_come_back_once_each_and_then_the_end() {
 async fn what_goes_through_the_same_transformers_arrives() {
     guarded(async {
         let [here, there] = nodes(["here", "there"]).await;
-        let options = ChannelOptions::default().transformer(Xor(7));
+        let options = ChannelOptions::default().transformer(Lz4).transformer(Xor(7));
         let (sender, receiver) = here.serve_channel::<String, String>("words", options).unwrap();
-        let options = JoinOptions::default().transformer(Xor(7));
+        let options = JoinOptions::default().transformer(Lz4).transformer(Xor(7));
         let mut worker = there.join_channel::<String, String>("words", here.local_addr(), options);
         sender.send("plain".to_owned()).await.unwrap();
         drop(sender);

@@ -218,6 +218,7 @@ impl World {
         let (ended, ends) = watch::channel(None);
         host.spawn("worker", async move {
             let mut held = Vec::new();
+            let mut hangs_after = rng.random_bool(0.3).then(|| rng.random_range(1..30));
             let end = loop {
                 // What is held is answered also while nothing comes.
                 match timeout(Duration::from_millis(200), tasks.next()).await {
@@ -227,6 +228,11 @@ impl World {
                     Err(_) => held.retain(|_| false),
                 }
                 sleep(Duration::from_millis(rng.random_range(0..200))).await;
+                hangs_after = hangs_after.map(|tasks: u32| tasks.saturating_sub(1));
+                if !held.is_empty() && hangs_after.take_if(|tasks| *tasks == 0).is_some() {
+                    // Its connection lives, so what it says afterwards arrives, and is too late.
+                    sleep(ACK_WAIT + Duration::from_millis(rng.random_range(1..20_000))).await;
+                }
                 while held.len() > rng.random_range(0..3) {
                     let task = held.swap_remove(rng.random_range(0..held.len()));
                     let result = task.value() * 3;

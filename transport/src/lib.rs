@@ -57,6 +57,7 @@
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
+//! * `fuzzing`: what must hold whatever bytes a peer sends, for tests and for cargo-fuzz
 //! * [`local`]: further processes of the running program
 
 mod access;
@@ -71,6 +72,11 @@ mod durable;
 mod error;
 mod frame;
 mod functions;
+#[cfg(all(test, not(fuzzing)))]
+mod fuzzing;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod identity;
 mod incarnations;

@@ -73,8 +73,8 @@
 mod chain;
 mod decision;
 mod lanes;
-#[cfg(test)]
-mod laws;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod laws;
 mod options;
 mod pool;
 mod steps;

@@ -1,10 +1,13 @@
 //! What each type of frame says: the fields of the maps, and the two frames that carry events.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::num::NonZeroU32;
 
 use aqueduct_stage::Attempt;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Reason, varint};
 use crate::Signature;
@@ -22,8 +25,8 @@ pub(crate) struct Hello {
     pub(crate) node: String,
     /// Rises with each start of that node.
     pub(crate) incarnation: u64,
-    /// What it can do beyond the version. Unknown ones are ignored.
-    #[serde(default)]
+    /// What it can do beyond the version. Unknown ones are ignored, and so are those behind the first 64.
+    #[serde(default, deserialize_with = "first::<_, _, 64>")]
     pub(crate) features: Vec<String>,
     /// How large anything may be that it is sent.
     #[serde(default)]
@@ -43,7 +46,7 @@ pub(crate) struct HelloAck {
     /// Rises with each start of that node.
     pub(crate) incarnation: u64,
     /// What both can do.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "first::<_, _, 64>")]
     pub(crate) features: Vec<String>,
     /// How large anything may be that either of them is sent.
     #[serde(default)]
@@ -215,6 +218,7 @@ pub(crate) struct Answer {
     /// [`Verdict::InProgress`], which is not said again.
     pub(crate) number: u64,
     /// The first and last numbers of the events: 1 to 64 ranges. They are of one event each unless they are done.
+    #[serde(deserialize_with = "first::<_, _, 65>")]
     pub(crate) ranges: Vec<(u64, u64)>,
     pub(crate) verdict: Verdict,
     /// For [`Verdict::Retry`]: not before so much time has passed.
@@ -324,6 +328,32 @@ impl TryFrom<u8> for Verdict {
         let all = [Self::Done, Self::Retry, Self::GiveUp, Self::InProgress, Self::Part];
         all.into_iter().find(|verdict| *verdict as u8 == number).ok_or_else(|| format!("unknown verdict {number}"))
     }
+}
+
+/// Reads the first `MOST` of a list, and reads over the others: of short values, many more bytes would be needed than they
+/// came in.
+fn first<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(from: D) -> Result<Vec<T>, D::Error> {
+    struct First<T, const MOST: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for First<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut first = Vec::new();
+            while first.len() < MOST {
+                let Some(next) = list.next_element()? else { return Ok(first) };
+                first.push(next);
+            }
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+
+    from.deserialize_seq(First::<T, MOST>(PhantomData))
 }
 
 /// Whether a field need not be sent.

@@ -70,7 +70,7 @@ impl FrameDecoder {
     }
 
     /// Whether a frame has begun and not ended.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn is_mid_frame(&self) -> bool {
         !matches!(self.state, State::Head { len: 0, .. } | State::Broken) || !self.input.is_empty()
     }

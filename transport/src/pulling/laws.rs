@@ -8,16 +8,38 @@ use std::time::{Duration, Instant};
 
 use aqueduct_stage::Demand;
 
-use super::tests::start;
 use super::*;
 
-/// A seeded random number generator (splitmix64).
-struct Rng(u64);
+/// Any time will do: nothing here depends on when it is.
+#[expect(clippy::disallowed_methods, reason = "an origin for times that are all handed in")]
+pub(super) fn start() -> Instant {
+    Instant::now() + Duration::from_secs(1000)
+}
 
-impl Rng {
+/// Where decisions come from.
+enum Rng<'a> {
+    /// A seed (splitmix64).
+    Seed(u64),
+    /// Bytes, one for each decision or a few. When they are used up, all decisions are 0.
+    Bytes(&'a [u8]),
+}
+
+impl Rng<'_> {
+    fn is_used_up(&self) -> bool {
+        matches!(self, Self::Bytes([]))
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        let state = match self {
+            Self::Seed(state) => state,
+            Self::Bytes(bytes) => {
+                let Some((&first, rest)) = bytes.split_first() else { return 0 };
+                *bytes = rest;
+                return first.into();
+            }
+        };
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -25,7 +47,9 @@ impl Rng {
 
     /// Of `0..below`.
     fn below(&mut self, below: u64) -> u64 {
-        self.next() % below
+        let next = self.next();
+        // A byte is too few for some of them.
+        if below > 256 && matches!(self, Self::Bytes(_)) { (next << 8 | self.next()) % below } else { next % below }
     }
 
     fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
@@ -82,7 +106,7 @@ struct World {
 }
 
 impl World {
-    fn new(rng: &mut Rng) -> Self {
+    fn new(rng: &mut Rng<'_>) -> Self {
         let assignment = [Assignment::ByDemand, Assignment::RoundRobin, Assignment::ByKey];
         let options = PullingOptions::default()
             .assignment(*rng.pick(&assignment).unwrap())
@@ -111,7 +135,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, rng: &mut Rng) {
+    fn step(&mut self, rng: &mut Rng<'_>) {
         match rng.below(100) {
             0..30 => self.push(rng),
             30..34 => self.join(rng.below(8)),
@@ -132,7 +156,7 @@ impl World {
         self.settle();
     }
 
-    fn push(&mut self, rng: &mut Rng) {
+    fn push(&mut self, rng: &mut Rng<'_>) {
         let id = if rng.below(10) == 0 { rng.below(1 + self.tasks.len() as u64) } else { self.tasks.len() as u64 };
         let waiting = self.waiting();
         let key = rng.below(5);
@@ -162,7 +186,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, rng: &mut Rng) {
+    fn ask(&mut self, rng: &mut Rng<'_>) {
         let Some(worker) = self.some_worker(rng) else { return };
         let up_to = (self.workers.get(&worker).map_or(0, |worker| worker.asked) + rng.below(12)).saturating_sub(3);
         let result = self.pulling.ask(self.now, worker, Demand::new(up_to));
@@ -177,14 +201,14 @@ impl World {
     }
 
     /// Somebody present, and now and then somebody who has left.
-    fn some_worker(&self, rng: &mut Rng) -> Option<WorkerId> {
+    fn some_worker(&self, rng: &mut Rng<'_>) -> Option<WorkerId> {
         let present: Vec<_> = self.workers.keys().copied().collect();
         let from = if rng.below(10) == 0 { &self.gone } else { &present };
         rng.pick(from).copied()
     }
 
     /// A worker says something of a task: of one that it has, or any lie.
-    fn answer(&mut self, rng: &mut Rng, is_lie: bool) {
+    fn answer(&mut self, rng: &mut Rng<'_>, is_lie: bool) {
         let present: Vec<_> = self.history.iter().copied().filter(|given| self.has(*given)).collect();
         let Some(mut given) = rng.pick(if is_lie { &self.history } else { &present }).copied() else { return };
         if is_lie {
@@ -291,7 +315,7 @@ impl World {
         self.expected.push_back((id, reason));
     }
 
-    fn go(&mut self, rng: &mut Rng) {
+    fn go(&mut self, rng: &mut Rng<'_>) {
         let Some(worker) = self.some_worker(rng) else { return };
         let is_lost = rng.below(2) == 0;
         let was_there = self.workers.remove(&worker).is_some();
@@ -491,16 +515,26 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> Counters {
-    let mut rng = Rng(seed);
-    let mut world = World::new(&mut rng);
+/// The laws on the schedule that the bytes say.
+pub(crate) fn obey(schedule: &[u8]) {
+    run(&mut Rng::Bytes(schedule));
+}
+
+fn run(rng: &mut Rng<'_>) -> Counters {
+    let mut world = World::new(rng);
     for _ in 0..rng.below(300) {
-        world.step(&mut rng);
+        if rng.is_used_up() {
+            break;
+        }
+        world.step(rng);
     }
     let has_grace = rng.below(2) == 0;
     world.close(has_grace.then(|| Duration::from_secs(rng.below(60))));
     for _ in 0..rng.below(100) {
-        world.step(&mut rng);
+        if rng.is_used_up() {
+            break;
+        }
+        world.step(rng);
     }
     if has_grace {
         world.pass(Duration::from_secs(60));
@@ -539,15 +573,16 @@ fn run(seed: u64) -> Counters {
     counters
 }
 
+#[cfg(test)]
 #[test]
 fn every_task_ends_once_whatever_the_workers_do() {
     if let Ok(seed) = std::env::var("SEED") {
-        run(seed.parse().unwrap());
+        run(&mut Rng::Seed(seed.parse().unwrap()));
         return;
     }
     let mut sum = Counters::default();
     for seed in 0..2000 {
-        let result = std::panic::catch_unwind(|| run(seed));
+        let result = std::panic::catch_unwind(|| run(&mut Rng::Seed(seed)));
         let Ok(counters) = result else { panic!("SEED={seed}") };
         sum.finished += counters.finished;
         sum.dead += counters.dead;

@@ -3,13 +3,8 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use super::laws::start;
 use super::*;
-
-/// Any time will do: nothing here depends on when it is.
-#[expect(clippy::disallowed_methods, reason = "an origin for times that are all handed in")]
-pub(super) fn start() -> Instant {
-    Instant::now() + Duration::from_secs(1000)
-}
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -58,6 +58,7 @@
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
 //! * `fuzzing`: what must hold whatever bytes a peer sends, for tests and for cargo-fuzz
+//! * [`protocol`]: what is said on the wire, for other implementations
 //! * [`local`]: further processes of the running program
 
 mod access;
@@ -89,6 +90,7 @@ mod nodes;
 mod patience;
 mod peer_functions;
 mod prescan;
+pub mod protocol;
 mod publication;
 mod publish_options;
 pub mod pulling;

@@ -77,7 +77,7 @@ pub(super) fn travels(frame: &Frame) {
     let again = decoder.next_frame().expect("our own frames can be read");
     assert_eq!(again.as_ref(), Some(frame));
     assert!(matches!(decoder.next_frame(), Ok(None)), "there is one only");
-    let is_looked_at = |end: usize| end < 24 || end + 8 > bytes.len() || end % 61 == 0;
+    let is_looked_at = |end: usize| end < 24 || end + 8 > bytes.len() || end.is_multiple_of(61);
     for end in (0..bytes.len()).filter(|end| is_looked_at(*end)) {
         let mut decoder = FrameDecoder::new(limits());
         decoder.push(bytes.slice(..end));

@@ -120,9 +120,9 @@ impl Subscriber {
                 self.settle();
                 let reason = input.reason();
                 if input.flag() {
-                    self.inbound.down(reason, &unfinished)
+                    self.inbound.down(reason, &unfinished);
                 } else {
-                    self.inbound.cancel(reason, &unfinished)
+                    self.inbound.cancel(reason, &unfinished);
                 }
                 self.is_cancelled = true;
             }

@@ -1,6 +1,7 @@
 //! The laws of work-pulling on random schedules, against a naive model of what every task and worker has been told.
 //!
 //! Workers are good, slow, stuck, lost, or lie about attempts and tasks. A failure names its seed; `SEED=n` runs that alone.
+#![allow(clippy::unwrap_used, reason = "a model for tests, and for the fuzzer as well")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;

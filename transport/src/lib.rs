@@ -57,12 +57,14 @@
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
+//! * `bugs`: planted ones, to see that the tests find them
 //! * `fuzzing`: what must hold whatever bytes a peer sends, for tests and for cargo-fuzz
 //! * [`protocol`]: what is said on the wire, for other implementations
 //! * [`local`]: further processes of the running program
 
 mod access;
 mod admission;
+mod bugs;
 mod channel;
 mod codec;
 mod config;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
 use crate::Limits;
+use crate::bugs::bug;
 use crate::error::CloseCode;
 use crate::frame::{Frame, FrameDecoder, FrameError};
 
@@ -98,7 +99,7 @@ impl FrameStream {
         let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
         tokio::select! {
             biased;
-            read = self.recv.read_chunks(&mut pieces), if !self.read_to_end => match read? {
+            read = read_chunks(&mut self.recv, &mut pieces), if !self.read_to_end => match read? {
                 Some(count) => pieces.into_iter().take(count).for_each(|piece| self.decoder.push(piece)),
                 None => self.read_to_end = true,
             },
@@ -154,6 +155,15 @@ impl FrameStream {
         let _ = self.send.reset(code);
         let _ = self.recv.stop(code);
     }
+}
+
+/// The next pieces of a stream. Nothing is lost if it is dropped before it is ready.
+async fn read_chunks(recv: &mut RecvStream, pieces: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+    let read = recv.read_chunks(pieces).await;
+    if bug!(ReadLost) {
+        tokio::task::yield_now().await;
+    }
+    read
 }
 
 /// Whether a connection that a node closed with this code is not to be replaced by another one.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{Frame, FrameError, Kind, LENGTH_BYTES};
 use crate::Limits;
+use crate::bugs::bug;
 use crate::gather::Gather;
 
 /// Cuts a stream of bytes into [`Frame`]s.
@@ -113,6 +114,9 @@ impl State {
     fn announced(head: [u8; HEAD_BYTES], limits: &Limits) -> Result<Self, FrameError> {
         let [length @ .., number] = head;
         let got = u32::from_be_bytes(length) as usize;
+        if bug!(LimitAfterAllocation) {
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(got)));
+        }
         let body = got.checked_sub(1).ok_or(FrameError::Empty)?;
         let (frame, bound) = match Kind::new(number) {
             Some(kind) => (kind.name(), kind.bound(limits)),

@@ -338,7 +338,7 @@ impl Publisher {
         assert!(self.outbound.lost() <= self.furthest);
         // As much as a driver takes at a time; half a frame is never all.
         let mut polls = 0;
-        while polls < 20 || self.wire.is_mid_frame() {
+        while polls < 3 || self.wire.is_mid_frame() {
             polls += 1;
             let Some(bytes) = self.outbound.poll_transmit() else { break };
             self.wire.push(bytes);

@@ -126,21 +126,23 @@ fn fuzz(name: &str) {
 fn fuzz_with(name: &str, target: impl Fn(&[u8])) {
     let corpus = corpus(name);
     assert!(corpus.len() >= 12, "{} inputs in the corpus of {name}", corpus.len());
-    for input in &corpus {
-        try_one(name, input, &target);
+    for (at, input) in corpus.iter().enumerate() {
+        try_one(name, at as u64, input, &target);
     }
     let all = std::env::var("AQUEDUCT_FUZZ_INPUTS").map_or(INPUTS, |count| count.parse().expect("a number"));
     let share = SHARES.into_iter().find(|(other, _)| *other == name).expect("a share").1;
     let mut inputs = Mutator::new(corpus, SEED);
-    for _ in 0..all * share / 1000 {
-        try_one(name, &inputs.next(), &target);
+    for at in 0..all * share / 1000 {
+        try_one(name, at, &inputs.next(), &target);
     }
 }
 
-fn try_one(name: &str, input: &[u8], target: impl Fn(&[u8])) {
+fn try_one(name: &str, at: u64, input: &[u8], target: impl Fn(&[u8])) {
     if catch_unwind(AssertUnwindSafe(|| target(input))).is_err() {
         let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
-        panic!("{name} fails; to replay it: echo {hex} | xxd -r -p > transport/fuzz/corpus/{name}/found");
+        panic!(
+            "{name} fails with input {at}; to replay it: echo {hex} | xxd -r -p > transport/fuzz/corpus/{name}/found"
+        );
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
+use crate::bugs::bug;
 use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
 use crate::gather::Gather;
 use crate::link::answers::Answers;
@@ -239,12 +240,17 @@ impl Inbound {
             State::Cancelled(_, is_sent) => *is_sent = false,
         }
         self.epoch += 1;
-        self.partial = None;
+        self.partial = self.partial.take().filter(|_| bug!(PiecesMixed));
         self.is_resuming = true;
-        self.answers.restart();
-        let resume = Resume { session, epoch: self.epoch, arrived: self.arrived };
+        if !bug!(AnswersNotSaidAgain) {
+            self.answers.restart();
+        }
+        let arrived = self.arrived.saturating_sub(bug!(ResumeTooEarly).into()) + u64::from(bug!(ResumeTooLate));
+        let resume = Resume { session, epoch: self.epoch, arrived };
         self.first = Some(self.encode(&Frame::Resume(resume)));
-        self.restate();
+        if !bug!(CreditNotRestated) {
+            self.restate();
+        }
         Some(self.epoch)
     }
 
@@ -262,7 +268,7 @@ impl Inbound {
     /// [`LinkError`] names what was expected and what came. Whatever comes after it is ignored, as it is after a
     /// [`cancel`](Self::cancel); the driver resets the stream.
     pub(crate) fn handle_frame(&mut self, epoch: u64, frame: Frame) -> Result<(), LinkError> {
-        if epoch != self.epoch {
+        if epoch != self.epoch && !bug!(OldStreamDelivers) {
             return Ok(());
         }
         let handled = match self.state {
@@ -360,7 +366,7 @@ impl Inbound {
             State::Cancelled(_, false) => true,
             _ => return None,
         };
-        let up_to = self.handled.unwrap_or(self.arrived);
+        let up_to = self.handled.filter(|_| !bug!(AckBeforeHandling)).unwrap_or(self.arrived);
         let is_due = match (self.handled, self.acknowledged) {
             (Some(_), acknowledged) => acknowledged != Some(up_to),
             (None, acknowledged) => {
@@ -477,7 +483,7 @@ impl Inbound {
         if chunk.total_len != expected as u64 {
             return Err(LinkError::EventLength { seq, expected, got: chunk.total_len });
         }
-        if chunk.index != partial.pieces {
+        if chunk.index != partial.pieces && !bug!(PiecesMixed) {
             return Err(LinkError::Piece { seq, expected: partial.pieces, got: chunk.index });
         }
         let got = partial.bytes.len() + chunk.payload.len();

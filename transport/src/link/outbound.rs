@@ -7,6 +7,7 @@ use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
 use crate::Limits;
+use crate::bugs::bug;
 use crate::codec::Encoded;
 use crate::frame::{
     self, Accepted, Ack, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resumed,
@@ -231,7 +232,7 @@ impl Outbound {
     /// [`LinkError::Unexpected`] if it is none that subscribers send, [`LinkError::NotSent`] if it acknowledges what has
     /// not been sent, and others if it answers what cannot be answered. Nothing has changed then.
     pub(crate) fn handle_frame(&mut self, epoch: u64, frame: &Frame) -> Result<(), LinkError> {
-        if epoch != self.epoch {
+        if epoch != self.epoch && !bug!(OldStreamHeard) {
             return Ok(());
         }
         match frame {
@@ -280,7 +281,8 @@ impl Outbound {
             return Err(Reason::Protocol);
         }
         (self.epoch, self.is_cut) = (epoch, false);
-        (self.next, self.pieces, self.rest, self.is_end_sent) = (arrived + 1, 0, None, false);
+        (self.next, self.pieces, self.rest, self.is_end_sent) =
+            (arrived + 1, if bug!(PieceLost) { self.pieces } else { 0 }, None, bug!(EndLost) && self.is_end_sent);
         self.answer = Some(Frame::Resumed(Resumed {}));
         self.confirmed = 0;
         if !self.is_acknowledged {
@@ -341,8 +343,9 @@ impl Outbound {
         let last = if was_attempted { self.attempted } else { u64::MAX };
         let last = self.log.settled().after_first_gap().map_or(last, |settled| last.min(settled - 1));
         let mut run = self.log.run(first, last, self.limits.batch_bytes())?;
-        self.log.acknowledge(first + run.count - 1);
-        if was_attempted {
+        let twice = u64::from(bug!(RequeuedTwice) && run.count > 1);
+        self.log.acknowledge(first + run.count - 1 - twice + u64::from(bug!(RequeueDropped)));
+        if was_attempted && !bug!(AttemptNotRaised) {
             run.attempt = run.attempt.next();
         }
         Some(run)
@@ -397,7 +400,7 @@ impl Outbound {
 
     fn next_end(&mut self) -> Option<Frame> {
         // Behind all events, also behind those that may not go out yet.
-        if self.next <= self.log.last() {
+        if self.next <= self.log.last() && !bug!(EndOvertakes) {
             return None;
         }
         let is_new = !std::mem::replace(&mut self.is_end_sent, self.end.is_some());
@@ -408,7 +411,8 @@ impl Outbound {
     fn next_run(&mut self) -> Option<Frame> {
         let before = self.log.bytes_before(self.next)?;
         let left = self.allowed_bytes.map_or(u64::MAX, |allowed| allowed.saturating_sub(before));
-        if left == 0 && self.pieces == 0 {
+        let is_kept_back = bug!(LastEventKeptBack) && self.next == self.log.last() && self.end.is_none();
+        if is_kept_back || (left == 0 && self.pieces == 0 && !bug!(ByteCreditIgnored)) {
             return None;
         }
         let at_most = usize::try_from(left).map_or(usize::MAX, |left| left).min(self.limits.batch_bytes());
@@ -445,7 +449,8 @@ impl Outbound {
     }
 
     fn allow(&mut self, Credit { up_to, bytes_up_to }: Credit) {
-        let up_to = Demand::new(up_to);
+        let added = if bug!(CreditAdded) { self.allowed.count() } else { bug!(CreditOffByOne).into() };
+        let up_to = Demand::new(up_to.saturating_add(added));
         self.allowed_bytes = self.allowed_bytes.max(bytes_up_to);
         if up_to > self.allowed {
             self.allowed = up_to;
@@ -454,7 +459,7 @@ impl Outbound {
     }
 
     fn acknowledge(&mut self, Ack { up_to, handled }: Ack) -> Result<(), LinkError> {
-        if up_to > self.sent {
+        if up_to > self.sent && !bug!(AckAboveSent) {
             return Err(LinkError::NotSent { bound: self.sent, got: up_to });
         }
         let is_first = handled && !self.is_acknowledged;
@@ -504,7 +509,8 @@ impl Outbound {
                 return Ok(());
             }
         };
-        if self.is_next(answer.number)? {
+        // One that is lower came before a cut already.
+        if self.is_next(answer.number)? || bug!(AnswerTakenAgain) {
             self.result_is_whole()?;
             self.taken = answer.number;
             for &(first, last) in &answer.ranges {

@@ -8,6 +8,7 @@ use super::{
     Closing, DeadLetter, DeadReason, Decision, Entry, Given, Pending, Place, Pulling, Refused, State, Task, TaskId,
     WorkerId,
 };
+use crate::bugs::bug;
 
 impl<T> Pulling<T> {
     /// Time does not go back, whatever is handed in.
@@ -51,7 +52,8 @@ impl<T> Pulling<T> {
     pub(super) fn has(&self, given: Given, slot: u32) -> bool {
         self.entries[slot as usize].as_ref().is_some_and(|entry| {
             let State::With { worker, .. } = entry.state else { return false };
-            (worker, entry.task.id, entry.attempt) == (given.worker, given.task, given.attempt)
+            let is_attempt = entry.attempt == given.attempt || bug!(AnswerOfAnotherAttempt);
+            (worker, entry.task.id) == (given.worker, given.task) && is_attempt
         })
     }
 
@@ -76,7 +78,7 @@ impl<T> Pulling<T> {
         self.release(slot);
         let entry = self.entries[slot as usize].as_mut().expect("a held task has an entry");
         entry.task.failures += 1;
-        if entry.task.failures >= self.options.max_attempts.get() {
+        if entry.task.failures >= self.options.max_attempts.get() + u32::from(bug!(OneAttemptTooMany)) {
             self.die(slot, reason());
         } else {
             self.retry(now, slot, delay);

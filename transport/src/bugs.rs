@@ -1,0 +1,59 @@
+//! Bugs that are planted on purpose, one at a time, to see that the tests find them.
+//!
+//! They are compiled only with `--cfg aqueduct_bugs`; otherwise [`bug!`] is `false`, and nothing of them is left. Which one is on
+//! is said by the environment variable `AQUEDUCT_BUG`, which is read once. `.ci/planted_bugs` builds the tests so, switches on one
+//! after the other, and fails if one is not found.
+//!
+//! | bug | what is wrong | found by | with |
+//! |---|---|---|---|
+//! | `CreditOffByOne` | the publisher allows itself one event more than it was told | link::answering | seed 0 |
+//! | `CreditAdded` | credit is taken for what is wanted more, not in all | link::answering | seed 0 |
+//! | `CreditNotRestated` | what is wanted is not said again on another stream | link::cuts | seed 1 |
+//! | `ByteCreditIgnored` | events begin beyond the bytes that were allowed | link::cuts | seed 0 |
+//! | `ResumeTooEarly` | a link goes on one event before the last that arrived | link::cuts | seed 0 |
+//! | `ResumeTooLate` | a link goes on one event after the next | link::cuts | seed 0 |
+//! | `OldStreamDelivers` | events are taken from a stream that was replaced | link::cuts | seed 0 |
+//! | `OldStreamHeard` | a publisher hears a stream that was replaced | fuzzing, no_peer | input 0 |
+//! | `PieceLost` | the pieces of an event go on where they stopped on another stream | fuzzing, no_peer | input 1697 |
+//! | `PiecesMixed` | pieces from before a cut are put together with those after it | sim link, failure_16 | seed 0 |
+//! | `EndOvertakes` | the end goes out before events that may not go out yet | link::cuts | seed 0 |
+//! | `EndLost` | the end is not sent again on another stream | sim link, failure_10 | seed 0 |
+//! | `LastEventKeptBack` | the last event waits for another one | link::cuts | seed 0 |
+//! | `AckBeforeHandling` | what has only arrived is acknowledged as handled | link::cuts | seed 0 |
+//! | `AckAboveSent` | what was never sent can be acknowledged | fuzzing, no_peer | input 336 |
+//! | `AttemptNotRaised` | what is given to somebody else does not say so | link::cuts | seed 0 |
+//! | `RequeueDropped` | an event of those that are handed back is forgotten | link::cuts | seed 0 |
+//! | `RequeuedTwice` | an event is handed back twice | link::answering | seed 0 |
+//! | `AnswerTakenAgain` | an answer that comes again is counted again | link::answering | seed 0 |
+//! | `AnswersNotSaidAgain` | answers that were lost with their stream are not said again | link::answering | seed 0 |
+//! | `AnswerOfAnotherAttempt` | an answer counts whichever attempt it is about | pulling::laws | seed 1 |
+//! | `OneAttemptTooMany` | a task is tried once more than it may be | pulling::laws | seed 0 |
+//! | `DuplicateTaken` | a task that is known is taken again | pulling::laws | seed 0 |
+//! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
+//! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
+
+/// Whether a planted bug is on.
+#[cfg(aqueduct_bugs)]
+macro_rules! bug {
+    ($bug:ident) => {{
+        const NAME: &str = stringify!($bug);
+        $crate::bugs::is_on(NAME)
+    }};
+}
+
+/// Whether a planted bug is on: never.
+#[cfg(not(aqueduct_bugs))]
+macro_rules! bug {
+    ($bug:ident) => {
+        false
+    };
+}
+
+pub(crate) use bug;
+
+#[cfg(aqueduct_bugs)]
+pub(crate) fn is_on(name: &str) -> bool {
+    static ON: std::sync::LazyLock<String> =
+        std::sync::LazyLock::new(|| std::env::var("AQUEDUCT_BUG").unwrap_or_default());
+    *ON == name
+}

@@ -20,6 +20,7 @@ pub(super) fn start() -> Instant {
 /// Where decisions come from.
 enum Rng<'a> {
     /// A seed (splitmix64).
+    #[cfg_attr(not(test), expect(dead_code, reason = "the fuzzer has bytes"))]
     Seed(u64),
     /// Bytes, one for each decision or a few. When they are used up, all decisions are 0.
     Bytes(&'a [u8]),

@@ -92,6 +92,7 @@ mod tests {
                 session: Some(Session { incarnation: 7, number: 1 }),
                 selector: None,
                 instance: 0,
+                consumer: None,
             };
             let mut outbound = Outbound::new(limits());
             outbound.take_answers();

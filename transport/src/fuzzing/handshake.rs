@@ -46,6 +46,7 @@ fn meet(ours: &Offer, hello: Hello) {
         incarnation: hello.incarnation,
         features: agreed.features.clone(),
         limits: introduction::offer(versions, &agreed.limits).limits,
+        functions: hello.functions,
     };
     let versions = Versions { oldest: ack.proto, newest: ack.proto };
     let answer = Offer { features: ack.features, limits: ack.limits, ..offer_of(versions) };

@@ -105,15 +105,18 @@ impl<'a> Input<'a> {
                 reason: self.reason(),
                 origin: self.text(),
                 message: self.text(),
+                is_cancel: self.flag(),
             }),
         }
     }
 
     fn answer(&mut self) -> Answer {
-        let verdict = [Verdict::Done, Verdict::Retry, Verdict::GiveUp, Verdict::InProgress][self.byte() as usize % 4];
+        let all = [Verdict::Done, Verdict::Retry, Verdict::GiveUp, Verdict::InProgress, Verdict::Part];
+        let verdict = all[self.byte() as usize % all.len()];
         let count = self.byte() % 70;
         let ranges = (0..count).map(|_| (self.number(), self.number())).collect();
-        Answer { number: self.number(), ranges, verdict, delay_ms: self.number(), message: self.text() }
+        let result = self.flag().then(|| self.payload());
+        Answer { number: self.number(), ranges, verdict, delay_ms: self.number(), message: self.text(), result }
     }
 }
 

@@ -407,5 +407,6 @@ fn answer(input: &mut Input<'_>) -> Answer {
 
 fn subscribe(session: Option<Session>) -> Subscribe {
     let (producer, signature) = ("numbers".to_owned(), "bytes".to_owned());
-    Subscribe { producer, signature, max_demand: 10, min_demand: 5, session, selector: None, instance: 0 }
+    let (selector, consumer) = (None, None);
+    Subscribe { producer, signature, max_demand: 10, min_demand: 5, session, selector, instance: 0, consumer }
 }

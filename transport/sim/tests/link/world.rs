@@ -120,7 +120,10 @@ impl World {
     pub(crate) async fn build(net: &SimNet, setup: Setup) -> Outcome<Self> {
         let mut rng = net.rng("world");
         let drawn = LinkConditions::draw(&mut rng);
-        net.set_default_conditions(setup.conditions.unwrap_or(drawn));
+        let conditions = setup.conditions.unwrap_or(drawn);
+        // Where a connection is soon taken for lost, the worst network would not let one be made: it comes afterwards.
+        let is_made_first = setup.idle <= SHORT_IDLE;
+        net.set_default_conditions(if is_made_first { LinkConditions::default() } else { conditions });
         // Drawn apart, so that the rest of a seed stays the same.
         if net.rng("sockets").random_bool(0.5) {
             net.buggify(0.1);
@@ -178,6 +181,10 @@ impl World {
                 pauses.subscribe(&far, demand);
             }
             here.push(Here { host, node, consuming: graph.start(), edge, max_demand: max as u64 });
+        }
+        if is_made_first {
+            until(PATIENCE, "not subscribed", || here.iter().all(|here| links(&here.host) > 0)).await;
+            net.set_default_conditions(conditions);
         }
         Ok(Self { net: net.clone(), there, node, producing, here, strangers, authority })
     }

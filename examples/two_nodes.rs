@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use aqueduct::transport::{Authority, Identity, Node, local};
 use aqueduct::{Batch, Consumer, Cx, Exit, Graph, Producer, Running};
 use clap::Parser;
@@ -36,6 +36,11 @@ const COUNT: usize = 1_000_000;
 
 /// A producer and its consumer, on two machines.
 #[derive(Parser)]
+#[command(
+    after_help = "On two machines: `--issue certificates` on the first, copy certificates/here to the second, then\n\
+    `--listen 0.0.0.0:7400 --identity certificates/there` on the first, and\n\
+    `--connect 10.0.0.7:7400 --identity here` on the second, with the address of the first."
+)]
 struct Args {
     /// Produce, for all who connect, until Ctrl-C
     #[arg(long, value_name = "ADDR", requires = "identity", conflicts_with_all = ["connect", "issue"])]
@@ -144,6 +149,7 @@ fn issue(folder: &Path) -> Result<()> {
     let authority = Authority::dev("demo")?;
     for name in ["there", "here"] {
         let (folder, pem) = (folder.join(name), authority.issue(name)?.to_pem());
+        ensure!(!folder.exists(), "{} is there already: its certificates may be in use", folder.display());
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         fs::write(folder.join("ca.pem"), pem.authorities)?;
         fs::write(folder.join("node.pem"), pem.certificate)?;
@@ -164,6 +170,7 @@ fn write_private(path: &Path, text: &str) -> Result<()> {
 
 fn read(folder: &Path) -> Result<Identity> {
     let [certificate, key, authority] = ["node.pem", "node.key", "ca.pem"].map(|name| folder.join(name));
+    ensure!(certificate.exists(), "no identity in {}; `--issue DIR` makes one", folder.display());
     Identity::from_pem_files(certificate, key, authority)
-        .with_context(|| format!("no identity in {}; `--issue DIR` makes one", folder.display()))
+        .with_context(|| format!("cannot use the identity in {}", folder.display()))
 }

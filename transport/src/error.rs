@@ -27,12 +27,15 @@ impl From<CloseCode> for VarInt {
     }
 }
 
-/// An error and its causes, on one line.
+/// An error and its causes, on one line; each once, as some say their cause themselves.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = error.source();
     }
     text

@@ -1,4 +1,4 @@
-//! [`Functions`]: what can be called by name from another node.
+//! [`Functions`]: what a node can be asked to run by name. Nodes compare it here; what runs it is built on top.
 
 use std::any::Any;
 use std::collections::BTreeMap;

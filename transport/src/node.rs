@@ -155,6 +155,10 @@ impl Node {
 
     /// Lets every node of the cluster subscribe to `source` by `name`: to a stage, or to a source of yet another node.
     ///
+    /// A stage answers subscribers once its graph is [started](aqueduct_stage::Graph::start); until then they wait.
+    /// [`run`](aqueduct_stage::Graph::run) and [`join`](aqueduct_stage::Running::join) end a graph with its last consumer, near or
+    /// far: to serve whoever comes, keep what `start` returns.
+    ///
     /// # Errors
     ///
     /// [`PublishError`] if the name is taken, or the source has more than 1024 instances.
@@ -308,8 +312,11 @@ impl Node {
     }
 
     /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
-    /// most (those whose connection is lost are given up at once), and closes all connections, for which peers are given another second. Returns whether all subscriptions
-    /// had ended.
+    /// most (those whose connection is lost are given up at once), and closes all connections, for which peers are given
+    /// another second. Returns whether all subscriptions had ended.
+    ///
+    /// It does not end what is published: shut that down first ([`Running::shutdown`](aqueduct_stage::Running::shutdown)), or
+    /// the subscribers of a producer without an end are cut off when the grace is over.
     ///
     /// # Cancel safety
     ///

@@ -75,7 +75,8 @@ impl PullingOptions {
 
     /// Sets how long a worker may take for a task without a word about it. Default 30 s. Then somebody else gets it. A
     /// lower value finds a stuck worker sooner, and repeats the work of one that is merely slow: let such a worker
-    /// [report progress](crate::pulling::Pulling::progress) every third of this.
+    /// [report progress](crate::pulling::Pulling::progress) every third of this. It counts from when the worker is given the
+    /// task: one that is given several at a time, by its window of demand, has so long for all of them.
     ///
     /// # Panics
     ///

@@ -8,10 +8,12 @@ import sys
 
 NEEDED = object()
 TYPES = {
-    1: ("hello", dict(proto_min=NEEDED, proto_max=NEEDED, cluster=NEEDED, node=NEEDED, incarnation=NEEDED, features=[], limits=None)),
-    2: ("hello ack", dict(proto=NEEDED, node=NEEDED, incarnation=NEEDED, features=[], limits=None)),
+    1: ("hello", dict(proto_min=NEEDED, proto_max=NEEDED, cluster=NEEDED, node=NEEDED, incarnation=NEEDED, features=[], limits=None, functions=None)),
+    2: ("hello ack", dict(proto=NEEDED, node=NEEDED, incarnation=NEEDED, features=[], limits=None, functions=None)),
     3: ("refuse", dict(reason=NEEDED, message="")),
-    16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0)),
+    4: ("ask functions", dict()),
+    5: ("functions part", dict(functions=NEEDED, is_last=NEEDED)),
+    16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0, consumer=None)),
     17: ("accepted", dict(instances=1, takes_answers=False)),
     18: ("refused", dict(reason=NEEDED, message="", published=None)),
     19: ("credit", dict(up_to=NEEDED, bytes_up_to=None)),
@@ -19,10 +21,10 @@ TYPES = {
     21: ("ack", dict(up_to=NEEDED, handled=False)),
     22: ("resume", dict(session=NEEDED, epoch=NEEDED, arrived=NEEDED)),
     23: ("resumed", dict()),
-    24: ("answer", dict(number=NEEDED, ranges=NEEDED, verdict=NEEDED, delay_ms=0, message="")),
+    24: ("answer", dict(number=NEEDED, ranges=NEEDED, verdict=NEEDED, delay_ms=0, message="", result=None)),
     25: ("answered", dict(up_to=NEEDED)),
     34: ("done", dict(last_seq=NEEDED)),
-    35: ("failed", dict(last_seq=NEEDED, reason=NEEDED, origin="", message="")),
+    35: ("failed", dict(last_seq=NEEDED, reason=NEEDED, origin="", message="", is_cancel=False)),
 }
 
 

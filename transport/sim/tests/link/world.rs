@@ -122,7 +122,7 @@ impl World {
         let drawn = LinkConditions::draw(&mut rng);
         let conditions = setup.conditions.unwrap_or(drawn);
         // Where a connection is soon taken for lost, the worst network would not let one be made: it comes afterwards.
-        let is_made_first = setup.idle <= SHORT_IDLE;
+        let is_made_first = setup.idle <= SHORT_IDLE && setup.conditions.is_none();
         net.set_default_conditions(if is_made_first { LinkConditions::default() } else { conditions });
         // Drawn apart, so that the rest of a seed stays the same.
         if net.rng("sockets").random_bool(0.5) {
@@ -183,7 +183,9 @@ impl World {
             here.push(Here { host, node, consuming: graph.start(), edge, max_demand: max as u64 });
         }
         if is_made_first {
-            until(PATIENCE, "not subscribed", || here.iter().all(|here| links(&here.host) > 0)).await;
+            for here in &here {
+                here.edge.until(3).await;
+            }
             net.set_default_conditions(conditions);
         }
         Ok(Self { net: net.clone(), there, node, producing, here, strangers, authority })

@@ -265,10 +265,6 @@ pub(crate) async fn rs_3_17_demand_without_bound<R: Route>() {
     near.publisher.ask(near.id, Demand::MAX);
     other.publisher.ask(other.id, Demand::MAX);
     near.events_reach(1_000).await;
-    if R::IS_FAR {
-        // What is on its way when it is cancelled is lost.
-        settled().await;
-    }
     near.cancel();
     other.cancel();
     near.ended().await;
@@ -276,7 +272,12 @@ pub(crate) async fn rs_3_17_demand_without_bound<R: Route>() {
     let [mut all, rest] = [near.events(), other.events()];
     all.extend(rest);
     all.sort_unstable();
-    assert_eq!(all, (0..all.len() as u64).collect::<Vec<_>>());
+    if R::IS_FAR {
+        // What is on its way when it is cancelled is lost.
+        assert!(all.is_sorted_by(|a, b| a < b), "an event came twice");
+    } else {
+        assert_eq!(all, (0..all.len() as u64).collect::<Vec<_>>());
+    }
     assert!(running.snapshot().stages.iter().all(|stage| !stage.ended));
 }
 

@@ -20,9 +20,11 @@ use crate::{
 mod place;
 pub(crate) mod remainder;
 mod stage;
+mod unstarted;
 
 use place::{Place, Seat, Spec};
 pub use stage::Stage;
+use unstarted::Unstarted;
 
 /// A graph of stages, described and not yet running.
 ///
@@ -302,8 +304,8 @@ impl Graph {
             restart: Restart::Temporary,
         };
         let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
-        let (enrolled, make) = (Arc::clone(&place), Arc::new(Mutex::new(Some(make))));
-        let enrol = move |shared: &Shared| enrolled.enrol::<S, C, _>(&make, shared);
+        let (unstarted, make) = (Unstarted::new(&place), Arc::new(Mutex::new(Some(make))));
+        let enrol = move |shared: &Shared| unstarted.start().enrol::<S, C, _>(&make, shared);
         let mut plan = self.lock();
         assert!(plan.known.insert(Arc::clone(&name)), "graph {:?} has a stage {name:?} already", self.name);
         if C::ROLE != Role::Producer {

@@ -159,6 +159,36 @@ impl Running {
     /// Nothing is lost; it can be called again.
     pub async fn join(&mut self) -> Result<Outcome, GraphError> {
         self.supervisor.complete();
+        self.serve().await
+    }
+
+    /// Waits until a stage fails for good, or all have ended by themselves. Meanwhile stages wait for whoever may still
+    /// subscribe, as consumers on other nodes do: other than with [`join`](Self::join), nothing ends because its last
+    /// subscriber has left.
+    ///
+    /// A producer without an end is served until it fails, so wait for whatever ends the program at the same time, and
+    /// [`shutdown`](Self::shutdown) then:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use aqueduct_stage::{Result, Running};
+    /// # async fn serve(mut running: Running, told_to_end: impl Future<Output = ()>) -> Result {
+    /// tokio::select! {
+    ///     ended = running.serve() => ended?,
+    ///     () = told_to_end => running.shutdown(Duration::from_secs(5)).await?,
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As of [`join`](Self::join).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost; it can be called again.
+    pub async fn serve(&mut self) -> Result<Outcome, GraphError> {
         self.shared.until(|state| state.is_over() || state.has_failed()).await;
         self.end(GRACE_AFTER_FAILURE).await;
         let (outcome, mut failures, exceeded) = self.shared.conclude();

@@ -328,6 +328,68 @@ async fn without_join_a_transient_consumer_outlives_its_producer() {
 }
 
 #[tokio::test]
+async fn a_graph_that_serves_outlives_its_subscribers_and_not_its_stages() {
+    struct Until(Arc<AtomicUsize>);
+    impl Producer for Until {
+        type Out = u64;
+        async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+            cx.emit_all(vec![7; demand]);
+            if self.0.load(Ordering::Relaxed) > 0 { Err("worn out".into()) } else { Ok(()) }
+        }
+    }
+    let (graph, is_worn_out) = (Graph::new("serving"), Arc::new(AtomicUsize::new(0)));
+    let flag = Arc::clone(&is_worn_out);
+    let sevens = graph.producer("sevens", move || Until(Arc::clone(&flag)));
+    let mut serving = graph.start();
+    let subscriber = || {
+        let graph = Graph::new("subscriber");
+        let enough = |cx: &mut Cx<'_>| -> BoxFuture<'static, Result> {
+            cx.stop(Exit::Normal);
+            Box::pin(async { Ok(()) })
+        };
+        graph.consumer("enough", move || Upset(2, enough)).subscribe(&sevens, 5..10);
+        graph.run()
+    };
+    for _ in 0..2 {
+        tokio::select! {
+            biased;
+            ended = serving.serve() => panic!("nothing has failed: {ended:?}"),
+            ended = subscriber() => drop(ended.unwrap()),
+        }
+    }
+    is_worn_out.store(1, Ordering::Relaxed);
+    let (error, _) = tokio::join!(serving.serve(), subscriber());
+    assert_eq!(error.unwrap_err().to_string(), r#"stage "sevens" failed: worn out"#);
+}
+
+#[tokio::test]
+async fn a_graph_that_serves_ends_with_its_last_stage() {
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let numbers = graph.producer("numbers", count(10));
+    graph.consumer("collect", seen.collect()).subscribe(&numbers, 5..10);
+    let outcome = graph.start().serve().await.unwrap();
+    assert_eq!(outcome.stage("collect").unwrap().events_in, 10);
+}
+
+#[tokio::test]
+async fn who_subscribes_to_a_graph_that_is_never_started_learns_of_it() {
+    for is_early in [true, false] {
+        let (never, graph) = (Graph::new("never"), Graph::new("test"));
+        let numbers = never.producer("numbers", count(10));
+        graph.consumer("collect", Seen::default().collect()).subscribe(&numbers, 5..10);
+        let mut never = Some(never).filter(|_| is_early);
+        let mut running = graph.start();
+        if is_early {
+            // Until it waits for the other graph.
+            tokio::task::yield_now().await;
+        }
+        drop(never.take());
+        let error = running.join().await.unwrap_err();
+        assert!(error.to_string().contains("numbers"), "early: {is_early}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_late_subscriber_still_learns_of_the_end() {
     let (graph, late) = (Graph::new("early"), Graph::new("late"));
     let numbers = graph.producer("numbers", count(100));

@@ -1,0 +1,40 @@
+//! [`Unstarted`]: a stage whose graph may never be started.
+
+use std::sync::Arc;
+
+use super::place::Place;
+use crate::counters::Counters;
+use crate::ending::Ending;
+use crate::{Exit, Failure, FailureKind};
+
+/// A place until its graph is started. Dropped before, it tells whoever waits for the stage that there will be none.
+pub(super) struct Unstarted<I, O>(Option<Arc<Place<I, O>>>);
+
+impl<I, O> Unstarted<I, O> {
+    pub(super) fn new(place: &Arc<Place<I, O>>) -> Self {
+        Self(Some(Arc::clone(place)))
+    }
+
+    /// The place, as its graph is started.
+    pub(super) fn start(mut self) -> Arc<Place<I, O>> {
+        self.0.take().expect("nobody else takes it")
+    }
+}
+
+impl<I, O> Drop for Unstarted<I, O> {
+    fn drop(&mut self) {
+        let Some(place) = &self.0 else { return };
+        let seats = place.lock().seats.clone();
+        for seat in seats {
+            let never = Failure::new(&*place.name, FailureKind::Killed, "its graph was dropped before it was started");
+            let mut ending = Ending::new(
+                Arc::clone(&place.name),
+                seat.mailbox(),
+                Arc::new(Counters::new()),
+                // No graph waits for it.
+                Box::new(drop),
+            );
+            ending.announce(Exit::Failed(never));
+        }
+    }
+}

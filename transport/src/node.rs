@@ -206,6 +206,13 @@ impl Node {
         self.inner.publish_as(name, subscribers, Arc::new(published))
     }
 
+    /// Takes back a name, and returns whether anything was published by it. Whoever subscribes to it from now on is told that
+    /// there is none ([`SubscribeError::Refused`]); who has subscribed keeps the subscription. The name can be given to
+    /// another source: to a graph that takes the place of one that has ended, say.
+    pub fn unpublish(&self, name: &str) -> bool {
+        self.inner.publications().remove(name).is_some()
+    }
+
     /// The producer that the node at `at` publishes as `name`. Nothing is sent before a consumer subscribes to it; what
     /// is wrong with the name, the type or the address is reported then.
     pub fn source<T: Wire>(&self, name: &str, at: SocketAddr) -> Remote<T> {

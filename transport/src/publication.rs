@@ -331,8 +331,12 @@ impl<T: Wire> Serving<T> {
                     }
                     // How far it goes is asked for below.
                     OutboundEvent::Demand { .. } => {}
-                    OutboundEvent::Cancelled { reason, is_down: true } => self.leave(EndCause::Down(exit(reason))),
-                    OutboundEvent::Cancelled { reason, .. } => self.leave(EndCause::Cancelled(exit(reason))),
+                    OutboundEvent::Cancelled { reason, is_down: true } => {
+                        self.leave(EndCause::Down(exit(reason, &self.peer)));
+                    }
+                    OutboundEvent::Cancelled { reason, .. } => {
+                        self.leave(EndCause::Cancelled(exit(reason, &self.peer)));
+                    }
                 }
             }
             self.ask();
@@ -544,12 +548,13 @@ fn reason(kind: FailureKind) -> Reason {
     }
 }
 
-/// Why the subscriber's node wants no more.
-fn exit(reason: Reason) -> Exit {
+/// Why the subscriber's node, `peer`, wants no more.
+fn exit(reason: Reason, peer: &str) -> Exit {
     match reason {
         Reason::Normal => Exit::Normal,
         Reason::Shutdown => Exit::Shutdown,
-        other => Exit::Failed(Failure::new("the subscriber's node", FailureKind::Remote, other.to_string())),
+        Reason::Error => Exit::Failed(Failure::new(peer, FailureKind::Remote, "a consumer there has failed")),
+        other => Exit::Failed(Failure::new(peer, FailureKind::Remote, other.to_string())),
     }
 }
 

@@ -299,6 +299,51 @@ async fn a_name_is_published_once() {
 }
 
 #[tokio::test]
+async fn a_name_that_was_taken_back_can_be_given_again() {
+    guarded(async {
+        let (here, there) = nodes().await;
+        for end in [10, 20] {
+            let mut producing = produce(&there, "numbers", end, |n| n);
+            assert_eq!(consume::<u64>(&here, "numbers", &there).await.unwrap().len() as u64, end);
+            producing.join().await.unwrap();
+            assert!(there.unpublish("numbers"));
+        }
+        assert!(!there.unpublish("numbers"));
+        let (failure, _) = fails::<u64>(&here, "numbers", &there).await;
+        assert_eq!(failure.message(), format!("no producer named \"numbers\" at {}", there.local_addr()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_has_subscribed_outlives_the_name() {
+    guarded(async {
+        let (here, there) = nodes().await;
+        let _producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, _consuming) = consuming::<u64>(&here, "endless", &there);
+        seen.until(100).await;
+        there.unpublish("endless");
+        seen.until(10_000).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_fails_is_named_by_its_node() {
+    guarded(async {
+        let (here, there) = nodes().await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let graph = Graph::new("consuming");
+        collect::<u64, _>(&graph, &Seen::default(), |_, _| Box::pin(async { Err("no".into()) }))
+            .subscribe(&here.source::<u64>("endless", there.local_addr()), 50..100);
+        graph.run().await.unwrap_err();
+        let error = producing.join().await.unwrap_err();
+        assert_eq!(error.to_string(), format!("on {}: a consumer there has failed", here.identity().name()));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_event_that_is_too_large_to_send_is_an_error() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();

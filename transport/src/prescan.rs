@@ -43,6 +43,15 @@ pub(crate) fn check(bytes: &[u8], values: u64, max_items: u64, max_depth: usize)
                 rest = usize::try_from(bytes).ok().and_then(|n| rest.get(n..)).ok_or(StructureError::Truncated)?;
                 continue;
             }
+            Shape::Number(bytes) => {
+                rest = rest.get(bytes..).ok_or(StructureError::Truncated)?;
+                // Others of the same size often follow: where they begin need not be read from the one before.
+                while left > 0 && rest.first() == Some(&marker) {
+                    rest = rest.get(1 + bytes..).ok_or(StructureError::Truncated)?;
+                    left -= 1;
+                }
+                continue;
+            }
             Shape::Container(children) => children,
         };
         // Each child is a byte at least, so this also keeps `items` from overflowing.
@@ -67,6 +76,8 @@ pub(crate) fn check(bytes: &[u8], values: u64, max_items: u64, max_depth: usize)
 enum Shape {
     /// So many bytes that belong to the value.
     Leaf(u64),
+    /// So many bytes, whatever follows.
+    Number(usize),
     /// So many values.
     Container(u64),
 }
@@ -89,10 +100,10 @@ fn shape(marker: u8, rest: &mut &[u8]) -> Result<Shape, StructureError> {
         0xc8 => Shape::Leaf(length::<2>(rest)? + 1),
         0xc9 => Shape::Leaf(length::<4>(rest)? + 1),
         // numbers
-        0xcc | 0xd0 => Shape::Leaf(1),
-        0xcd | 0xd1 => Shape::Leaf(2),
-        0xca | 0xce | 0xd2 => Shape::Leaf(4),
-        0xcb | 0xcf | 0xd3 => Shape::Leaf(8),
+        0xcc | 0xd0 => Shape::Number(1),
+        0xcd | 0xd1 => Shape::Number(2),
+        0xca | 0xce | 0xd2 => Shape::Number(4),
+        0xcb | 0xcf | 0xd3 => Shape::Number(8),
         // fixext: a byte for the type, and 1, 2, 4, 8 or 16 of data
         0xd4..=0xd8 => Shape::Leaf(1 + (1 << (marker - 0xd4))),
         0xdc => Shape::Container(length::<2>(rest)?),
@@ -151,6 +162,24 @@ mod tests {
 
     fn claimed(marker: u8, length: u32, then: &[u8]) -> Vec<u8> {
         [&[marker][..], &length.to_be_bytes(), then].concat()
+    }
+
+    #[test]
+    fn a_run_of_numbers_is_counted_and_bounded() {
+        for (marker, length) in [(0xcc, 1), (0xcd, 2), (0xca, 4), (0xcf, 8)] {
+            let number = [vec![marker], vec![marker; length]].concat();
+            for count in [1, 2, 100] {
+                let numbers = number.repeat(count);
+                let counted = |values| check(&numbers, values, ITEMS, 0);
+                assert_eq!(counted(count as u64), Ok(()));
+                assert_eq!(counted(count as u64 - 1), Err(StructureError::Trailing { bytes: number.len() }));
+                assert_eq!(counted(count as u64 + 1), Err(StructureError::Truncated));
+                let cut = &numbers[..numbers.len() - 1];
+                assert_eq!(check(cut, count as u64, ITEMS, 0), Err(StructureError::Truncated));
+                let mixed = [&numbers[..], &[0xc0], &numbers].concat();
+                assert_eq!(check(&mixed, 2 * count as u64 + 1, ITEMS, 0), Ok(()));
+            }
+        }
     }
 
     #[test]

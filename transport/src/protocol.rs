@@ -138,7 +138,7 @@ mod tests {
         fn send(&mut self, bytes: u64) {
             self.sent += 1;
             let event = Bytes::from(vec![self.sent as u8; bytes as usize]);
-            self.outbound.send(&encode(&[event], &limits()).unwrap(), Attempt::FIRST);
+            self.outbound.send(encode(&[event], &limits()).unwrap(), Attempt::FIRST);
         }
 
         fn settle(&mut self, record: &mut String) {

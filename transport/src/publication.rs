@@ -377,7 +377,7 @@ impl<T: Wire> Serving<T> {
             Parcel::Events(events, attempt) => match encode(&events, &self.limits) {
                 Ok(encoded) => {
                     self.counters.events_out.add(events.len() as u64);
-                    self.outbound.send(&encoded, attempt);
+                    self.outbound.send(encoded, attempt);
                 }
                 Err(error) => self.give_up(&events[..error.index], attempt, &error),
             },
@@ -402,7 +402,7 @@ impl<T: Wire> Serving<T> {
         let message = error_chain(error);
         tracing::warn!(stage = self.stage, message, "subscription given up");
         if let Ok(encoded) = encode(before, &self.limits) {
-            self.outbound.send(&encoded, attempt);
+            self.outbound.send(encoded, attempt);
         }
         self.outbound.fail(Reason::Error, &self.stage, &message);
         let failure = Failure::new(&self.stage, FailureKind::Protocol, message);

@@ -300,9 +300,10 @@ impl Publisher {
         let events: Vec<_> = (0..count).map(|_| Bytes::from(vec![7; usize::from(input.byte() % 40) * long])).collect();
         let events: Vec<_> = events.into_iter().map(|event| event.slice(..event.len().min(39_000))).collect();
         let Ok(encoded) = encode(&events, &limits()) else { panic!("they are short enough") };
-        let lengths = std::iter::once(&0).chain(encoded.ends()).zip(encoded.ends()).map(|(from, to)| to - from);
+        let ends = encoded.ends();
+        let lengths: Vec<_> = std::iter::once(&0).chain(ends).zip(ends).map(|(from, to)| to - from).collect();
         let before = self.outbound.unacknowledged_bytes();
-        self.outbound.send(&encoded, input.attempt());
+        self.outbound.send(encoded, input.attempt());
         // After the end it does nothing.
         if self.outbound.unacknowledged_bytes() > before {
             self.sent.extend(lengths);

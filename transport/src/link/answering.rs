@@ -124,7 +124,7 @@ impl World {
     fn produce(&mut self) {
         let count = (1 + self.below(8)).min(self.demand - self.sent).min(EVENTS - self.sent);
         let events: Vec<_> = (self.sent + 1..=self.sent + count).collect();
-        self.outbound.send(&encode(&events, &limits()).unwrap(), Attempt::FIRST);
+        self.outbound.send(encode(&events, &limits()).unwrap(), Attempt::FIRST);
         self.sent += count;
         if self.taken.len() as u64 == EVENTS {
             self.outbound.finish();

@@ -208,7 +208,7 @@ impl World {
                 None => break,
             };
             let event = (number, Bytes::from(vec![number as u8; length(number)]));
-            self.outbound.send(&encode(&[event], &limits()).unwrap(), attempt);
+            self.outbound.send(encode(&[event], &limits()).unwrap(), attempt);
             self.given += 1;
         }
         // A stage ends when nothing can come back.

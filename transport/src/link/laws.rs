@@ -163,7 +163,7 @@ impl World {
         let first = self.sent.len() as u64 + 1;
         let events: Vec<_> =
             (first..).zip(lengths).map(|(number, length)| (number, Bytes::from(vec![7; *length]))).collect();
-        self.outbound.send(&encode(&events, &limits()).unwrap(), Attempt::FIRST);
+        self.outbound.send(encode(&events, &limits()).unwrap(), Attempt::FIRST);
         self.sent.extend_from_slice(lengths);
     }
 

@@ -53,12 +53,13 @@ pub(crate) struct Run {
 
 impl Log {
     /// Appends events.
-    pub(crate) fn push(&mut self, events: &Encoded, attempt: Attempt) {
+    pub(crate) fn push(&mut self, events: Encoded, attempt: Attempt) {
         if events.len() > 0 {
-            self.bytes += events.bytes().len();
-            self.batches.push_back(Batch::new(self.last + 1, self.total_bytes, attempt, events.clone()));
-            self.total_bytes += events.bytes().len() as u64;
-            self.last += events.len() as u64;
+            let batch = Batch::new(self.last + 1, self.total_bytes, attempt, events);
+            self.last = batch.last();
+            self.bytes += batch.open_bytes;
+            self.total_bytes += batch.open_bytes as u64;
+            self.batches.push_back(batch);
         }
     }
 
@@ -190,9 +191,9 @@ mod tests {
     /// Two batches of three events: 1..=3, and 4..=6 at the second attempt.
     fn log() -> Log {
         let mut log = Log::default();
-        log.push(&encode(&[1_u64, 2, 3], &Limits::default()).unwrap(), Attempt::FIRST);
-        log.push(&encode::<u64>(&[], &Limits::default()).unwrap(), Attempt::FIRST);
-        log.push(&encode(&[4_u64, 5, 6], &Limits::default()).unwrap(), Attempt::FIRST.next());
+        log.push(encode(&[1_u64, 2, 3], &Limits::default()).unwrap(), Attempt::FIRST);
+        log.push(encode::<u64>(&[], &Limits::default()).unwrap(), Attempt::FIRST);
+        log.push(encode(&[4_u64, 5, 6], &Limits::default()).unwrap(), Attempt::FIRST.next());
         log
     }
 
@@ -244,7 +245,7 @@ mod tests {
     fn single_events_are_released_in_any_order_and_their_memory_with_them() {
         let mut log = Log::default();
         let long = vec![7_u8; 1000];
-        log.push(&encode(&vec![Bytes::from(long); 100], &Limits::default()).unwrap(), Attempt::FIRST);
+        log.push(encode(&vec![Bytes::from(long); 100], &Limits::default()).unwrap(), Attempt::FIRST);
         let held = |log: &Log| log.batches.iter().map(|batch| batch.events.bytes().len()).sum::<usize>();
         let length = log.bytes() / 100;
         for odd in (1..=99).step_by(2) {

@@ -196,7 +196,7 @@ impl Outbound {
     /// If they are more than the subscriber allows: whoever dispatches events has lost count, and to go on would break
     /// the promise on which the subscriber's memory rests.
     #[track_caller]
-    pub(crate) fn send(&mut self, events: &Encoded, attempt: Attempt) {
+    pub(crate) fn send(&mut self, events: Encoded, attempt: Attempt) {
         self.accept();
         if self.state != State::Accepted {
             return;

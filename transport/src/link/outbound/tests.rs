@@ -19,7 +19,7 @@ fn cancel(outbound: &mut Outbound) {
 }
 
 fn send(outbound: &mut Outbound, lengths: &[usize]) {
-    outbound.send(&events(lengths), Attempt::FIRST);
+    outbound.send(events(lengths), Attempt::FIRST);
 }
 
 /// A batch of events of these lengths in bytes, each of at least 6.
@@ -298,7 +298,7 @@ fn what_was_not_handled_is_given_to_others_after_a_cancel() {
     let mut outbound = outbound(10);
     ack(&mut outbound, 0, true).unwrap();
     send(&mut outbound, &[10, 10, 10]);
-    outbound.send(&events(&[10, 10]), Attempt::FIRST.next());
+    outbound.send(events(&[10, 10]), Attempt::FIRST.next());
     sent(&mut outbound);
     ack(&mut outbound, 1, true).unwrap();
     assert_eq!(unfinished(&mut outbound), []);

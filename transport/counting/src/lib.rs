@@ -32,6 +32,13 @@ pub fn peak_bytes<R>(run: impl FnOnce() -> R) -> (R, usize) {
     (result, usize::try_from(peak - before).unwrap_or(0))
 }
 
+/// How many bytes this thread holds now. Only differences mean something: what another thread frees stays in the count.
+///
+/// Without [`Counting`] as the allocator, it is 0.
+pub fn held_bytes() -> isize {
+    HELD.get()
+}
+
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };

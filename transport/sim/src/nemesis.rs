@@ -97,22 +97,31 @@ impl Nemesis {
     /// With fewer than two hosts, or without time.
     #[track_caller]
     pub fn draw(net: &SimNet, hosts: &[Host], over: Duration, longest: Duration) -> Self {
+        let nemesis = Self::draw_from(&mut net.rng("nemesis"), net, hosts, over, longest);
+        net.context(&nemesis);
+        nemesis
+    }
+
+    /// As [`draw`](Self::draw), but from a generator of the caller's, so that the next one is another: for scenarios that
+    /// have many, one after the other. Nothing of it is kept, so a failure does not tell its schedule.
+    ///
+    /// # Panics
+    /// As [`draw`](Self::draw).
+    #[track_caller]
+    pub fn draw_from(rng: &mut StdRng, net: &SimNet, hosts: &[Host], over: Duration, longest: Duration) -> Self {
         assert!(hosts.len() >= 2, "expected two hosts or more, got {}", hosts.len());
         assert!(longest > Duration::ZERO, "expected faults that last");
-        let mut rng = net.rng("nemesis");
         let mut schedule = Vec::new();
         let until = net.now() + over;
         let mut at = net.now() + rng.random_range(Duration::ZERO..longest);
         while at < until {
             let lasts = rng.random_range(longest / 100..=longest);
-            draw_fault(&mut rng, hosts, lasts, |after, fault| schedule.push((at + after, fault)));
+            draw_fault(rng, hosts, lasts, |after, fault| schedule.push((at + after, fault)));
             // Every second one begins before the one before it is over.
             at += rng.random_range(Duration::ZERO..=2 * lasts);
         }
         schedule.sort_by_key(|(at, _)| *at);
-        let nemesis = Self { net: net.clone(), schedule, end: until + longest };
-        net.context(&nemesis);
-        nemesis
+        Self { net: net.clone(), schedule, end: until + longest }
     }
 
     /// Does what was drawn; what should have begun before begins at once. Ends when the last fault is over.

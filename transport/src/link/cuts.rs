@@ -19,6 +19,8 @@ const EVENTS: u64 = 400;
 const WINDOW: u64 = 16;
 /// So many bytes may wait for the consumer: fewer than those of a window of events.
 const WINDOW_BYTES: u64 = 100;
+/// So often the end may be lost with its stream.
+const CUTS_AT_END: u64 = 3;
 /// An event is at most so long: with these limits, it goes out in two pieces.
 const LONGEST: usize = 2500;
 
@@ -33,6 +35,7 @@ fn whatever_is_cut_and_crashes_every_event_takes_effect_once_and_in_order() {
         seen.cuts > 20_000 && seen.crashes > 5_000 && seen.late_frames > 1_000 && seen.repeated > 5_000,
         "{seen:?}"
     );
+    assert!(seen.cuts_at_end > 300, "{seen:?}");
 }
 
 #[test]
@@ -42,16 +45,17 @@ fn without_acknowledgement_cuts_lose_and_repeat_nothing_either() {
         seen.add(&run(seed, false));
     }
     assert!(seen.cuts > 20_000 && seen.late_frames > 1_000 && seen.repeated == 0, "{seen:?}");
+    assert!(seen.cuts_at_end > 300, "{seen:?}");
 }
 
 /// A run in which everything must come to its end.
 fn run(seed: u64, acknowledges: bool) -> Seen {
     let _named = Named(seed);
     let mut world = World::new(seed, acknowledges);
-    // Trouble first, and then a healthy network.
+    // Trouble first, and then a healthy network, until the end is on its way.
     for step in 0_u64.. {
         assert!(step < 100_000, "seed {seed}: stuck at event {} of {EVENTS}", world.position);
-        let in_trouble = step < 1000;
+        let in_trouble = step < 1000 || world.has_ended && world.seen.cuts_at_end < CUTS_AT_END;
         world.step(in_trouble);
         if world.is_done && world.inbox.is_empty() && world.outbound.is_over() {
             break;
@@ -76,6 +80,8 @@ impl Drop for Named {
 #[derive(Debug, Default)]
 struct Seen {
     cuts: u64,
+    /// Of these, after the producer had ended.
+    cuts_at_end: u64,
     crashes: u64,
     /// Frames that came over a stream after a later one had taken over.
     late_frames: u64,
@@ -86,6 +92,7 @@ struct Seen {
 impl Seen {
     fn add(&mut self, other: &Self) {
         self.cuts += other.cuts;
+        self.cuts_at_end += other.cuts_at_end;
         self.crashes += other.crashes;
         self.late_frames += other.late_frames;
         self.repeated += other.repeated;
@@ -243,6 +250,7 @@ impl World {
     fn cut(&mut self) {
         let Some(epoch) = self.inbound.resume() else { return };
         self.seen.cuts += 1;
+        self.seen.cuts_at_end += u64::from(self.has_ended);
         // The publisher may notice, or learn of it from the next stream.
         if self.below(2) == 0 {
             self.outbound.cut();

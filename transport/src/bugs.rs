@@ -17,7 +17,7 @@
 //! | `PieceLost` | the pieces of an event go on where they stopped on another stream | fuzzing, no_peer | input 1697 |
 //! | `PiecesMixed` | pieces from before a cut are put together with those after it | sim link, failure_16 | seed 0 |
 //! | `EndOvertakes` | the end goes out before events that may not go out yet | link::cuts | seed 0 |
-//! | `EndLost` | the end is not sent again on another stream | sim link, failure_10 | seed 0 |
+//! | `EndLost` | the end is not sent again on another stream | link::cuts | seed 15 |
 //! | `LastEventKeptBack` | the last event waits for another one | link::cuts | seed 0 |
 //! | `AckBeforeHandling` | what has only arrived is acknowledged as handled | link::cuts | seed 0 |
 //! | `AckAboveSent` | what was never sent can be acknowledged | fuzzing, no_peer | input 336 |
@@ -30,7 +30,11 @@
 //! | `OneAttemptTooMany` | a task is tried once more than it may be | pulling::laws | seed 0 |
 //! | `DuplicateTaken` | a task that is known is taken again | pulling::laws | seed 0 |
 //! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
+//! | `SelectorRefusalsNotAskedAgain` | what a far consumer's selector refuses costs its demand | sim link, choosy_consumers | seed 0 |
 //! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
+
+#[cfg(aqueduct_bugs)]
+mod choosing_late;
 
 /// Whether a planted bug is on.
 #[cfg(aqueduct_bugs)]
@@ -50,6 +54,8 @@ macro_rules! bug {
 }
 
 pub(crate) use bug;
+#[cfg(aqueduct_bugs)]
+pub(crate) use choosing_late::choose_late;
 
 #[cfg(aqueduct_bugs)]
 pub(crate) fn is_on(name: &str) -> bool {

@@ -179,6 +179,9 @@ impl<T: Wire> Serving<T> {
             }
         };
         let outlet = Arc::new(Outlet::default());
+        let subscriber = Arc::clone(&outlet) as _;
+        #[cfg(aqueduct_bugs)]
+        let (selector, subscriber) = crate::bugs::choose_late(selector, subscriber);
         let id = SubscriptionId::new();
         let consumer =
             link.subscribe.consumer.map(|far| link.consumers.hold((link.peer.clone(), far), ConsumerId::new));
@@ -187,7 +190,7 @@ impl<T: Wire> Serving<T> {
             consumer: consumer.as_ref().map_or_else(ConsumerId::new, |held| held.value),
             options: window.into(),
             interest: Interest { selector, partition: None },
-            subscriber: Arc::clone(&outlet) as _,
+            subscriber,
         };
         let opened = tokio::select! {
             biased;

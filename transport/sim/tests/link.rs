@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+#[path = "link/choosy.rs"]
+mod choosy;
 #[path = "link/failures.rs"]
 mod failures;
 #[path = "link/hostile.rs"]

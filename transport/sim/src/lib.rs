@@ -43,7 +43,7 @@
 //! ```
 //!
 //! A failing seed is reported as `SIM_SEED=17: …` with the command to run it alone and with its trace printed;
-//! `SIM_SEEDS=10000` makes every swarm larger.
+//! `SIM_SEEDS=10000` makes every swarm as large, `SIM_SEEDS_TIMES=3` three times as large as it is.
 //!
 //! # What it never does
 //!

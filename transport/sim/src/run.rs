@@ -30,11 +30,13 @@ pub struct Sim {
     conditions: LinkConditions,
     time_limit: Duration,
     text_log: TextLog,
+    pub(crate) is_costly: bool,
 }
 
 impl Default for Sim {
     fn default() -> Self {
-        Self { conditions: LinkConditions::default(), time_limit: Duration::from_secs(3600), text_log: TextLog::Off }
+        let (conditions, text_log) = (LinkConditions::default(), TextLog::Off);
+        Self { conditions, time_limit: Duration::from_secs(3600), text_log, is_costly: false }
     }
 }
 
@@ -54,6 +56,13 @@ impl Sim {
     /// Waiting costs nothing, but hosts that keep a connection alive all that time do.
     pub fn time_limit(mut self, time_limit: Duration) -> Self {
         self.time_limit = time_limit;
+        self
+    }
+
+    /// Says that a seed takes seconds rather than milliseconds: `SIM_SEEDS_TIMES` does not multiply them. `SIM_SEEDS` counts
+    /// for them as for others.
+    pub fn costly(mut self) -> Self {
+        self.is_costly = true;
         self
     }
 

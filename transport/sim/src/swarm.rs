@@ -31,8 +31,9 @@ impl Sim {
     /// Runs `scenario` with every seed, on as many threads as there are cores. Every tenth seed is run twice, and the
     /// hashes of the traces must be equal. Prints a report at the end.
     ///
-    /// Two environment variables change what is run: `SIM_SEED=n` runs that seed only, and prints its trace to standard
-    /// error as it happens; `SIM_SEEDS=count` changes the number of seeds.
+    /// Environment variables change what is run: `SIM_SEED=n` runs that seed only, and prints its trace to standard error as
+    /// it happens; `SIM_SEEDS=count` changes the number of seeds; `SIM_SEEDS_TIMES=n` runs so many times the seeds that the
+    /// test has, unless they are [costly](Self::costly): for long runs of many tests, each of which has its own number.
     ///
     /// # Panics
     /// If a seed failed, or a variable is not a number. The message lists the failed seeds with their reasons, and the
@@ -42,8 +43,15 @@ impl Sim {
         if let Some(seed) = number_from_env("SIM_SEED") {
             return self.text_log(TextLog::Print).try_swarm(seed..seed + 1, scenario).expect_ok();
         }
-        let count = number_from_env("SIM_SEEDS").unwrap_or(seeds.end.saturating_sub(seeds.start));
+        let own = seeds.end.saturating_sub(seeds.start);
+        let count = self.count(own, number_from_env("SIM_SEEDS"), number_from_env("SIM_SEEDS_TIMES"));
         self.try_swarm(seeds.start..seeds.start + count, scenario).expect_ok()
+    }
+
+    /// How many seeds to run where a test has so many of its own.
+    fn count(&self, own: u64, count: Option<u64>, times: Option<u64>) -> u64 {
+        let times = times.filter(|_| !self.is_costly).unwrap_or(1);
+        count.unwrap_or_else(|| own.saturating_mul(times))
     }
 
     /// As [`swarm`](Self::swarm), but gives failures back instead of panicking, and does not read the environment: for
@@ -155,4 +163,17 @@ fn replay_command(seed: u64) -> String {
     let test = thread.name().filter(|name| *name != "main").map_or(String::new(), |name| format!(" {name} -- --exact"));
     let separator = if test.is_empty() { " --" } else { "" };
     format!("SIM_SEED={seed} cargo test{package}{test}{separator} --nocapture")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_replaces_and_a_factor_multiplies_unless_seeds_are_costly() {
+        let (cheap, costly) = (Sim::new(), Sim::new().costly());
+        assert_eq!([cheap.count(300, None, None), costly.count(4, None, None)], [300, 4]);
+        assert_eq!([cheap.count(300, None, Some(3)), costly.count(4, None, Some(3))], [900, 4]);
+        assert_eq!([cheap.count(300, Some(20), Some(3)), costly.count(4, Some(20), None)], [20, 20]);
+    }
 }

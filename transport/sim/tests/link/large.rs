@@ -25,7 +25,7 @@ const SMALL: usize = 400;
 /// 34 ms, 2.4 and 2.6 times, as more is lost. A second of processor time per seed, so there are few.
 #[test]
 fn failure_15_a_64_mib_event_among_small_ones() {
-    sim().swarm(0..4, async |net| beside(&net, 12_500_000, 64 << 20).await);
+    sim().costly().swarm(0..4, async |net| beside(&net, 12_500_000, 64 << 20).await);
 }
 
 async fn beside(net: &SimNet, bandwidth: u64, large_bytes: usize) -> Outcome {

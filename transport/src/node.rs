@@ -350,28 +350,22 @@ impl Node {
     /// The connection to the node at `at`, dialled if there is none. It is in use for as long as the answer, or a clone of
     /// it, is there.
     pub(crate) async fn connect(&self, at: SocketAddr) -> Result<Established, SubscribeError> {
+        // First, so that it is dropped when the slot is free again.
+        let mut dialling = Dialling { node: &self.inner, at, is_in_vain: false };
         let slot = self.inner.slot(at);
         let mut content = slot.lock().await;
         if let Some(established) = content.as_ref().filter(|established| established.is_alive()) {
             return Ok(established.in_use());
         }
         *content = None;
-        match connection::dial(&self.inner, at).await {
-            Ok(established) => {
-                let in_use = established.in_use();
-                let watch = keep_while_used(Arc::downgrade(&self.inner), at, established.clone());
-                *content = Some(established);
-                self.inner.spawn_connection(watch);
-                Ok(in_use)
-            }
-            Err(error) => {
-                self.inner.counters.dials_failed.add(1);
-                drop(content);
-                drop(slot);
-                self.inner.forget(at);
-                Err(error)
-            }
-        }
+        dialling.is_in_vain = true;
+        let established = connection::dial(&self.inner, at).await?;
+        dialling.is_in_vain = false;
+        let in_use = established.in_use();
+        let watch = keep_while_used(Arc::downgrade(&self.inner), at, established.clone());
+        *content = Some(established);
+        self.inner.spawn_connection(watch);
+        Ok(in_use)
     }
 
     pub(crate) fn config(&self) -> &NodeConfig {
@@ -476,6 +470,24 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.ended.cancel();
         self.endpoint.close(CloseCode::Shutdown.into(), b"dropped");
+    }
+}
+
+/// A dial that comes to nothing counts, and leaves nothing in the table, also when nobody waits for it any more: whoever tries
+/// again and again gives each attempt less time than the dial itself would take.
+struct Dialling<'a> {
+    node: &'a Inner,
+    at: SocketAddr,
+    /// It has begun, and has not succeeded.
+    is_in_vain: bool,
+}
+
+impl Drop for Dialling<'_> {
+    fn drop(&mut self) {
+        if self.is_in_vain {
+            self.node.counters.dials_failed.add(1);
+            self.node.forget(self.at);
+        }
     }
 }
 

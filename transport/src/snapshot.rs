@@ -19,7 +19,7 @@ pub struct NodeSnapshot {
     /// How often somebody who dialled it was not let in: there was no room, or it did not prove who it is, or it did not
     /// introduce itself properly and in time. Who is asked to come again later does not count.
     pub connections_refused: u64,
-    /// How often it has dialled in vain: the other node was not there, or refused.
+    /// How often it has dialled in vain: the other node was not there, or refused, or nobody waited for its answer any longer.
     pub dials_failed: u64,
     /// Subscriptions of other nodes now, those that are cut off and waited for included.
     pub links_published: u64,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{FailureKind, SubscribeError};
-use aqueduct_transport::{Access, Authority, Node, NodeConfig, NodeSnapshot};
+use aqueduct_transport::{Access, Authority, Node, NodeConfig, NodeSnapshot, Retrying};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
@@ -72,6 +72,24 @@ async fn who_is_refused_counts() {
         assert_eq!((now.subscriptions_refused, now.connections_refused, now.connections_in), (2, 1, 1));
         assert_eq!((now.links_published, now.offences), (0, 0));
         assert_eq!(here.snapshot().dials_failed, 0);
+    })
+    .await;
+}
+
+/// Whoever tries again and again does not wait for the end of an attempt that is hopeless.
+#[tokio::test]
+async fn a_dial_that_is_given_up_counts() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let here = node(&authority, "here", NodeConfig::default()).await;
+        // Nobody answers there.
+        let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let far = here.source::<u64>("numbers", nobody.local_addr().unwrap());
+        let patient = Retrying::new(&far, Duration::from_millis(2500));
+        let error = ProbeSink::try_subscribe(&patient, 0..1).await.err();
+        assert!(matches!(error, Some(SubscribeError::Unreachable { .. })), "{error:?}");
+        // After 1 s, and after 2 s more.
+        assert_eq!(here.snapshot().dials_failed, 2);
     })
     .await;
 }

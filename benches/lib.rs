@@ -8,9 +8,14 @@
 //! * [`stages`] are the stages that the benches of edges run, and [`edges`] the same without stages
 //! * [`text`] makes text of any size from a seed; the program `gen_text` writes it to a file
 //! * [`by_hand`] counts words without any library, in one thread and in two
+//! * [`peers`] are two processes that talk to each other, in our way and in others; [`events`] is what they exchange, and
+//!   [`rate`] counts it
 
 pub mod by_hand;
 pub mod edges;
+pub mod events;
 pub mod measure;
+pub mod peers;
+pub mod rate;
 pub mod stages;
 pub mod text;

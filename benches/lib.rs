@@ -1,8 +1,8 @@
 //! What the benches share: input to measure on, and the plain code that ours is measured against.
 //!
 //! This crate is never published and never a dependency of product code, so that the crates of rivals and of helpers stay
-//! out of everybody else's build. Each file beside this one is a bench and answers one question; its header says which,
-//! and how to run it.
+//! out of everybody else's build. Each file beside this one, and each folder with a
+//! `main.rs`, is a bench and answers one question; its header says which, and how to run it.
 //!
 //! * [`measure`] lets ours and the reference take turns, and prints medians and `RATIO` lines
 //! * [`stages`] are the stages that the benches of edges run, and [`edges`] the same without stages

@@ -16,10 +16,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aqueduct::transport::{Authority, Identity, Node, NodeConfig, local};
+use aqueduct::{Cx, Graph, Handle, Producer, Running, StageRef};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 /// How both processes are set up.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -28,28 +30,40 @@ pub struct Settings {
     pub jumbo: bool,
     /// How many worker threads each process has; 0 for a runtime on one thread.
     pub workers: usize,
+    /// The node of the first process, which publishes [`PING`].
+    pub here: Option<SocketAddr>,
 }
 
 impl Settings {
-    /// The runtime of either process.
+    /// Packets up to Ethernet's.
+    pub fn new(workers: usize) -> Self {
+        Self { jumbo: false, workers, here: None }
+    }
+
+    /// Runs `main` on a runtime of its own, as a task: beside the other tasks, and not on a thread of its own.
     ///
     /// # Errors
     ///
-    /// If threads cannot be started.
-    pub fn runtime(self) -> Result<Runtime> {
+    /// Those of `main`, its panic too, or if threads cannot be started.
+    pub fn run(self, main: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
         let mut builder = match self.workers {
             0 => Builder::new_current_thread(),
-            workers => {
-                let mut builder = Builder::new_multi_thread();
-                builder.worker_threads(workers);
-                builder
-            }
+            _ => Builder::new_multi_thread(),
         };
-        Ok(builder.enable_all().build()?)
+        builder.worker_threads(self.workers.max(1));
+        let runtime = builder.enable_all().build()?;
+        runtime.block_on(async { tokio::spawn(main).await? })
     }
 
-    fn node_config(self) -> NodeConfig {
-        if self.jumbo { NodeConfig::default().jumbo() } else { NodeConfig::default() }
+    /// A node on loopback.
+    ///
+    /// # Errors
+    ///
+    /// If there is no socket.
+    pub async fn node(self, identity: &Identity) -> Result<Node> {
+        let config = NodeConfig::default();
+        let config = if self.jumbo { config.jumbo() } else { config };
+        Ok(Node::builder(identity.clone()).config(config).bind(LOOPBACK).await?)
     }
 }
 
@@ -74,22 +88,52 @@ pub struct Addresses {
 pub async fn serve(
     worker: &local::Worker,
     settings: Settings,
-    publish: impl FnOnce(&Node) -> Result<aqueduct::Running>,
+    publish: impl FnOnce(&Node, Settings) -> Result<Running>,
 ) -> Result<()> {
-    let node = node(worker.identity(), settings).await?;
-    let _running = publish(&node)?;
+    let node = settings.node(worker.identity()).await?;
+    let _running = publish(&node, settings)?;
     let addresses = Addresses {
         node: node.local_addr(),
         quic: quic::serve(worker.identity(), settings.jumbo)?,
         tcp: tcp::serve().await?,
         remoc: remoc::serve().await?,
     };
+    tell(worker, &addresses).await
+}
+
+/// Starts this program again.
+///
+/// # Errors
+///
+/// If it cannot be started.
+pub async fn start<R: Serialize>(identity: &Identity, role: &R) -> Result<local::Process> {
+    let options = local::Options::default().report_timeout(Duration::from_secs(60));
+    Ok(local::spawn(identity, role, &options).await?)
+}
+
+/// Lets the first process know something, at the address that it is told; until the process ends.
+///
+/// # Errors
+///
+/// If there is no socket.
+pub async fn tell<T: Serialize>(worker: &local::Worker, told: &T) -> Result<()> {
     let listener = TcpListener::bind(LOOPBACK).await?;
     worker.report(listener.local_addr()?)?;
     loop {
         let (mut stream, _) = listener.accept().await?;
-        stream.write_all(&serde_json::to_vec(&addresses)?).await?;
+        stream.write_all(&serde_json::to_vec(told)?).await?;
     }
+}
+
+/// What the other process [tells](tell).
+///
+/// # Errors
+///
+/// If it cannot be reached, or tells something else.
+pub async fn ask<T: DeserializeOwned>(at: SocketAddr) -> Result<T> {
+    let mut told = Vec::new();
+    TcpStream::connect(at).await?.read_to_end(&mut told).await?;
+    serde_json::from_slice(&told).context("the other process tells something else")
 }
 
 /// The second process, as the first one sees it. Dropping it ends it.
@@ -98,32 +142,48 @@ pub struct There {
     pub addresses: Addresses,
     /// A node of this process, to subscribe to what that one publishes.
     pub node: Node,
+    /// What this process publishes as [`PING`].
+    pub ping: StageRef<Ping, u64>,
     /// A connection over plain QUIC.
     pub quic: quinn::Connection,
     /// A connection over remoc.
     pub remoc: remoc::Client,
+    /// Issues further identities.
+    pub authority: Authority,
+    /// This process's identity.
+    pub identity: Identity,
     process: local::Process,
+    _running: Running,
 }
 
 impl There {
-    /// Starts it, and connects.
+    /// Starts it in the role of [serving](serve), and connects.
     ///
     /// # Errors
     ///
     /// If it cannot be started or reached.
-    pub async fn start(settings: Settings) -> Result<Self> {
+    pub async fn start<R: Serialize>(settings: Settings, role: impl FnOnce(Settings) -> R) -> Result<Self> {
         let authority = Authority::dev("bench")?;
-        let (here, there) = (authority.issue("here")?, authority.issue("there")?);
-        let process = local::spawn(&there, &settings, &local::Options::default()).await?;
-        let mut told = Vec::new();
-        TcpStream::connect(process.address()).await?.read_to_end(&mut told).await?;
-        let addresses: Addresses = serde_json::from_slice(&told).context("the second process speaks otherwise")?;
+        let identity = authority.issue("here")?;
+        let node = settings.node(&identity).await?;
+        let graph = Graph::new("here");
+        let ping = graph.producer(PING, || Ping);
+        node.publish(PING, &ping)?;
+        let ping = ping.stage_ref();
+        let running = graph.start();
+        let settings = Settings { here: Some(node.local_addr()), ..settings };
+        let process = start(&authority.issue("there")?, &role(settings)).await?;
+        let addresses: Addresses = ask(process.address()).await?;
         Ok(Self {
             addresses,
-            node: node(&here, settings).await?,
-            quic: quic::connect(&here, settings.jumbo, addresses.quic).await?,
+            quic: quic::connect(&identity, settings.jumbo, addresses.quic).await?,
             remoc: remoc::Client::connect(addresses.remoc).await?,
+            node,
+            ping,
+            authority,
+            identity,
             process,
+            _running: running,
         })
     }
 
@@ -132,13 +192,13 @@ impl There {
         self.process.id()
     }
 
-    /// The processor time that this process and that one have used.
+    /// The processor times that this process and that one have used.
     ///
     /// # Errors
     ///
     /// If the system does not tell.
-    pub fn processor_time(&self) -> Result<Duration> {
-        Ok(process::processor_time(std::process::id())? + process::processor_time(self.id())?)
+    pub fn processor_times(&self) -> Result<[Duration; 2]> {
+        Ok([process::processor_time(std::process::id())?, process::processor_time(self.id())?])
     }
 
     /// Ends it.
@@ -152,8 +212,28 @@ impl There {
     }
 }
 
-async fn node(identity: &Identity, settings: Settings) -> Result<Node> {
-    Ok(Node::builder(identity.clone()).config(settings.node_config()).bind(LOOPBACK).await?)
+/// Emits what it is told to.
+pub struct Ping;
+
+impl Producer for Ping {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, _demand: usize, _cx: &mut Cx<'_, u64>) -> aqueduct::Result {
+        Ok(())
+    }
 }
 
-const LOOPBACK: &str = "127.0.0.1:0";
+impl Handle<u64, u64> for Ping {
+    type Reply = ();
+
+    async fn handle(&mut self, event: u64, cx: &mut Cx<'_, u64>) -> aqueduct::Result {
+        cx.emit(event);
+        Ok(())
+    }
+}
+
+/// What the first process publishes, for the second to send it back.
+pub const PING: &str = "ping";
+
+/// Any free port of this machine.
+pub const LOOPBACK: &str = "127.0.0.1:0";

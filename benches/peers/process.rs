@@ -19,3 +19,15 @@ pub fn processor_time(id: u32) -> Result<Duration> {
     }
     Ok(Duration::from_nanos(nanoseconds))
 }
+
+/// The bytes of memory that it has in use, in pages.
+///
+/// # Errors
+///
+/// If the system does not tell.
+pub fn resident_bytes(id: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).context("memory is read as Linux tells it")?;
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process without memory")?;
+    let kilobytes: u64 = resident.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes << 10)
+}

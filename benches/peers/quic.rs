@@ -114,6 +114,17 @@ impl Echo {
     }
 }
 
+/// Opens a stream over which nothing comes.
+///
+/// # Errors
+///
+/// If the connection fails.
+pub async fn hold(connection: &Connection) -> Result<(SendStream, RecvStream)> {
+    let (mut send, recv) = connection.open_bi().await?;
+    send.write_all(&[HOLD]).await?;
+    Ok((send, recv))
+}
+
 async fn answer(mut send: SendStream, mut recv: RecvStream) -> Result<()> {
     let mut wanted = [0];
     recv.read_exact(&mut wanted).await?;
@@ -129,6 +140,8 @@ async fn answer(mut send: SendStream, mut recv: RecvStream) -> Result<()> {
             recv.read_exact(&mut message).await?;
             send.write_all(&message).await?;
         },
+        // Until the other end closes it.
+        [HOLD] => Ok(recv.read_exact(&mut wanted).await?),
         [other] => Err(anyhow!("no service has the number {other}")),
     }
 }
@@ -182,3 +195,4 @@ fn max_mtu(jumbo: bool) -> u16 {
 const ALPN: &[u8] = b"bench/1";
 const BYTES: u8 = b'b';
 const ECHO: u8 = b'e';
+const HOLD: u8 = b'h';

@@ -132,7 +132,12 @@ async fn in_vectors<E: Event>(sender: mpsc::Sender<Vec<E>>) {
     }
 }
 
-async fn connect<S, R>(stream: TcpStream) -> Result<(base::Sender<S>, base::Receiver<R>)>
+/// Drives a connection, at either end.
+///
+/// # Errors
+///
+/// If it fails before it begins.
+pub async fn connect<S, R>(stream: TcpStream) -> Result<(base::Sender<S>, base::Receiver<R>)>
 where
     S: remoc::RemoteSend,
     R: remoc::RemoteSend,

@@ -1,0 +1,298 @@
+//! Question: how many values a second go through a typed channel to other processes and come back as results, beside what
+//! one would write instead?
+//!
+//!     cargo bench -p aqueduct-benches --bench channel -- [1|2|4|latency]... [--quick]
+//!
+//! One server and 1, 2 or 4 workers, which are this program again, over loopback. A value is three integers, its result two:
+//! an id and a sum. The server sends as fast as it may and checks every sum. Ours is encrypted, each result counts once, and
+//! what a lost worker has not answered goes to another; it is measured with the default window of a worker, 16 values, and
+//! with 1000/500. What it is measured against has none of that: remoc over TCP, with a remote channel to each worker and
+//! one back, value by value; and plain TCP, with a frame of MessagePack for each value, written and read through buffers.
+//! Both give values out in turns.
+//!
+//! `latency`: one value is sent, answered and received before the next, beside a message of 16 bytes that is echoed on a
+//! stream of plain QUIC.
+//!
+//! A sample counts results for 0.5 s, and waits until everything is back. One turn to warm up, then five that count; figures
+//! are medians, and the machine is printed. With more processes than cores, more workers bring nothing but more work.
+//!
+//! `RATIO` lines, bigger is better: results a second, ours with 1000/500 (`_default_window`: with 16) over the other;
+//! `channel_latency_p50` and `_p99` are the time of the echo over ours.
+
+mod latency;
+mod ours;
+mod remoc;
+mod tcp;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aqueduct::transport::{Authority, local};
+use aqueduct_benches::measure::{median, print_machine, print_ratio};
+use aqueduct_benches::peers::{self, Settings};
+use clap::{Parser, ValueEnum};
+use serde::{Deserialize, Serialize};
+use tokio::time::{sleep, timeout};
+
+/// Measures typed channels beside remoc and plain TCP.
+#[derive(Clone, Parser)]
+struct Args {
+    /// What to measure; everything if nothing is named
+    rows: Vec<Row>,
+    /// One short turn of each, to see that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Worker threads of each process; 0 for a runtime on one thread
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    workers: usize,
+    /// Milliseconds that a sample takes
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    sample: u64,
+    /// Turns that count
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    turns: usize,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Row {
+    #[value(name = "1")]
+    One,
+    #[value(name = "2")]
+    Two,
+    #[value(name = "4")]
+    Four,
+    Latency,
+}
+
+impl Args {
+    fn wants(&self, row: Row) -> bool {
+        self.rows.is_empty() || self.rows.contains(&row)
+    }
+
+    fn turns(&self) -> usize {
+        if self.quick { 1 } else { self.turns }
+    }
+
+    fn sample(&self) -> Duration {
+        Duration::from_millis(if self.quick { 50 } else { self.sample })
+    }
+}
+
+/// An id and two numbers.
+type Job = (u64, u64, u64);
+/// The id and the sum.
+type Answer = (u64, u64);
+/// Names and values of `RATIO` lines.
+type Ratios = Vec<(String, f64)>;
+
+fn job(id: u64) -> Job {
+    (id, id, 2 * id)
+}
+
+fn answer((id, a, b): Job) -> Answer {
+    (id, a + b)
+}
+
+/// What a worker process is told: where the server listens.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Workplace {
+    settings: Settings,
+    ours: SocketAddr,
+    remoc: SocketAddr,
+    tcp: SocketAddr,
+}
+
+fn main() -> Result<()> {
+    if let Some(worker) = local::worker()? {
+        let workplace: Workplace = worker.payload()?;
+        return workplace.settings.run(workplace.work(worker));
+    }
+    let args = Args::parse();
+    print_machine();
+    let (turns, sample, workers) = (args.turns(), args.sample(), args.workers);
+    println!("medians of {turns} in turns of {sample:?} each; {workers} worker threads in each process");
+    let settings = Settings::new(workers);
+    settings.run(measure(args, settings))
+}
+
+async fn measure(args: Args, settings: Settings) -> Result<()> {
+    let mut ratios = Vec::new();
+    for (row, workers) in [(Row::One, 1), (Row::Two, 2), (Row::Four, 4)] {
+        if args.wants(row) {
+            ratios.extend(throughput(&args, settings, workers).await?);
+        }
+    }
+    if args.wants(Row::Latency) {
+        ratios.extend(latency::measure(&args, settings).await?);
+    }
+    println!();
+    ratios.iter().for_each(|(name, ratio)| print_ratio(name, *ratio));
+    Ok(())
+}
+
+async fn throughput(args: &Args, settings: Settings, workers: usize) -> Result<Ratios> {
+    let company = Company::start(settings, workers).await?;
+    let Company { ours, remoc, tcp, .. } = &company;
+    let mut servers = [
+        ("ours, 16/8", Server::Ours(ours.serve(ours::NARROW, workers).await?)),
+        ("remoc over TCP, unencrypted", Server::Remoc(remoc.hire(workers).await?)),
+        ("ours, 1000/500", Server::Ours(ours.serve(ours::WIDE, workers).await?)),
+        ("frames over TCP, unencrypted", Server::Tcp(tcp.hire(workers).await?)),
+    ];
+    let mut rates = [const { Vec::new() }; 4];
+    for turn in 0..=args.turns() {
+        for (rates, (name, server)) in rates.iter_mut().zip(&mut servers) {
+            let rate = timeout(PATIENCE, server.sample(args.sample())).await.context(*name)??;
+            if turn > 0 {
+                rates.push(rate);
+            }
+        }
+    }
+    company.end().await?;
+    let [narrow, remoc, wide, tcp] = rates.map(|rates| median(&rates));
+    println!("\n{:<32} {:>14}", format!("{workers} workers"), "values/s");
+    for ((name, _), rate) in servers.iter().zip([narrow, remoc, wide, tcp]) {
+        println!("{name:<32} {rate:>14.0}");
+    }
+    let name = |against| format!("channel_{workers}_workers_vs_{against}");
+    Ok(vec![
+        (name("remoc"), wide / remoc),
+        (name("tcp"), wide / tcp),
+        (name("remoc_default_window"), narrow / remoc),
+        (name("tcp_default_window"), narrow / tcp),
+    ])
+}
+
+/// Worker processes, and what they come to.
+struct Company {
+    authority: Authority,
+    ours: ours::Office,
+    remoc: remoc::Office,
+    tcp: tcp::Office,
+    processes: Vec<local::Process>,
+}
+
+impl Company {
+    async fn start(settings: Settings, workers: usize) -> Result<Self> {
+        let authority = Authority::dev("bench")?;
+        let ours = ours::Office::open(settings, &authority).await?;
+        let (remoc, tcp) = (remoc::Office::open().await?, tcp::Office::open().await?);
+        let workplace = Workplace { settings, ours: ours.address(), remoc: remoc.address()?, tcp: tcp.address()? };
+        let mut processes = Vec::new();
+        for n in 0..workers {
+            processes.push(peers::start(&authority.issue(&format!("worker-{n}"))?, &workplace).await?);
+        }
+        Ok(Self { authority, ours, remoc, tcp, processes })
+    }
+
+    async fn end(self) -> Result<()> {
+        for process in self.processes {
+            process.shutdown(Duration::from_secs(1)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Workplace {
+    /// Works for all servers until the process ends. It also echoes over plain QUIC, where it says.
+    async fn work(self, worker: local::Worker) -> Result<()> {
+        let node = self.settings.node(worker.identity()).await?;
+        for (channel, window) in ours::CHANNELS {
+            tokio::spawn(ours::work(node.clone(), self.ours, channel, window));
+        }
+        tokio::spawn(remoc::work(self.remoc));
+        tokio::spawn(tcp::work(self.tcp));
+        let echo = peers::quic::serve(worker.identity(), self.settings.jumbo)?;
+        peers::tell(&worker, &echo).await
+    }
+}
+
+/// Gives out values.
+enum Server {
+    Ours(ours::Server),
+    Remoc(remoc::Server),
+    Tcp(tcp::Server),
+}
+
+impl Server {
+    /// Sends for so long from the first result on; the results in a second.
+    async fn sample(&mut self, limit: Duration) -> Result<f64> {
+        let (sent, received) = match self {
+            Self::Ours(server) => (&server.sent, &server.received),
+            Self::Remoc(server) => (&server.sent, &server.received),
+            Self::Tcp(server) => (&server.sent, &server.received),
+        };
+        let (sent, received) = (Arc::clone(sent), Arc::clone(received));
+        let sending = async {
+            match self {
+                Self::Ours(server) => server.send().await,
+                Self::Remoc(server) => server.send().await,
+                Self::Tcp(server) => server.send().await,
+            }
+        };
+        let before = received.count();
+        let counting = async {
+            while received.count() == before {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let (first, started) = (received.count(), Instant::now());
+            sleep(limit).await;
+            let rate = (received.count() - first) as f64 / started.elapsed().as_secs_f64();
+            sent.stop();
+            rate
+        };
+        let (rate, sending) = tokio::join!(counting, sending);
+        sending?;
+        while received.count() < sent.count() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        ensure!(received.count() == sent.count(), "more results than values");
+        sent.go_on();
+        Ok(rate)
+    }
+}
+
+/// How many have been sent or received, and whether it is enough for now.
+#[derive(Debug, Default)]
+struct Tally {
+    count: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Tally {
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, count: u64) {
+        self.count.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Checks a result, and counts it.
+    fn take(&self, (id, sum): Answer) -> Result<()> {
+        ensure!(sum == 3 * id, "the sum of {id} is wrong: {sum}");
+        self.add(1);
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    fn go_on(&self) {
+        self.stopped.store(false, Ordering::Relaxed);
+    }
+}
+
+/// How long a sample may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -14,6 +14,7 @@
 //! with the first at every loss.
 
 mod codec;
+mod durable;
 mod error;
 mod feed;
 mod hub;
@@ -37,6 +38,7 @@ use feed::Outlet;
 use hub::{Hub, Sink, Workplace};
 
 pub use codec::Transformer;
+pub use durable::{Answered, DurableReceiver, DurableSender};
 pub use error::{AnswerError, ChannelError, NotReady, SendError, SendErrorCause};
 pub use lz4::Lz4;
 pub use monitor::{ChannelDeadLetters, ChannelMonitor, ChannelWorkers};
@@ -63,7 +65,8 @@ impl Node {
     /// * Types, [application](ChannelOptions::application) and [transformers](ChannelOptions::transformer) are compared when
     ///   a worker joins; both ends are named in its error ([`ChannelError::Mismatch`]).
     ///
-    /// Values live in this process: if it is killed, those that were not answered are lost with it.
+    /// Values live in this process: if it is killed, those that were not answered are lost with it. With
+    /// [`serve_durable_channel`](Self::serve_durable_channel) they are not.
     ///
     /// ```
     /// use aqueduct_transport::{Authority, ChannelOptions, JoinOptions, Node};

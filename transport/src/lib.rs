@@ -53,7 +53,7 @@
 //!   other; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
 //! * `channel`: typed channels whose other ends are workers on other machines: [`Node::serve_channel`],
-//!   [`Node::join_channel`]
+//!   [`Node::join_channel`], and [`Node::serve_durable_channel`] for values that outlive the server
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
@@ -111,8 +111,9 @@ mod wire;
 pub use ::redb;
 pub use access::Access;
 pub use channel::{
-    AnswerError, ChannelDeadLetters, ChannelError, ChannelMonitor, ChannelOptions, ChannelTask, ChannelWorker,
-    ChannelWorkers, JoinOptions, Lz4, NotReady, Permit, Receiver, SendError, SendErrorCause, Sender, Transformer,
+    AnswerError, Answered, ChannelDeadLetters, ChannelError, ChannelMonitor, ChannelOptions, ChannelTask,
+    ChannelWorker, ChannelWorkers, DurableReceiver, DurableSender, JoinOptions, Lz4, NotReady, Permit, Receiver,
+    SendError, SendErrorCause, Sender, Transformer,
 };
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};

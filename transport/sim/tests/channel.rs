@@ -1,12 +1,15 @@
 //! Channels over the simulated network: workers that crash, hang and are cut off, a server that is started again, and every
 //! way to close.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, ChannelWorker, JoinOptions, Node, NodeConfig, Receiver, Sender,
+    Authority, ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, Identity, JoinOptions,
+    MemoryQueue, Node, NodeConfig, Queue, Receiver, Sender,
 };
 use rand::Rng;
 use tokio::sync::watch;
@@ -101,6 +104,133 @@ fn failure_02_workers_find_a_server_that_was_started_again() {
     });
 }
 
+/// The server crashes several times, and its workers do, too: what the queue has accepted is answered, and a result comes a
+/// second time only if the server died with it in hand. Where the effect takes the entry out of the queue, it takes place
+/// once.
+#[test]
+fn failure_03_with_a_durable_queue_a_server_that_is_started_again_loses_nothing() {
+    sim().swarm(0..250, async |net| {
+        let world = World::new(&net)?;
+        let mut rng = net.rng("crashes");
+        let queue = Arc::new(MemoryQueue::new(rng.random_range(10..200)));
+        let is_applied_once = rng.random_bool(0.5);
+        let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
+        // By id: the value, and how often its result was received.
+        let (mut accepted, mut received) = (BTreeMap::new(), BTreeMap::new());
+        let (mut next, mut crashes) = (0, rng.random_range(1..5));
+        let server = loop {
+            let (server, sender, mut receiver) = world.serve_durable(&queue, rng.random_range(5..50))?;
+            let mut sender = Some(sender);
+            let crash_at = (crashes > 0).then(|| received.len() + rng.random_range(0..VALUES as usize / 4));
+            loop {
+                if crash_at.is_some_and(|results| received.len() >= results) {
+                    break;
+                }
+                if next == VALUES && crash_at.is_none() {
+                    sender = None;
+                }
+                tokio::select! {
+                    biased;
+                    result = timeout(PATIENCE, receiver.recv()) => {
+                        let Some(result) = result.expect("no result in time").transpose()? else { break };
+                        let is_new = !is_applied_once || queue.acknowledge(&[result.id]).await? == 1;
+                        if is_new {
+                            let count = received.entry(result.id).or_insert(0);
+                            *count += 1;
+                            assert!(*count == 1 || result.attempt > 1, "{} came again as the first", result.id);
+                            assert_eq!(result.answer, accepted[&result.id] * 3);
+                        }
+                    }
+                    sent = async { sender.as_ref().expect("it is open").send(next).await },
+                        if next < VALUES && sender.is_some() =>
+                    {
+                        accepted.insert(sent.map_err(|error| error.cause)?, next);
+                        next += 1;
+                    }
+                }
+            }
+            if crash_at.is_none() {
+                break server;
+            }
+            crashes -= 1;
+            world.there.crash();
+            drop((server, sender, receiver));
+            if rng.random_bool(0.3) {
+                let number = rng.random_range(0..WORKERS);
+                let host = workers[number].host.clone();
+                host.crash();
+                host.restart();
+                workers[number] = world.start_worker_on(host, number)?;
+            }
+            sleep(Duration::from_millis(rng.random_range(0..20_000))).await;
+            world.there.restart();
+        };
+        assert_eq!((accepted.len() as u64, received.len() as u64, queue.len().await?), (VALUES, VALUES, 0));
+        if is_applied_once {
+            assert!(received.values().all(|count| *count == 1), "{received:?}");
+        }
+        for worker in workers {
+            worker.ends().await;
+        }
+        drop(server);
+        Ok(())
+    });
+}
+
+/// It is closed without workers and gives up, or crashes before; what is left waits in the queue, and so do workers that
+/// come late, until it is served again.
+#[test]
+fn failure_45_what_a_closed_durable_channel_left_is_done_after_its_next_start() {
+    sim().swarm(0..100, async |net| {
+        let world = World::new(&net)?;
+        let mut rng = net.rng("close");
+        let queue = Arc::new(MemoryQueue::new(1000));
+        let values = rng.random_range(1..20_u64);
+        let (server, sender, mut receiver) = world.serve_durable(&queue, 50)?;
+        for value in 0..values {
+            sender.send(value).await.map_err(|error| error.cause)?;
+        }
+        drop(sender);
+        let closed = net.now();
+        let worker = if rng.random_bool(0.5) {
+            let error = timeout(PATIENCE, receiver.recv()).await.expect("it does not end").expect("it is short");
+            let error = error.expect_err("nobody works");
+            assert!(matches!(error, ChannelError::NoWorkers { missing, .. } if missing == values), "{error}");
+            assert!(net.now() - closed >= WAIT, "given up too early");
+            assert!(timeout(PATIENCE, receiver.recv()).await.expect("it ends once").is_none(), "a second end");
+            // It waits for the next start, although the server is there.
+            let worker = rng.random_bool(0.5).then(|| world.start_worker(0)).transpose()?;
+            sleep(Duration::from_millis(rng.random_range(0..20_000))).await;
+            worker
+        } else {
+            sleep(Duration::from_millis(rng.random_range(0..50_000))).await;
+            None
+        };
+        world.there.crash();
+        drop((server, receiver));
+        assert_eq!(queue.len().await? as u64, values);
+        sleep(Duration::from_millis(rng.random_range(0..20_000))).await;
+        world.there.restart();
+        let (server, sender, receiver) = world.serve_durable(&queue, 50)?;
+        drop(sender);
+        let worker = match worker {
+            Some(worker) => worker,
+            None => {
+                sleep(Duration::from_millis(rng.random_range(0..40_000))).await;
+                world.start_worker(0)?
+            }
+        };
+        let results = timeout(PATIENCE, receiver.collect::<Result<Vec<_>, _>>()).await.expect("results do not end")?;
+        let mut results: Vec<_> = results.into_iter().map(|result| result.answer).collect();
+        results.sort_unstable();
+        assert_eq!(results, (0..values).map(|value| value * 3).collect::<Vec<_>>());
+        assert_eq!(queue.len().await?, 0);
+        worker.ends().await;
+        drop(server);
+        Ok(())
+    });
+}
+
 /// Nothing waits, or somebody comes in time, or nobody does: an end or an error, and whoever comes later is told of the end.
 #[test]
 fn failure_45_a_close_without_workers_ends_and_late_workers_are_told() {
@@ -164,10 +294,22 @@ async fn results(receiver: Receiver<u64>) -> Outcome<Vec<u64>> {
     Ok(all)
 }
 
+type Durable = (Node, DurableSender<u64, MemoryQueue>, DurableReceiver<u64>);
+
+fn options(capacity: usize) -> ChannelOptions {
+    ChannelOptions::default()
+        .capacity(capacity)
+        .ack_wait(ACK_WAIT)
+        .wait_for_workers(WAIT)
+        .max_attempts(NonZeroU32::new(1000).expect("not zero"))
+}
+
 struct World {
     net: SimNet,
     authority: Authority,
     there: Host,
+    /// The server's, the same in all its lives.
+    identity: Identity,
 }
 
 /// A worker's machine.
@@ -181,7 +323,9 @@ struct Worker {
 impl World {
     fn new(net: &SimNet) -> Outcome<Self> {
         net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
-        Ok(Self { net: net.clone(), authority: Authority::dev("sim")?, there: net.host("there") })
+        let authority = Authority::dev("sim")?;
+        let identity = authority.issue("there")?;
+        Ok(Self { net: net.clone(), authority, there: net.host("there"), identity })
     }
 
     fn node(&self, host: &Host) -> Outcome<Node> {
@@ -190,18 +334,20 @@ impl World {
             .keep_alive(IDLE / 4)
             .session_grace(GRACE)
             .handshake_timeout(PATIENCE);
-        let identity = self.authority.issue(host.name())?;
+        let is_server = host.name() == self.there.name();
+        let identity = if is_server { self.identity.clone() } else { self.authority.issue(host.name())? };
         Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
     }
 
     fn serve(&self, capacity: usize) -> Outcome<(Node, Sender<u64>, Receiver<u64>)> {
         let node = self.node(&self.there)?;
-        let options = ChannelOptions::default()
-            .capacity(capacity)
-            .ack_wait(ACK_WAIT)
-            .wait_for_workers(WAIT)
-            .max_attempts(NonZeroU32::new(1000).expect("not zero"));
-        let (sender, receiver) = node.serve_channel("triple", options)?;
+        let (sender, receiver) = node.serve_channel("triple", options(capacity))?;
+        Ok((node, sender, receiver))
+    }
+
+    fn serve_durable(&self, queue: &Arc<MemoryQueue>, capacity: usize) -> Outcome<Durable> {
+        let node = self.node(&self.there)?;
+        let (sender, receiver) = node.serve_durable_channel("triple", Arc::clone(queue), options(capacity))?;
         Ok((node, sender, receiver))
     }
 

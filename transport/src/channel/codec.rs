@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aqueduct_stage::BoxError;
+use aqueduct_stage::{Attempt, BoxError};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -73,6 +73,11 @@ impl Codec {
         decoded.into_iter().next().ok_or_else(|| CodecError::Decode("nothing".to_owned()))
     }
 
+    /// What its transformers are called.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.transformers.iter().map(|transformer| transformer.name())
+    }
+
     /// The longest message, which is one event with a header of its own.
     fn bound(&self) -> usize {
         self.limits.event_bytes().saturating_sub(HEADER_BYTES)
@@ -100,8 +105,8 @@ pub(super) fn signature<Job: Wire, Answer: Wire>(application: &str, codec: &Code
     if !application.is_empty() {
         signature.push_str(&format!(", application {application:?}"));
     }
-    for transformer in codec.transformers.iter() {
-        signature.push_str(&format!(", through {:?}", transformer.name()));
+    for name in codec.names() {
+        signature.push_str(&format!(", through {name:?}"));
     }
     signature
 }
@@ -111,7 +116,16 @@ pub(super) fn signature<Job: Wire, Answer: Wire>(application: &str, codec: &Code
 pub(crate) struct Value {
     /// For whom it is, where that is decided by key. It does not cross.
     pub(super) key: Option<u64>,
+    /// As which attempt it comes to the pool. It does not cross.
+    pub(super) attempt: Attempt,
     pub(super) bytes: Bytes,
+}
+
+impl Value {
+    /// One that nobody has tried.
+    pub(super) fn new(key: Option<u64>, bytes: Bytes) -> Self {
+        Self { key, attempt: Attempt::FIRST, bytes }
+    }
 }
 
 impl Serialize for Value {
@@ -122,7 +136,7 @@ impl Serialize for Value {
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self { key: None, bytes: Bytes::deserialize(deserializer)? })
+        Ok(Self::new(None, Bytes::deserialize(deserializer)?))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aqueduct_stage::{EndCause, SubscribeError};
 
 use super::codec::CodecError;
-use crate::EncodeErrorCause;
+use crate::{EncodeErrorCause, StoreError};
 
 /// Why a channel has ended otherwise than by being closed and everything done.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -83,6 +83,10 @@ pub enum SendErrorCause {
     /// A transformer failed.
     #[error("{0}")]
     Transform(String),
+    /// The queue of a [durable](crate::Node::serve_durable_channel) channel has failed. Unless it is
+    /// [full](StoreError::Full), it is unknown whether the value is in it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl From<CodecError> for SendErrorCause {

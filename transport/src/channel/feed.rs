@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Exit, Publisher, Source, SubscribeError, Subscriber, Subscription, SubscriptionId,
+    Demand, EndCause, Exit, Publisher, Source, SubscribeError, Subscriber, Subscription, SubscriptionId,
 };
+
+use tokio::sync::Notify;
 
 use super::codec::Value;
 use super::hub::Hub;
@@ -13,7 +15,11 @@ use super::hub::Hub;
 /// Values between the senders of a channel and its pool, which subscribes once. What it holds is bounded by the channel's
 /// capacity.
 #[derive(Default)]
-pub(super) struct Feed(Mutex<State>);
+pub(super) struct Feed {
+    state: Mutex<State>,
+    /// Told when the pool asks for more.
+    pub(super) asked: Notify,
+}
 
 #[derive(Default)]
 struct State {
@@ -46,6 +52,12 @@ impl Feed {
         Ok(())
     }
 
+    /// How many more the pool wants than it was given.
+    pub(super) fn wanted(&self) -> usize {
+        let state = self.lock();
+        usize::try_from(state.asked - state.given).unwrap_or(usize::MAX).saturating_sub(state.waiting.len())
+    }
+
     /// Takes no more.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -64,7 +76,7 @@ impl Feed {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,11 +85,17 @@ impl State {
     fn deliver(&mut self) {
         let Some((id, subscriber)) = &self.edge else { return };
         let wanted = usize::try_from(self.asked - self.given).unwrap_or(usize::MAX).min(self.waiting.len());
-        if wanted > 0 {
-            let values: Vec<_> = self.waiting.drain(..wanted).collect();
-            self.given += values.len() as u64;
-            subscriber.deliver(*id, values.into(), Attempt::FIRST);
+        let mut values = self.waiting.drain(..wanted).peekable();
+        while let Some(first) = values.next() {
+            let attempt = first.attempt;
+            let mut batch = vec![first];
+            while let Some(next) = values.next_if(|next| next.attempt == attempt) {
+                batch.push(next);
+            }
+            self.given += batch.len() as u64;
+            subscriber.deliver(*id, batch.into(), attempt);
         }
+        drop(values);
         let exit = match self.phase {
             Phase::Closed if self.waiting.is_empty() => Exit::Normal,
             Phase::Abandoned => Exit::Shutdown,
@@ -123,6 +141,8 @@ impl Publisher<Value> for Outlet {
         let mut state = self.0.feed.lock();
         state.asked = state.asked.max(up_to.count());
         state.deliver();
+        drop(state);
+        self.0.feed.asked.notify_one();
     }
 
     /// The pool ends.

@@ -8,10 +8,11 @@ use aqueduct_stage::{BoxFuture, EndCause, Publisher, Source, SubscribeError, Sub
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::codec::{Codec, Value};
+use super::durable::Desk;
 use super::feed::Feed;
 use super::{ChannelError, ChannelWorkers};
 use crate::publication::{IncomingLink, Publication, Published};
-use crate::pulling::{DeadLetter, Delivery, Results, WorkPool};
+use crate::pulling::{DeadLetter, Delivery, Results, TaskId, WorkPool};
 use crate::{PublishOptions, Wire};
 
 pub(super) struct Hub {
@@ -26,6 +27,8 @@ pub(super) struct Hub {
     pub(super) are_letters_read: AtomicBool,
     /// How the channel ended.
     pub(super) end: watch::Sender<Option<Result<(), ChannelError>>>,
+    /// What was taken from the queue, if the values come from one.
+    pub(super) desk: Option<Desk>,
 }
 
 impl Hub {
@@ -39,6 +42,15 @@ impl Hub {
             workers: watch::Sender::default(),
             are_letters_read: AtomicBool::new(false),
             end: watch::Sender::new(None),
+            desk: None,
+        }
+    }
+
+    /// The result of a value was received, or its dead letter read: it need not be kept any more.
+    pub(super) fn settle(&self, task: TaskId) {
+        match &self.desk {
+            Some(desk) => desk.settle(task),
+            None => self.permits.add_permits(1),
         }
     }
 }
@@ -163,7 +175,15 @@ impl Source for Place {
         subscription: Subscription<Value>,
     ) -> Result<Arc<dyn Publisher<Value>>, SubscribeError> {
         let id = subscription.id;
-        let publisher = self.pool.open(instance, subscription).await?;
+        let opened = self.pool.open(instance, subscription).await;
+        let publisher = opened.map_err(|error| match &self.hub.desk {
+            // So that the worker waits for the next start.
+            Some(desk) if desk.is_stopped() => {
+                let reason = "the channel has stopped; what is in its queue is done when it is served again";
+                SubscribeError::Refused { at: self.name(), reason: reason.to_owned() }
+            }
+            _ => error,
+        })?;
         *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
         self.hub.workers.send_modify(|workers| workers.enter(id, &self.node));
         Ok(publisher)

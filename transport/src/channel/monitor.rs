@@ -66,6 +66,9 @@ impl<Job: Wire> ChannelMonitor<Job> {
     /// it is read.
     pub fn dead_letters(&self) -> ChannelDeadLetters<Job> {
         self.hub.are_letters_read.store(true, Ordering::Relaxed);
+        if let Some(desk) = &self.hub.desk {
+            desk.letters_are_read_by(1);
+        }
         ChannelDeadLetters { hub: Arc::clone(&self.hub), letters: self.pool.dead_letters(), values: PhantomData }
     }
 
@@ -148,7 +151,7 @@ impl<Job: Wire> Stream for ChannelDeadLetters<Job> {
 
     fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<DeadLetter<Job>>> {
         while let Some(letter) = ready!(Pin::new(&mut self.letters).poll_next(task)) {
-            self.hub.permits.add_permits(1);
+            self.hub.settle(letter.task);
             let DeadLetter { task, payload, attempts, reason } = letter;
             match self.hub.codec.decode::<Job>(payload.bytes) {
                 Ok(payload) => return Poll::Ready(Some(DeadLetter { task, payload, attempts, reason })),
@@ -157,6 +160,14 @@ impl<Job: Wire> Stream for ChannelDeadLetters<Job> {
             }
         }
         Poll::Ready(None)
+    }
+}
+
+impl<Job> Drop for ChannelDeadLetters<Job> {
+    fn drop(&mut self) {
+        if let Some(desk) = &self.hub.desk {
+            desk.letters_are_read_by(-1);
+        }
     }
 }
 

@@ -155,7 +155,7 @@ impl<Job: Wire> Permit<'_, Job> {
     fn push(self, key: Option<u64>, value: Job) -> Result<(), SendError<Job>> {
         let hub = &self.sender.monitor.hub;
         let pushed = match hub.codec.encode(&value) {
-            Ok(bytes) => hub.feed.push(Value { key, bytes }).map_err(|_| SendErrorCause::Closed),
+            Ok(bytes) => hub.feed.push(Value::new(key, bytes)).map_err(|_| SendErrorCause::Closed),
             Err(error) => Err(error.into()),
         };
         match pushed {

@@ -1,5 +1,7 @@
 //! Positions and queues in a redb file.
 
+mod effects;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -38,7 +38,7 @@ pub struct PullingOptions {
     pub(super) assignment: Assignment,
     /// Within [`ACK_WAIT`].
     pub(super) ack_wait: Duration,
-    pub(super) max_attempts: NonZeroU32,
+    pub(crate) max_attempts: NonZeroU32,
     pub(super) max_attempt_time: Duration,
     pub(super) max_delay: Duration,
     pub(super) max_waiting: usize,

@@ -1,0 +1,91 @@
+//! [`RedbQueue::apply`]: an effect together with the end of its entry.
+
+use std::sync::Arc;
+
+use aqueduct_stage::BoxError;
+use redb::WriteTransaction;
+
+use super::{ATTEMPTS, ENTRIES, Inner, RedbQueue, storage};
+use crate::{QueueId, StoreError};
+
+impl RedbQueue {
+    /// Applies the effect of each entry exactly once: in one transaction, calls `effect` for every entry that is still in the
+    /// queue, and takes it out. Returns for how many it was called. What was applied before a crash is no longer there when
+    /// it comes again, and is skipped; acknowledging an entry afterwards is harmless.
+    ///
+    /// The effect writes to tables of its own in the same file, through the transaction; `meta`, `positions`, `entries` and
+    /// `attempts` are the store's. It runs on a thread for blocking work, and nothing else happens in the store meanwhile.
+    /// It takes the disk's time, so hand over many at once, as
+    /// [`DurableReceiver::recv_many`](crate::DurableReceiver::recv_many) does.
+    ///
+    /// ```
+    /// use aqueduct_transport::redb::{ReadableTable, TableDefinition};
+    /// use aqueduct_transport::{Queue, RedbStore};
+    ///
+    /// const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let path = std::env::temp_dir().join(format!("aqueduct-doc-queue-apply-{}.redb", std::process::id()));
+    /// let queue = RedbStore::open(&path).await?.queue("sums", 1000);
+    /// let ids = queue.push(vec!["20 + 20".into(), "1 + 1".into()]).await?;
+    /// for expected in [2, 0] {
+    ///     // The second time, both have been applied.
+    ///     let results = ids.iter().copied().zip([40, 2]).collect();
+    ///     let apply = queue.apply(results, |transaction, sum: u64| {
+    ///         let mut totals = transaction.open_table(TOTALS)?;
+    ///         let total = totals.get("all")?.map_or(0, |total| total.value());
+    ///         totals.insert("all", total + sum)?;
+    ///         Ok(())
+    ///     });
+    ///     assert_eq!(apply.await?, expected);
+    /// }
+    /// # drop(queue);
+    /// # std::fs::remove_file(path)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Effect`] if `effect` fails: nothing has been changed. After any other [`StoreError`] all has been done,
+    /// or nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel all may be done, or nothing.
+    pub async fn apply<T: Send + 'static>(
+        &self,
+        entries: Vec<(QueueId, T)>,
+        mut effect: impl FnMut(&WriteTransaction, T) -> Result<(), BoxError> + Send + 'static,
+    ) -> Result<usize, StoreError> {
+        let name = Arc::clone(&self.name);
+        let apply = move |inner: &mut Inner| {
+            // The index is there from the first use on, and is read again when the file is opened anew.
+            inner.index(&name)?;
+            let applied = inner.write(|transaction| {
+                let mut applied = Vec::new();
+                for (id, value) in entries {
+                    {
+                        let mut attempts = transaction.open_table(ATTEMPTS).map_err(storage)?;
+                        if attempts.remove((&*name, id.0)).map_err(storage)?.is_none() {
+                            continue;
+                        }
+                        let mut payloads = transaction.open_table(ENTRIES).map_err(storage)?;
+                        payloads.remove((&*name, id.0)).map_err(storage)?;
+                    }
+                    effect(transaction, value).map_err(StoreError::Effect)?;
+                    applied.push(id);
+                }
+                Ok(applied)
+            })?;
+            let index = inner.index(&name)?;
+            for id in &applied {
+                index.waiting.remove(&id.0);
+                index.taken.remove(&id.0);
+            }
+            Ok(applied.len())
+        };
+        self.store.run(apply).await
+    }
+}

@@ -1,0 +1,427 @@
+//! Durable channels on loopback: what stays in the queue, what leaves it, and every end.
+//!
+//! Nothing waits for time to pass: what should happen is awaited, and a guard ends a test that hangs.
+#![cfg(feature = "redb")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aqueduct_transport::pulling::{Assignment, DeadReason};
+use aqueduct_transport::redb::{TableDefinition, WriteTransaction};
+use aqueduct_transport::{
+    Authority, ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, JoinOptions, Lz4,
+    MemoryQueue, Node, Queue, QueueEntry, QueueId, RedbStore, SendErrorCause, StoreError,
+};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn results_carry_the_ids_that_send_returned_and_the_end_comes_when_the_queue_is_empty() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let (queue, options) = (Arc::new(MemoryQueue::new(100)), ChannelOptions::default().transformer(Lz4));
+        let (sender, mut receiver) = here.serve_durable_channel::<u64, u64, _>("squares", queue, options).unwrap();
+        let queue = Arc::clone(sender.queue());
+        let join = JoinOptions::default().transformer(Lz4);
+        let worker = begin(square(there.join_channel("squares", here.local_addr(), join)));
+        let mut ids = vec![sender.send(0).await.unwrap()];
+        ids.extend(sender.send_all((1..50).collect()).await.unwrap());
+        let monitor = sender.monitor();
+        drop(sender);
+        let mut got = Vec::new();
+        while let Some(result) = receiver.recv().await {
+            let result = result.unwrap();
+            assert_eq!(result.attempt, 1);
+            got.push((result.id, result.answer));
+        }
+        assert_eq!(queue.len().await.unwrap(), 0);
+        got.sort_unstable();
+        assert_eq!(got, ids.into_iter().zip((0..50).map(|n| n * n)).collect::<Vec<_>>());
+        assert!(receiver.recv().await.is_none());
+        monitor.finished().await.unwrap();
+        assert_eq!(worker.await.unwrap(), 50);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_value_leaves_the_queue_when_the_next_result_is_asked_for_or_by_hand() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let queue = Arc::new(MemoryQueue::new(100));
+        let (sender, mut receiver) = squares(&here, &queue);
+        let worker = begin(square(join(&there, &here)));
+        sender.send_all(vec![1, 2, 3]).await.unwrap();
+        receiver.recv().await.unwrap().unwrap();
+        assert_eq!(queue.len().await.unwrap(), 3);
+        receiver.acknowledge().await;
+        assert_eq!(queue.len().await.unwrap(), 2);
+        receiver.recv().await.unwrap().unwrap();
+        receiver.recv().await.unwrap().unwrap();
+        receiver.acknowledge().await;
+        assert_eq!(queue.len().await.unwrap(), 0);
+        drop(receiver);
+        assert!(matches!(sender.send(4).await.unwrap_err().cause, SendErrorCause::Closed));
+        // It waits for the next start, which does not come here.
+        assert!(!worker.is_finished());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_not_received_waits_for_the_next_start_and_the_last_result_comes_again() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let queue = Arc::new(MemoryQueue::new(100));
+        let (sender, mut receiver) = squares(&here, &queue);
+        let worker = begin(square(join(&there, &here)));
+        sender.send_all((0..10).collect()).await.unwrap();
+        let mut last = receiver.recv().await.unwrap().unwrap();
+        for _ in 0..4 {
+            last = receiver.recv().await.unwrap().unwrap();
+        }
+        let (at, identity) = (here.local_addr(), here.identity().clone());
+        here.shutdown(Duration::ZERO).await;
+        drop((here, sender, receiver));
+        let here = loop {
+            if let Ok(node) = Node::bind(at, identity.clone()).await {
+                break node;
+            }
+            tokio::task::yield_now().await;
+        };
+        let (sender, receiver) = squares(&here, &queue);
+        drop(sender);
+        let rest: Vec<_> = receiver.map(|result| result.unwrap()).collect().await;
+        let again: Vec<_> = rest.iter().filter(|result| result.id == last.id).collect();
+        assert_eq!((rest.len(), again.len(), again[0].attempt), (6, 1, 2), "{rest:?}");
+        assert!(worker.await.unwrap() >= 11);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn poison_leaves_the_queue_when_its_letter_is_read_and_stays_there_otherwise() {
+    guarded(async {
+        for is_read in [true, false] {
+            let [here, there] = nodes().await;
+            let queue = Arc::new(MemoryQueue::new(100));
+            let options = ChannelOptions::default().max_attempts(NonZeroU32::new(2).unwrap());
+            let (sender, mut receiver) =
+                here.serve_durable_channel::<u64, u64, _>("squares", Arc::clone(&queue), options).unwrap();
+            let letters = is_read.then(|| sender.monitor().dead_letters());
+            let mut worker = join(&there, &here);
+            let working = begin(async move {
+                while let Some(task) = worker.next().await {
+                    let task = task.unwrap();
+                    let n = *task.value();
+                    if n != 13 {
+                        task.answer(&n).unwrap();
+                    }
+                }
+            });
+            sender.send_all((10..20).collect()).await.unwrap();
+            drop(sender);
+            for _ in 0..9 {
+                assert_ne!(receiver.recv().await.unwrap().unwrap().answer, 13);
+            }
+            let end = receiver.recv().await.transpose();
+            working.await.unwrap();
+            match letters {
+                Some(mut letters) => {
+                    assert!(end.unwrap().is_none());
+                    // Also after the end.
+                    let letter = letters.next().await.unwrap();
+                    assert_eq!((letter.payload, letter.attempts), (13, 2));
+                    until(async || queue.len().await.unwrap() == 0).await;
+                }
+                None => {
+                    assert!(matches!(end, Err(ChannelError::Dead { missing: 1, .. })), "{end:?}");
+                    until(async || queue.take(10).await.unwrap().len() == 1).await;
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn restarts_alone_make_no_dead_letter_and_what_is_not_given_out_is_not_taken() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let queue = Arc::new(MemoryQueue::new(100));
+        let options = || ChannelOptions::default().max_attempts(NonZeroU32::new(3).unwrap());
+        let serve =
+            |name: &str| here.serve_durable_channel::<u64, u64, _>(name, Arc::clone(&queue), options()).unwrap();
+        let (sender, receiver) = serve("0");
+        sender.send(5).await.unwrap();
+        drop((sender, receiver));
+        // Without workers, nothing is an attempt.
+        for start in 1..9_u32 {
+            let (sender, receiver) = serve(&start.to_string());
+            let mut worker =
+                there.join_channel::<u64, u64>(&start.to_string(), here.local_addr(), JoinOptions::default());
+            let task = worker.next().await.unwrap().unwrap();
+            assert_eq!((*task.value(), task.attempt().number()), (5, start.min(3)));
+            drop((sender, receiver, worker, task));
+            until(async || queue.requeue_all().await.unwrap() == 0).await;
+        }
+        let (sender, mut receiver) = serve("last");
+        let _worker = begin(square(there.join_channel("last", here.local_addr(), JoinOptions::default())));
+        assert_eq!(receiver.recv().await.unwrap().unwrap().answer, 25);
+        drop(sender);
+        assert!(receiver.recv().await.is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_senders_wait_and_more_than_it_ever_has_is_an_error() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let (sender, receiver) = squares(&here, &Arc::new(MemoryQueue::new(3)));
+        sender.send_all(vec![1, 2, 3]).await.unwrap();
+        let error = sender.try_send(4).await.unwrap_err();
+        assert!(matches!((error.value, error.cause), (4, SendErrorCause::Store(StoreError::Full { bound: 3, .. }))));
+        let error = sender.send_all(vec![1, 2, 3, 4]).await.unwrap_err();
+        assert!(matches!(error.cause, SendErrorCause::Store(StoreError::Full { more: 4, .. })));
+        let _worker = begin(square(join(&there, &here)));
+        let send = async move {
+            for n in 4..100 {
+                sender.send(n).await.unwrap();
+            }
+        };
+        let ((), results) = tokio::join!(send, receiver.collect::<Result<Vec<_>, _>>());
+        assert_eq!(results.unwrap().len(), 99);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_entry_of_another_type_stops_the_channel_behind_what_is_before_it_and_stays() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let queue = Arc::new(MemoryQueue::new(10));
+        let (sender, mut receiver) = squares(&here, &queue);
+        sender.send(7).await.unwrap();
+        queue.push(vec![Bytes::from_static(b"something else")]).await.unwrap();
+        let _worker = begin(square(join(&there, &here)));
+        assert_eq!(receiver.recv().await.unwrap().unwrap().answer, 49);
+        let error = receiver.recv().await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("entry 2 of the queue was not written by such a channel"), "{error}");
+        assert!(receiver.recv().await.is_none());
+        until(async || queue.len().await.unwrap() == 1).await;
+        drop(sender);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_are_kept_in_the_queue() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let queue = Arc::new(MemoryQueue::new(1000));
+        let options = ChannelOptions::default().assignment(Assignment::ByKey);
+        let (sender, receiver) = here.serve_durable_channel::<u64, (u64, u64), _>("keyed", queue, options).unwrap();
+        for number in 0..3_u64 {
+            let mut worker = there.join_channel::<u64, (u64, u64)>("keyed", here.local_addr(), JoinOptions::default());
+            begin(async move {
+                while let Some(task) = worker.next().await {
+                    let task = task.unwrap();
+                    let answer = (*task.value(), number);
+                    task.answer(&answer).unwrap();
+                }
+            });
+        }
+        sender.wait_until_ready(3, 10 * SECOND).await.unwrap();
+        for number in 0..300 {
+            sender.send_keyed((number % 20).to_string(), number).await.unwrap();
+        }
+        drop(sender);
+        let mut homes = std::collections::BTreeMap::new();
+        for result in receiver.collect::<Result<Vec<_>, _>>().await.unwrap() {
+            let (number, worker) = result.answer;
+            assert_eq!(*homes.entry(number % 20).or_insert(worker), worker, "{number}");
+        }
+        let used: std::collections::BTreeSet<_> = homes.values().collect();
+        assert_eq!((homes.len(), used.len()), (20, 3));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_a_while_is_only_a_pause() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let queue = Arc::new(Failing { queue: MemoryQueue::new(100), fails: AtomicBool::new(true) });
+        let (sender, receiver) = here
+            .serve_durable_channel::<u64, u64, _>("squares", Arc::clone(&queue), ChannelOptions::default())
+            .unwrap();
+        let _worker = begin(square(join(&there, &here)));
+        let error = sender.send(1).await.unwrap_err();
+        assert!(matches!(error.cause, SendErrorCause::Store(StoreError::Storage(_))));
+        until(async || sender.trouble().is_some()).await;
+        queue.fails.store(false, Ordering::Relaxed);
+        sender.send(2).await.unwrap();
+        until(async || sender.trouble().is_none()).await;
+        drop(sender);
+        let results = receiver.collect::<Result<Vec<_>, _>>().await.unwrap();
+        assert_eq!(results.iter().map(|result| result.answer).collect::<Vec<_>>(), [4]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn applied_in_one_step_with_the_end_of_its_entry_an_effect_takes_place_once() {
+    const EFFECTS: TableDefinition<'_, u64, u64> = TableDefinition::new("effects");
+    guarded(async {
+        let [here, there] = nodes().await;
+        let path = file("applied");
+        let store = RedbStore::open(&path).await.unwrap();
+        let queue = Arc::new(store.queue("squares", 1000));
+        let (sender, mut receiver) = here
+            .serve_durable_channel::<u64, u64, _>("squares", Arc::clone(&queue), ChannelOptions::default())
+            .unwrap();
+        let _worker = begin(square(join(&there, &here)));
+        sender.send_all((0..100).collect()).await.unwrap();
+        drop(sender);
+        let mut applied = 0;
+        loop {
+            let results = receiver.recv_many(16).await.unwrap();
+            if results.is_empty() {
+                break;
+            }
+            let entries: Vec<_> = results.into_iter().map(|result| (result.id, result.answer)).collect();
+            let effect = |transaction: &WriteTransaction, square| {
+                let before = transaction.open_table(EFFECTS)?.insert(square, square)?.is_some();
+                if before { Err("twice".into()) } else { Ok(()) }
+            };
+            applied += queue.apply(entries.clone(), effect).await.unwrap();
+            assert_eq!(queue.apply(entries, effect).await.unwrap(), 0, "applied twice");
+        }
+        assert_eq!((applied, queue.len().await.unwrap()), (100, 0));
+        // An effect that fails leaves everything as it was.
+        let ids = queue.push(vec![Bytes::new()]).await.unwrap();
+        let error = queue.apply(vec![(ids[0], 0)], |_, _: u64| Err("no".into())).await.unwrap_err();
+        assert!(matches!(error, StoreError::Effect(_)), "{error}");
+        assert_eq!(queue.len().await.unwrap(), 1);
+        drop((store, queue));
+        std::fs::remove_file(path).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_worker_ends_for_good_says_why() {
+    guarded(async {
+        let [here, there] = nodes().await;
+        let (sender, mut receiver) = squares(&here, &Arc::new(MemoryQueue::new(10)));
+        let mut letters = sender.monitor().dead_letters();
+        sender.send(1).await.unwrap();
+        let mut worker = join(&there, &here);
+        worker.next().await.unwrap().unwrap().give_up("unlucky");
+        assert_eq!(letters.next().await.unwrap().reason, DeadReason::Terminated("unlucky".to_owned()));
+        drop(sender);
+        assert!(receiver.recv().await.is_none());
+    })
+    .await;
+}
+
+/// Fails for as long as it is told to.
+struct Failing {
+    queue: MemoryQueue,
+    fails: AtomicBool,
+}
+
+impl Failing {
+    fn check(&self) -> Result<(), StoreError> {
+        if self.fails.load(Ordering::Relaxed) { Err(StoreError::Storage("no disk".into())) } else { Ok(()) }
+    }
+}
+
+impl Queue for Failing {
+    async fn push(&self, payloads: Vec<Bytes>) -> Result<Vec<QueueId>, StoreError> {
+        self.check()?;
+        self.queue.push(payloads).await
+    }
+
+    async fn take(&self, max: usize) -> Result<Vec<QueueEntry>, StoreError> {
+        self.check()?;
+        self.queue.take(max).await
+    }
+
+    async fn acknowledge(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
+        self.check()?;
+        self.queue.acknowledge(ids).await
+    }
+
+    async fn requeue(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
+        self.check()?;
+        self.queue.requeue(ids).await
+    }
+
+    async fn requeue_all(&self) -> Result<usize, StoreError> {
+        self.check()?;
+        self.queue.requeue_all().await
+    }
+
+    async fn len(&self) -> Result<usize, StoreError> {
+        self.check()?;
+        self.queue.len().await
+    }
+}
+
+fn squares(node: &Node, queue: &Arc<MemoryQueue>) -> (DurableSender<u64, MemoryQueue>, DurableReceiver<u64>) {
+    node.serve_durable_channel("squares", Arc::clone(queue), ChannelOptions::default()).unwrap()
+}
+
+fn join(node: &Node, server: &Node) -> ChannelWorker<u64, u64> {
+    node.join_channel("squares", server.local_addr(), JoinOptions::default())
+}
+
+/// Answers with squares to the end; returns how many.
+async fn square(mut worker: ChannelWorker<u64, u64>) -> u64 {
+    let mut done = 0;
+    while let Some(Ok(task)) = worker.next().await {
+        let result = task.value() * task.value();
+        task.answer(&result).unwrap();
+        done += 1;
+    }
+    done
+}
+
+fn file(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("aqueduct-durable-channel-{name}-{}.redb", std::process::id()))
+}
+
+async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    while !is_so().await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "what a test does beside itself")]
+fn begin<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(task)
+}
+
+/// Ends a test that hangs.
+async fn guarded(test: impl Future<Output = ()>) {
+    timeout(Duration::from_secs(60), test).await.expect("the test hangs");
+}
+
+async fn nodes() -> [Node; 2] {
+    let authority = Authority::dev("test").unwrap();
+    let node = |name| {
+        let identity = authority.issue(name).unwrap();
+        async move { Node::bind("127.0.0.1:0", identity).await.unwrap() }
+    };
+    [node("here").await, node("there").await]
+}

@@ -22,6 +22,8 @@ mod lz4;
 mod monitor;
 mod options;
 mod receiver;
+mod rejoining;
+mod results;
 mod sender;
 mod worker;
 
@@ -36,6 +38,7 @@ use crate::{PublishError, Wire};
 use codec::{Codec, signature};
 use feed::Outlet;
 use hub::{Hub, Sink, Workplace};
+use rejoining::Rejoining;
 
 pub use codec::Transformer;
 pub use durable::{Answered, DurableReceiver, DurableSender};
@@ -44,6 +47,7 @@ pub use lz4::Lz4;
 pub use monitor::{ChannelDeadLetters, ChannelMonitor, ChannelWorkers};
 pub use options::{ChannelOptions, JoinOptions};
 pub use receiver::Receiver;
+pub use results::{ResultReceiver, ResultSender, Unreceived};
 pub use sender::{Permit, Sender};
 pub use worker::{ChannelTask, ChannelWorker};
 
@@ -132,7 +136,7 @@ impl Node {
         let codec = Codec::new(self.config().limits.clone(), transformers);
         let signature = signature::<Job, Answer>(&application, &codec);
         let remote = self.source(name, at).published_by(servers).called(&signature);
-        ChannelWorker::new(self.clone(), &remote, codec, window, patience)
+        ChannelWorker::new(Rejoining::new(self.clone(), &remote, window, patience), codec)
     }
 
     fn open_channel<Job: Wire, Answer: Wire>(

@@ -53,7 +53,8 @@
 //!   other; `nodes`: who is there
 //! * [`pulling`]: tasks for many workers, each done once
 //! * `channel`: typed channels whose other ends are workers on other machines: [`Node::serve_channel`],
-//!   [`Node::join_channel`], and [`Node::serve_durable_channel`] for values that outlive the server
+//!   [`Node::join_channel`], [`Node::serve_durable_channel`] for values that outlive the server, and
+//!   [`Node::serve_results`] for what workers make by themselves
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
@@ -113,7 +114,7 @@ pub use access::Access;
 pub use channel::{
     AnswerError, Answered, ChannelDeadLetters, ChannelError, ChannelMonitor, ChannelOptions, ChannelTask,
     ChannelWorker, ChannelWorkers, DurableReceiver, DurableSender, JoinOptions, Lz4, NotReady, Permit, Receiver,
-    SendError, SendErrorCause, Sender, Transformer,
+    ResultReceiver, ResultSender, SendError, SendErrorCause, Sender, Transformer, Unreceived,
 };
 pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};

@@ -101,7 +101,12 @@ fn transform_error(transformer: &dyn Transformer, error: BoxError) -> CodecError
 
 /// What both ends of a channel must agree on, in words.
 pub(super) fn signature<Job: Wire, Answer: Wire>(application: &str, codec: &Codec) -> String {
-    let mut signature = format!("channel {} -> {}", Job::signature(), Answer::signature());
+    signature_of(&format!("channel {} -> {}", Job::signature(), Answer::signature()), application, codec)
+}
+
+/// The same for any form of channel.
+pub(super) fn signature_of(form: &str, application: &str, codec: &Codec) -> String {
+    let mut signature = form.to_owned();
     if !application.is_empty() {
         signature.push_str(&format!(", application {application:?}"));
     }

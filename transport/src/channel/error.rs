@@ -87,6 +87,9 @@ pub enum SendErrorCause {
     /// [full](StoreError::Full), it is unknown whether the value is in it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The server of a channel of [results only](crate::Node::serve_results) is lost, or does not take this sender.
+    #[error(transparent)]
+    Ended(#[from] ChannelError),
 }
 
 impl From<CodecError> for SendErrorCause {

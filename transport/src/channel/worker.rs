@@ -6,17 +6,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use aqueduct_stage::{
-    Attempt, EventStream, EventStreamError, FailureKind, SourceExt, SubscribeError, SubscribeOptions,
-};
-use tokio::time::{Sleep, sleep};
+use aqueduct_stage::Attempt;
 use tokio_stream::Stream;
 
 use super::codec::{Codec, Value};
+use super::rejoining::{Joined, Rejoining};
 use super::{AnswerError, ChannelError};
-use crate::pulling::{Work, WorkSource, Works};
-use crate::remote::Remote;
-use crate::{Node, Retrying, Wire};
+use crate::Wire;
+use crate::pulling::Work;
 
 /// A worker's end of a channel: a stream of the values that it is to answer, made by
 /// [`Node::join_channel`](crate::Node::join_channel).
@@ -30,33 +27,14 @@ use crate::{Node, Retrying, Wire};
 /// It runs nothing but when it is polled, and asks for more only then: a worker that does its tasks one after the other
 /// needs nothing else.
 pub struct ChannelWorker<Job, Answer> {
-    node: Node,
-    source: Retrying<Works<Remote<Value>>>,
+    server: Rejoining,
     codec: Codec,
-    window: SubscribeOptions,
-    state: State,
-    pause: Duration,
     types: PhantomData<fn() -> (Job, Answer)>,
 }
 
-enum State {
-    Joined(Box<EventStream<Work<Value>>>),
-    /// Cut off, and not yet on the way back.
-    Pausing(Pin<Box<Sleep>>),
-    Ended,
-}
-
 impl<Job: Wire, Answer: Wire> ChannelWorker<Job, Answer> {
-    pub(super) fn new(
-        node: Node,
-        remote: &Remote<Value>,
-        codec: Codec,
-        window: SubscribeOptions,
-        patience: Duration,
-    ) -> Self {
-        let source = Retrying::new(&remote.work(), patience);
-        let state = State::Joined(Box::new(source.events(window)));
-        Self { node, source, codec, window, state, pause: FIRST_PAUSE, types: PhantomData }
+    pub(super) fn new(server: Rejoining, codec: Codec) -> Self {
+        Self { server, codec, types: PhantomData }
     }
 
     /// The next task; `None` at the end.
@@ -70,38 +48,14 @@ impl<Job: Wire, Answer: Wire> ChannelWorker<Job, Answer> {
 
     /// Reads a value. One that cannot be read goes back, and costs an attempt.
     fn open(&mut self, work: Work<Value>) -> Option<ChannelTask<Job, Answer>> {
-        self.pause = FIRST_PAUSE;
         match self.codec.decode(work.event().bytes.clone()) {
             Ok(value) => Some(ChannelTask { value, work, codec: self.codec.clone(), answers: PhantomData }),
             Err(error) => {
-                tracing::warn!(channel = aqueduct_stage::Source::name(&self.source), %error, "a value cannot be read");
+                tracing::warn!(channel = self.server.name(), %error, "a value cannot be read");
                 work.retry(UNREADABLE_DELAY, format!("cannot be read: {error}"));
                 None
             }
         }
-    }
-
-    /// What follows the early end of a subscription: an error, the end, or another one.
-    fn lost(&mut self, error: EventStreamError) -> Option<Result<(), ChannelError>> {
-        let name = || aqueduct_stage::Source::name(&self.source);
-        let end = match error {
-            EventStreamError::Subscribe(SubscribeError::Ended(_)) => Ok(()),
-            EventStreamError::Subscribe(SubscribeError::TypeMismatch { name, at, published, expected }) => {
-                Err(ChannelError::Mismatch { name, at, served: published, joined: expected })
-            }
-            EventStreamError::Subscribe(error) => Err(error.into()),
-            EventStreamError::Failed(failure)
-                if failure.kind() == FailureKind::Protocol || self.node.inner.is_shutting_down() =>
-            {
-                let cause = aqueduct_stage::EndCause::Down(aqueduct_stage::Exit::Failed(failure));
-                Err(ChannelError::Ended { name: name(), cause })
-            }
-            error => {
-                tracing::info!(channel = name(), %error, "lost the channel's server");
-                return None;
-            }
-        };
-        Some(end)
     }
 }
 
@@ -111,33 +65,15 @@ impl<Job: Wire, Answer: Wire> Stream for ChannelWorker<Job, Answer> {
     fn poll_next(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            match &mut this.state {
-                State::Joined(stream) => match ready!(Pin::new(&mut **stream).poll_next(task)) {
-                    Some(Ok(work)) => {
-                        if let Some(opened) = this.open(work) {
-                            return Poll::Ready(Some(Ok(opened)));
-                        }
+            match ready!(this.server.poll_next(task)) {
+                Some(Ok(Joined::Given(work))) => {
+                    if let Some(opened) = this.open(work) {
+                        return Poll::Ready(Some(Ok(opened)));
                     }
-                    Some(Err(error)) => match this.lost(error) {
-                        Some(end) => {
-                            this.state = State::Ended;
-                            return Poll::Ready(end.err().map(Err));
-                        }
-                        None => {
-                            this.state = State::Pausing(Box::pin(sleep(this.pause)));
-                            this.pause = (this.pause * 2).min(LAST_PAUSE);
-                        }
-                    },
-                    None => {
-                        this.state = State::Ended;
-                        return Poll::Ready(None);
-                    }
-                },
-                State::Pausing(pause) => {
-                    ready!(pause.as_mut().poll(task));
-                    this.state = State::Joined(Box::new(this.source.events(this.window)));
                 }
-                State::Ended => return Poll::Ready(None),
+                Some(Ok(Joined::Lost)) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
     }
@@ -148,7 +84,7 @@ impl<Job, Answer> Unpin for ChannelWorker<Job, Answer> {}
 
 impl<Job, Answer> fmt::Debug for ChannelWorker<Job, Answer> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChannelWorker").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("ChannelWorker").field("source", &self.server).finish_non_exhaustive()
     }
 }
 
@@ -230,8 +166,5 @@ impl<Job: fmt::Debug, Answer> fmt::Debug for ChannelTask<Job, Answer> {
     }
 }
 
-/// Between two subscriptions, if nothing came in between.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// What one worker cannot read, another may.
 const UNREADABLE_DELAY: Duration = Duration::from_millis(10);

@@ -44,7 +44,7 @@ pub struct PullingOptions {
     pub(super) max_waiting: usize,
     pub(super) max_in_flight: usize,
     pub(super) max_in_flight_per_worker: usize,
-    pub(super) max_workers: usize,
+    pub(crate) max_workers: usize,
     pub(super) max_remembered: usize,
 }
 

@@ -118,8 +118,8 @@ pub(crate) struct Inner {
     pub(crate) sessions: Arc<Sessions>,
     /// The last start of each other node, and its connections in both directions.
     incarnations: Mutex<Incarnations<quinn::Connection>>,
-    /// How many links have been made to others.
-    links_made: AtomicU64,
+    /// How many numbers were given to links and consumers, which no other has at this node.
+    numbers_given: AtomicU64,
     /// Who subscribes here and elsewhere.
     consumer_numbers: Arc<ConsumerNumbers>,
     pub(crate) far_consumers: Arc<FarConsumers>,
@@ -391,7 +391,7 @@ impl Node {
     }
 
     fn next_number(&self) -> u64 {
-        self.inner.links_made.fetch_add(1, Ordering::Relaxed)
+        self.inner.numbers_given.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -607,7 +607,7 @@ impl NodeBuilder {
             shutting_down: AtomicBool::new(false),
             sessions: Arc::default(),
             incarnations: Mutex::new(Incarnations::new()),
-            links_made: AtomicU64::new(0),
+            numbers_given: AtomicU64::new(0),
             consumer_numbers: Arc::default(),
             far_consumers: Arc::default(),
             ended: CancellationToken::new(),

@@ -91,6 +91,7 @@
 //! |---|---|
 //! | `run` | [`run`], [`Sim`], [`Report`]: one seed |
 //! | `swarm` | [`swarm`], [`SwarmReport`]: many seeds, on all cores |
+//! | `elsewhere` | [`same_elsewhere`]: a seed does the same in another process |
 //! | `net` | [`SimNet`]: what a scenario holds |
 //! | `host` | [`Host`]: a machine, and its crash |
 //! | `socket` | [`SimSocket`], and all that depends on quinn's traits |
@@ -106,6 +107,7 @@
 mod clock;
 mod conditions;
 mod det;
+mod elsewhere;
 mod host;
 mod ledger;
 mod line;
@@ -120,6 +122,7 @@ mod trace;
 mod wire;
 
 pub use conditions::LinkConditions;
+pub use elsewhere::same_elsewhere;
 pub use host::Host;
 pub use ledger::{Edge, Ledger, Violation};
 pub use nemesis::{Fault, Nemesis};

@@ -1,9 +1,8 @@
 //! quinn with mutual TLS between simulated hosts: every fault, the same trace for the same seed, crash and restart.
 
-use std::process::Command;
 use std::time::Duration;
 
-use aqueduct_sim::{Host, LinkConditions, Outcome, Report, Sim, SimNet, Stats, TextLog, run, swarm};
+use aqueduct_sim::{Host, LinkConditions, Outcome, Report, Sim, SimNet, Stats, TextLog, run, same_elsewhere, swarm};
 use tokio::time::{sleep, timeout};
 
 #[path = "support/echo.rs"]
@@ -180,23 +179,7 @@ fn a_client_of_a_foreign_authority_is_refused_and_the_server_goes_on() {
     run(1, scenario).expect_ok();
 }
 
-/// Set for the copy of this test binary that another test starts: it prints the hashes and compares nothing.
-const IS_COPY: &str = "AQUEDUCT_SIM_PRINT_HASHES";
-
 #[test]
 fn another_process_gets_the_same_traces() {
-    let reports = [1, 2, 3].map(|seed| converse(seed, all_faults()));
-    let hashes = reports.each_ref().map(|report| format!("trace {} {:016x}", report.seed, report.hash));
-    if std::env::var_os(IS_COPY).is_some() {
-        return hashes.iter().for_each(|line| println!("\n{line}"));
-    }
-    if !reports[0].entropy_is_seeded {
-        return; // this platform does not promise it
-    }
-    let this = std::env::current_exe().expect("a test knows its binary");
-    let test = ["--exact", "another_process_gets_the_same_traces", "--nocapture"];
-    let copy = Command::new(this).args(test).env(IS_COPY, "1").output().expect("it starts again");
-    let output = String::from_utf8_lossy(&copy.stdout);
-    let theirs: Vec<&str> = output.lines().filter(|line| line.starts_with("trace ")).collect();
-    assert_eq!(theirs, hashes);
+    same_elsewhere("another_process_gets_the_same_traces", &[1, 2, 3].map(|seed| converse(seed, all_faults())));
 }

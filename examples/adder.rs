@@ -17,21 +17,23 @@
 //! 10000 sums, each once
 //! ```
 //!
-//! On several machines, with `node.pem`, `node.key` and `ca.pem` in a folder on each (the example `certificates` makes such
-//! files): `--identity DIR --serve 0.0.0.0:4433` on one, and `--identity DIR --connect SERVER:4433` on any number of others.
-//! They may come and go: what one that is killed has not answered, another does.
+//! On several machines, with `node.pem`, `node.key` and `ca.pem` in a folder on each (`--example certificates -- DIR NAME...`
+//! makes such folders): `--identity DIR --serve 0.0.0.0:4433` on one, and `--identity DIR --connect SERVER:4433` on any number
+//! of others, before or after it. They may come and go: what one that is killed has not answered, another does.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use aqueduct::transport::{Authority, ChannelOptions, Identity, JoinOptions, Node, local};
 use clap::Parser;
 use tokio_stream::StreamExt;
 
 const PAIRS: u64 = 10_000;
+/// How long a worker waits for the server.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Adds numbers, in other processes.
 #[derive(Parser)]
@@ -52,12 +54,18 @@ async fn main() -> Result<()> {
     if let Some(process) = local::worker()? {
         let node = Node::bind("127.0.0.1:0", process.identity().clone()).await?;
         process.report(node.local_addr())?;
-        return work(&node, process.payload()?).await;
+        return until_ctrl_c(&node, work(&node, process.payload()?)).await;
     }
     match Args::parse() {
-        Args { serve: Some(at), identity: Some(folder), .. } => serve(&Node::bind(at, read(&folder)?).await?, 1).await,
+        Args { serve: Some(at), identity: Some(folder), .. } => {
+            let node = Node::bind(at, read(&folder)?).await?;
+            eprintln!("{} waits for a worker at {}", node.identity().name(), node.local_addr());
+            until_ctrl_c(&node, serve(&node, 1)).await
+        }
         Args { connect: Some(at), identity: Some(folder), .. } => {
-            work(&Node::bind("0.0.0.0:0", read(&folder)?).await?, at).await
+            let node = Node::bind("0.0.0.0:0", read(&folder)?).await?;
+            eprintln!("{} works for {at}, and waits up to {PATIENCE:?} if it is not there", node.identity().name());
+            until_ctrl_c(&node, work(&node, at)).await
         }
         _ => {
             let authority = Authority::dev("adder")?;
@@ -67,7 +75,7 @@ async fn main() -> Result<()> {
                 let (identity, at) = (authority.issue(name)?, node.local_addr());
                 processes.push(local::spawn(&identity, &at, &local::Options::default()).await?);
             }
-            serve(&node, processes.len()).await
+            until_ctrl_c(&node, serve(&node, processes.len())).await
         }
     }
 }
@@ -98,21 +106,29 @@ async fn serve(node: &Node, workers: usize) -> Result<()> {
     }
     ensure!(sums.iter().all(|(id, sum)| *sum == 3 * id), "a sum is wrong");
     println!("{} sums, each once", sums.len());
-    node.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }
 
 /// A worker's side, to the end of the channel.
 async fn work(node: &Node, at: SocketAddr) -> Result<()> {
-    let options = JoinOptions::default().application("adder 1").values(50..100);
+    let options = JoinOptions::default().application("adder 1").values(50..100).patience(PATIENCE);
     let mut tasks = node.join_channel::<(u64, u64, u64), (u64, u64)>("adder", at, options);
     while let Some(task) = tasks.next().await {
         let task = task?;
         let (id, a, b) = *task.value();
         task.answer(&(id, a + b))?;
     }
-    node.shutdown(Duration::from_secs(5)).await;
     Ok(())
+}
+
+/// Runs to the end or to Ctrl-C, and tells the other nodes in either case, so that they need not find out.
+async fn until_ctrl_c<T>(node: &Node, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let ended = tokio::select! {
+        ended = work => ended,
+        pressed = tokio::signal::ctrl_c() => pressed.map_err(Into::into).and_then(|()| bail!("stopped by Ctrl-C")),
+    };
+    node.shutdown(Duration::from_secs(5)).await;
+    ended
 }
 
 fn read(folder: &Path) -> Result<Identity> {

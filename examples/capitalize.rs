@@ -12,8 +12,9 @@
 //! the results have ended
 //! ```
 //!
-//! On two machines, with `node.pem`, `node.key` and `ca.pem` in a folder on each (the example `certificates` makes such
-//! files): `--identity DIR --serve 0.0.0.0:4433` on the one, and `--identity DIR --connect SERVER:4433` on the other.
+//! On two machines, with `node.pem`, `node.key` and `ca.pem` in a folder on each (`--example certificates -- DIR NAME...`
+//! makes such folders): `--identity DIR --serve 0.0.0.0:4433` on the one, and `--identity DIR --connect SERVER:4433` on the
+//! other, in any order.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ use anyhow::{Context, Result, bail};
 use aqueduct::transport::{Authority, ChannelOptions, ChannelWorkers, Identity, JoinOptions, Node, local};
 use clap::Parser;
 use tokio_stream::StreamExt;
+
+/// How long the worker waits for the server.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Turns text into capitals, in another process.
 #[derive(Parser)]
@@ -44,20 +48,23 @@ async fn main() -> Result<()> {
         let node = Node::bind("127.0.0.1:0", process.identity().clone()).await?;
         // So that it ends by itself when it has seen the end of the channel.
         let _stop = process.report_with_stop(node.local_addr())?;
-        let answered = work(&node, process.payload()?).await?;
+        let answered = until_ctrl_c(&node, work(&node, process.payload()?)).await?;
         if answered != 1 {
             bail!("expected 1 text, got {answered}");
         }
-        node.shutdown(Duration::from_secs(5)).await;
         return Ok(());
     }
     match Args::parse() {
-        Args { serve: Some(at), identity: Some(folder), .. } => serve(&Node::bind(at, read(&folder)?).await?).await,
+        Args { serve: Some(at), identity: Some(folder), .. } => {
+            let node = Node::bind(at, read(&folder)?).await?;
+            eprintln!("{} waits for a worker at {}", node.identity().name(), node.local_addr());
+            until_ctrl_c(&node, serve(&node)).await
+        }
         Args { connect: Some(at), identity: Some(folder), .. } => {
             let node = Node::bind("0.0.0.0:0", read(&folder)?).await?;
-            let answered = work(&node, at).await?;
+            eprintln!("{} works for {at}, and waits up to {PATIENCE:?} if it is not there", node.identity().name());
+            let answered = until_ctrl_c(&node, work(&node, at)).await?;
             println!("answered {answered}, and the channel is closed");
-            node.shutdown(Duration::from_secs(5)).await;
             Ok(())
         }
         _ => {
@@ -65,7 +72,7 @@ async fn main() -> Result<()> {
             let node = Node::bind("127.0.0.1:0", authority.issue("here")?).await?;
             let (at, identity) = (node.local_addr(), authority.issue("there")?);
             let mut process = local::spawn(&identity, &at, &local::Options::default()).await?;
-            let served = tokio::join!(serve(&node), process.exited());
+            let served = tokio::join!(until_ctrl_c(&node, serve(&node)), process.exited());
             served.0.and(if served.1?.success() { Ok(()) } else { bail!("the worker failed") })
         }
     }
@@ -87,13 +94,12 @@ async fn serve(node: &Node) -> Result<()> {
     monitor.watch_workers().wait_for(ChannelWorkers::is_empty).await?;
     println!("the worker has answered {} text and seen the end", monitor.counters().finished);
     println!("the results have ended");
-    node.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }
 
 /// The worker's side; returns how many texts it has answered when the channel is closed.
 async fn work(node: &Node, at: SocketAddr) -> Result<usize> {
-    let mut tasks = node.join_channel::<String, String>("capitalize", at, JoinOptions::default());
+    let mut tasks = node.join_channel::<String, String>("capitalize", at, JoinOptions::default().patience(PATIENCE));
     let mut answered = 0;
     while let Some(task) = tasks.next().await {
         let task = task?;
@@ -102,6 +108,16 @@ async fn work(node: &Node, at: SocketAddr) -> Result<usize> {
         answered += 1;
     }
     Ok(answered)
+}
+
+/// Runs to the end or to Ctrl-C, and tells the other nodes in either case, so that they need not find out.
+async fn until_ctrl_c<T>(node: &Node, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let ended = tokio::select! {
+        ended = work => ended,
+        pressed = tokio::signal::ctrl_c() => pressed.map_err(Into::into).and_then(|()| bail!("stopped by Ctrl-C")),
+    };
+    node.shutdown(Duration::from_secs(5)).await;
+    ended
 }
 
 fn read(folder: &std::path::Path) -> Result<Identity> {

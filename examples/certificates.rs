@@ -6,6 +6,9 @@
 //!   1000 receipts ◄──────────────── [ receipts ], from a connection that uses the new certificate
 //! ```
 //!
+//! With a folder and names (`-- DIR server worker-1`), it makes certificates for nodes of these names and nothing else: each in
+//! a folder of its own, as `node.pem`, `node.key` and `ca.pem`. Other examples take such a folder as their `--identity`.
+//!
 //! In production the authority is one of your own, elsewhere; nodes read what it issued with the same function. A key's file
 //! is for its owner only.
 //!
@@ -28,8 +31,12 @@ use tokio_stream::StreamExt;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result {
-    let folder = Folder::new()?;
     let authority = Authority::dev("demo")?;
+    let mut args = std::env::args().skip(1);
+    if let Some(folder) = args.next() {
+        return write_folders(&authority, Path::new(&folder), args);
+    }
+    let folder = Folder::new()?;
     for name in ["shop", "billing-1", "guest"] {
         issue(&authority, name, &folder.0)?;
     }
@@ -59,6 +66,19 @@ async fn main() -> Result {
     billing.publish("receipts", &graph.iterate("receipts", || 0..1000_u32))?;
     let _running = graph.start();
     println!("{} took {} receipts", shop.identity().name(), take(&shop, "receipts", &billing).await?);
+    Ok(())
+}
+
+/// Makes a folder for each node.
+fn write_folders(authority: &Authority, folder: &Path, names: impl Iterator<Item = String>) -> Result {
+    for name in names {
+        let (pem, folder) = (authority.issue(&name)?.to_pem(), folder.join(&name));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("ca.pem"), pem.authorities)?;
+        fs::write(folder.join("node.pem"), pem.certificate)?;
+        private(&folder.join("node.key"))?.write_all(pem.key.as_bytes())?;
+        println!("wrote {}", folder.display());
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@
 //! are medians, and the machine is printed. With more processes than cores, more workers bring nothing but more work.
 //!
 //! `RATIO` lines, bigger is better: results a second, ours with 1000/500 (`_default_window`: with 16) over the other;
+//! `_processor_vs_remoc` is remoc's processor time for a value, in all processes, over ours;
 //! `channel_latency_p50` and `_p99` are the time of the echo over ours.
 
 mod latency;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use aqueduct::transport::{Authority, local};
 use aqueduct_benches::measure::{median, print_machine, print_ratio};
+use aqueduct_benches::peers::process::processor_time;
 use aqueduct_benches::peers::{self, Settings};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,9 @@ struct Args {
     /// Turns that count
     #[arg(long, value_name = "N", default_value_t = 5)]
     turns: usize,
+    /// Values a second of one contender alone, for a profiler; without `RATIO` lines
+    #[arg(long)]
+    only: Option<Contender>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -68,6 +73,19 @@ enum Row {
     #[value(name = "4")]
     Four,
     Latency,
+}
+
+/// Who takes turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Contender {
+    /// Ours with a worker's default window
+    Narrow,
+    /// remoc over TCP
+    Remoc,
+    /// Ours with the window 1000/500
+    Wide,
+    /// Frames over TCP
+    Tcp,
 }
 
 impl Args {
@@ -140,32 +158,42 @@ async fn throughput(args: &Args, settings: Settings, workers: usize) -> Result<R
     let company = Company::start(settings, workers).await?;
     let Company { ours, remoc, tcp, .. } = &company;
     let mut servers = [
-        ("ours, 16/8", Server::Ours(ours.serve(ours::NARROW, workers).await?)),
-        ("remoc over TCP, unencrypted", Server::Remoc(remoc.hire(workers).await?)),
-        ("ours, 1000/500", Server::Ours(ours.serve(ours::WIDE, workers).await?)),
-        ("frames over TCP, unencrypted", Server::Tcp(tcp.hire(workers).await?)),
+        (Contender::Narrow, "ours, 16/8", Server::Ours(ours.serve(ours::NARROW, workers).await?)),
+        (Contender::Remoc, "remoc over TCP, unencrypted", Server::Remoc(remoc.hire(workers).await?)),
+        (Contender::Wide, "ours, 1000/500", Server::Ours(ours.serve(ours::WIDE, workers).await?)),
+        (Contender::Tcp, "frames over TCP, unencrypted", Server::Tcp(tcp.hire(workers).await?)),
     ];
-    let mut rates = [const { Vec::new() }; 4];
+    let mut samples = [const { (Vec::new(), Vec::new()) }; 4];
     for turn in 0..=args.turns() {
-        for (rates, (name, server)) in rates.iter_mut().zip(&mut servers) {
+        for ((rates, costs), (contender, name, server)) in samples.iter_mut().zip(&mut servers) {
+            if args.only.is_some_and(|only| only != *contender) {
+                continue;
+            }
+            let (used, sent) = (company.processor_time()?, server.sent().count());
             let rate = timeout(PATIENCE, server.sample(args.sample())).await.context(*name)??;
+            let (used, sent) = (company.processor_time()?.saturating_sub(used), server.sent().count() - sent);
             if turn > 0 {
                 rates.push(rate);
+                costs.push(used.as_secs_f64() * 1e6 / sent as f64);
             }
         }
     }
+    println!("\n{:<32} {:>14} {:>14}", format!("{workers} workers"), "values/s", "processor µs");
+    let measured = [0, 1, 2, 3].map(|place| {
+        let (name, (rates, costs)) = (servers[place].1, &samples[place]);
+        let (rate, cost) = (!rates.is_empty()).then(|| (median(rates), median(costs)))?;
+        println!("{name:<32} {rate:>14.0} {cost:>14.2}");
+        Some((rate, cost))
+    });
     company.end().await?;
-    let [narrow, remoc, wide, tcp] = rates.map(|rates| median(&rates));
-    println!("\n{:<32} {:>14}", format!("{workers} workers"), "values/s");
-    for ((name, _), rate) in servers.iter().zip([narrow, remoc, wide, tcp]) {
-        println!("{name:<32} {rate:>14.0}");
-    }
-    let name = |against| format!("channel_{workers}_workers_vs_{against}");
+    let [Some(narrow), Some(remoc), Some(wide), Some(tcp)] = measured else { return Ok(Ratios::new()) };
+    let name = |against| format!("channel_{workers}_workers_{against}");
     Ok(vec![
-        (name("remoc"), wide / remoc),
-        (name("tcp"), wide / tcp),
-        (name("remoc_default_window"), narrow / remoc),
-        (name("tcp_default_window"), narrow / tcp),
+        (name("vs_remoc"), wide.0 / remoc.0),
+        (name("vs_tcp"), wide.0 / tcp.0),
+        (name("vs_remoc_default_window"), narrow.0 / remoc.0),
+        (name("vs_tcp_default_window"), narrow.0 / tcp.0),
+        (name("processor_vs_remoc"), remoc.1 / wide.1),
     ])
 }
 
@@ -189,6 +217,12 @@ impl Company {
             processes.push(peers::start(&authority.issue(&format!("worker-{n}"))?, &workplace).await?);
         }
         Ok(Self { authority, ours, remoc, tcp, processes })
+    }
+
+    /// That of the server and of all workers.
+    fn processor_time(&self) -> Result<Duration> {
+        let workers = self.processes.iter().map(local::Process::id);
+        workers.chain([std::process::id()]).map(processor_time).sum()
     }
 
     async fn end(self) -> Result<()> {
@@ -223,12 +257,7 @@ enum Server {
 impl Server {
     /// Sends for so long from the first result on; the results in a second.
     async fn sample(&mut self, limit: Duration) -> Result<f64> {
-        let (sent, received) = match self {
-            Self::Ours(server) => (&server.sent, &server.received),
-            Self::Remoc(server) => (&server.sent, &server.received),
-            Self::Tcp(server) => (&server.sent, &server.received),
-        };
-        let (sent, received) = (Arc::clone(sent), Arc::clone(received));
+        let (sent, received) = (Arc::clone(self.sent()), Arc::clone(self.received()));
         let sending = async {
             match self {
                 Self::Ours(server) => server.send().await,
@@ -255,6 +284,22 @@ impl Server {
         ensure!(received.count() == sent.count(), "more results than values");
         sent.go_on();
         Ok(rate)
+    }
+
+    fn sent(&self) -> &Arc<Tally> {
+        match self {
+            Self::Ours(server) => &server.sent,
+            Self::Remoc(server) => &server.sent,
+            Self::Tcp(server) => &server.sent,
+        }
+    }
+
+    fn received(&self) -> &Arc<Tally> {
+        match self {
+            Self::Ours(server) => &server.received,
+            Self::Remoc(server) => &server.received,
+            Self::Tcp(server) => &server.received,
+        }
     }
 }
 

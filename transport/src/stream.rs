@@ -18,8 +18,11 @@ pub(crate) struct FrameStream {
     send: SendStream,
     recv: RecvStream,
     decoder: FrameDecoder,
-    /// What waits to be written.
+    /// What waits to be written, and its length.
     writes: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// Short frames behind it, put together: quinn goes through all pieces that are not acknowledged, for each packet.
+    short: Vec<u8>,
     read_to_end: bool,
     finished: bool,
 }
@@ -57,22 +60,29 @@ impl StreamError {
 impl FrameStream {
     pub(crate) fn new((send, recv): (SendStream, RecvStream), limits: Limits) -> Self {
         let decoder = FrameDecoder::new(limits);
-        Self { send, recv, decoder, writes: VecDeque::new(), read_to_end: false, finished: false }
+        let (writes, short) = (VecDeque::new(), Vec::new());
+        Self { send, recv, decoder, writes, queued_bytes: 0, short, read_to_end: false, finished: false }
     }
 
     /// Puts bytes behind what waits to be written.
     pub(crate) fn queue(&mut self, bytes: Bytes) {
-        self.writes.push_back(bytes);
+        self.queued_bytes += bytes.len();
+        if bytes.len() < APART_BYTES {
+            self.short.extend_from_slice(&bytes);
+        } else {
+            self.close_short();
+            self.writes.push_back(bytes);
+        }
     }
 
     /// How many bytes wait to be written.
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.writes.iter().map(Bytes::len).sum()
+        self.queued_bytes
     }
 
     /// Whether everything queued was written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.writes.is_empty()
+        self.queued_bytes == 0
     }
 
     /// Whether the peer's half has ended; every frame of it can still be had from [`next_frame`](Self::next_frame).
@@ -90,12 +100,20 @@ impl FrameStream {
         self.decoder.take_skipped()
     }
 
+    /// Short frames that come from now on are written as another piece.
+    fn close_short(&mut self) {
+        if !self.short.is_empty() {
+            self.writes.push_back(std::mem::take(&mut self.short).into());
+        }
+    }
+
     /// Reads and writes until something has happened: bytes were moved, the peer's half ended, or `woken` is ready.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost: what was not written stays queued, what was read can be had.
     pub(crate) async fn progress(&mut self, woken: impl Future<Output = ()>) -> Result<(), StreamError> {
+        self.close_short();
         let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
         tokio::select! {
             biased;
@@ -104,7 +122,9 @@ impl FrameStream {
                 None => self.read_to_end = true,
             },
             written = self.send.write_chunks(self.writes.make_contiguous()), if !self.writes.is_empty() => {
-                self.writes.drain(..written?.chunks);
+                let written = written?;
+                self.queued_bytes -= written.bytes;
+                self.writes.drain(..written.chunks);
             }
             () = woken => {}
         }
@@ -113,7 +133,7 @@ impl FrameStream {
 
     /// Says that nothing follows what was written. To be called when everything is.
     pub(crate) fn finish(&mut self) {
-        debug_assert!(self.writes.is_empty());
+        debug_assert!(self.is_flushed());
         self.finished = true;
         // It fails only if the stream is closed already, or was finished before.
         let _ = self.send.finish();
@@ -172,6 +192,8 @@ fn is_final(code: VarInt) -> bool {
     [Shutdown, Protocol, Refused, Superseded].map(VarInt::from).contains(&code)
 }
 
+/// Frames from this length on, in bytes, are written without being copied: about a packet.
+const APART_BYTES: usize = 1024;
 /// How many pieces of a stream are taken at a time; a piece is what fits into a packet.
 const PIECES: usize = 64;
 /// What a peer sees when a link is given up.

@@ -163,7 +163,8 @@ impl PullingOptions {
     }
 
     /// Sets how many ids of ended tasks are remembered. Default 65,536, of about 50 bytes each. As long as an id is
-    /// remembered, the task is not taken a second time, and another answer to it counts as late and not as unknown.
+    /// remembered, the task is not taken a second time, and another answer to it counts as late and not as unknown. A
+    /// [`WorkPool`](super::WorkPool) remembers 1,024 at most: its source gives each event once.
     #[must_use]
     pub fn max_remembered(mut self, ids: usize) -> Self {
         self.max_remembered = ids;

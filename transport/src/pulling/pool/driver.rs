@@ -94,7 +94,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         };
         Self {
             name,
-            pulling: Pulling::new(options),
+            pulling: Pulling::new(PullingOptions { max_remembered: options.max_remembered.min(REMEMBERED), ..options }),
             workers: BTreeMap::new(),
             by_id: BTreeMap::new(),
             upstream,
@@ -515,6 +515,8 @@ fn now() -> std::time::Instant {
 }
 
 const NO_DELAY: std::time::Duration = std::time::Duration::ZERO;
+/// Ended events that are remembered, to tell a late answer from one that was made up: few, so that they stay at hand.
+const REMEMBERED: usize = 1024;
 /// Messages that are taken before what they bring about is carried out: a batch, and not so many that a timer is late.
 const MESSAGES_AT_ONCE: usize = 256;
 /// What is delivered together: about a frame of small events.

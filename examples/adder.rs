@@ -19,7 +19,7 @@
 //!
 //! On several machines, with `node.pem`, `node.key` and `ca.pem` in a folder on each (`--example certificates -- DIR NAME...`
 //! makes such folders): `--identity DIR --serve 0.0.0.0:4433` on one, and `--identity DIR --connect SERVER:4433` on any number
-//! of others, before or after it. They may come and go: what one that is killed has not answered, another does.
+//! of others, before or after it. They may come and go: what one that is killed has not answered, another does, about 10 s later.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! With a folder and names (`-- DIR server worker-1`), it makes certificates for nodes of these names and nothing else: each in
-//! a folder of its own, as `node.pem`, `node.key` and `ca.pem`. Other examples take such a folder as their `--identity`.
+//! a folder of its own, as `node.pem`, `node.key` and `ca.pem`. Other examples take such a folder as their `--identity`. Name all
+//! nodes at once: each run has an authority of its own.
 //!
 //! In production the authority is one of your own, elsewhere; nodes read what it issued with the same function. A key's file
 //! is for its owner only.
@@ -33,7 +34,8 @@ use tokio_stream::StreamExt;
 async fn main() -> Result {
     let authority = Authority::dev("demo")?;
     let mut args = std::env::args().skip(1);
-    if let Some(folder) = args.next() {
+    // Cargo takes the `--` away, a shell does not.
+    if let Some(folder) = args.find(|arg| arg != "--") {
         return write_folders(&authority, Path::new(&folder), args);
     }
     let folder = Folder::new()?;
@@ -69,11 +71,21 @@ async fn main() -> Result {
     Ok(())
 }
 
-/// Makes a folder for each node.
+/// Makes a folder for each node. The authority is not kept: a further node needs a further run, for all of them.
 fn write_folders(authority: &Authority, folder: &Path, names: impl Iterator<Item = String>) -> Result {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        return Err("expected a folder and the names of nodes, as in: certificates -- DIR server worker-1".into());
+    }
+    fs::create_dir_all(folder)?;
+    if fs::read_dir(folder)?.next().is_some() {
+        return Err(
+            format!("{} is not empty: certificates of another run are of no use with these", folder.display()).into()
+        );
+    }
     for name in names {
         let (pem, folder) = (authority.issue(&name)?.to_pem(), folder.join(&name));
-        fs::create_dir_all(&folder)?;
+        fs::create_dir(&folder)?;
         fs::write(folder.join("ca.pem"), pem.authorities)?;
         fs::write(folder.join("node.pem"), pem.certificate)?;
         private(&folder.join("node.key"))?.write_all(pem.key.as_bytes())?;

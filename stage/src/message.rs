@@ -67,8 +67,8 @@ pub trait Publisher<T>: Send + Sync {
     }
 
     /// Whether others wait for this subscriber: every event goes to all of them, this one has been given all that it asked
-    /// for, and another one has not. Whoever looks after a subscriber that is cut off is less patient then. A publisher that
-    /// gives each event to one subscriber says no.
+    /// for, and another one has not; or it holds events that others could do. Whoever looks after a subscriber that is cut
+    /// off is less patient then.
     fn holds_back(&self, id: SubscriptionId) -> bool {
         let _ = id;
         false

@@ -61,6 +61,11 @@ impl Node {
     ///   [so many attempts](ChannelOptions::max_attempts). A worker that dies, is cut off for good or takes longer than
     ///   [`ack_wait`](ChannelOptions::ack_wait) loses its values to others, and what it says of them later does not
     ///   count. Work may be *done* more than once, its result comes once.
+    /// * What a worker had that was killed, or whose machine is lost, goes to others about 10 s later with the default
+    ///   settings: it takes the [idle timeout](crate::NodeConfig::idle_timeout) of 5 s to notice, and a worker that is cut off
+    ///   has 5 s to come back while there are others (otherwise the
+    ///   [grace](crate::NodeConfig::session_grace)), but never more than `ack_wait`. One that ends in order, or is started
+    ///   again at once, gives its values back at once.
     /// * At most [`capacity`](ChannelOptions::capacity) values are on their way, from when they are sent until their results
     ///   are received: a sender waits for the workers and for whoever receives.
     /// * Results come in the order in which they are made. Values reach *one* worker in the order in which they were sent.

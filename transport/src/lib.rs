@@ -47,7 +47,7 @@
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `shared`: who is the same consumer, between nodes
-//! * `connection`, `session`, `stream`, `runtime`, `error`: the driver, which moves bytes between links and quinn
+//! * `connection`, `session`, `stream`, `runtime`, `closed`, `error`: the driver, which moves bytes between links and quinn
 //! * `counters`, `snapshot`: [`NodeSnapshot`], what a node is doing
 //! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
 //!   other; `nodes`: who is there
@@ -67,6 +67,7 @@ mod access;
 mod admission;
 mod bugs;
 mod channel;
+mod closed;
 mod codec;
 mod config;
 mod connection;

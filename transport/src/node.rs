@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::AccessError;
 use crate::admission::{Admission, Gate};
+use crate::closed::close_socket;
 use crate::config::ConfigError;
 use crate::connection::{self, Established};
 use crate::counters::Counters;
@@ -320,7 +321,7 @@ impl Node {
 
     /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
     /// most (those whose connection is lost are given up at once), and closes all connections, for which peers are given
-    /// another second. Returns whether all subscriptions had ended.
+    /// another second. Returns whether all subscriptions had ended. The node's address is free then, for its next start.
     ///
     /// It does not end what is published: shut that down first ([`Running::shutdown`](aqueduct_stage::Running::shutdown)), or
     /// the subscribers of a producer without an end are cut off when the grace is over.
@@ -344,6 +345,7 @@ impl Node {
         // Lets the peers hear of it. QUIC's closing period is a few round trips; what it takes for one after many losses
         // may be minutes.
         let _ = tokio::time::timeout(CLOSING_TIMEOUT, endpoint.wait_idle()).await;
+        close_socket(endpoint, self.inner.address);
         in_time
     }
 
@@ -559,18 +561,16 @@ impl NodeBuilder {
     ///
     /// [`BindError`] if the settings do not go together, or the address cannot be resolved or is not free.
     pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Node, BindError> {
-        let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "it resolves to no address");
-        for address in tokio::net::lookup_host(address).await.map_err(BindError::Resolve)? {
-            match UdpSocket::bind(address) {
-                Ok(socket) => {
-                    let runtime = NodeRuntime(Arc::clone(&self.spawner));
-                    let socket = runtime.wrap_udp_socket(socket).map_err(BindError::Socket)?;
-                    return self.socket(socket);
-                }
-                Err(error) => last = error,
+        let mut last = None;
+        for at in tokio::net::lookup_host(address).await.map_err(BindError::Resolve)? {
+            let runtime = NodeRuntime(Arc::clone(&self.spawner));
+            match UdpSocket::bind(at).and_then(|socket| runtime.wrap_udp_socket(socket)) {
+                Ok(socket) => return self.socket(socket),
+                Err(source) => last = Some(BindError::Socket { at: Some(at), source }),
             }
         }
-        Err(BindError::Socket(last))
+        let nowhere = || io::Error::new(io::ErrorKind::AddrNotAvailable, "it resolves to no address");
+        Err(last.unwrap_or_else(|| BindError::Resolve(nowhere())))
     }
 
     /// Starts the node on a socket that is open already: any that quinn can use, a simulated one too.
@@ -584,9 +584,10 @@ impl NodeBuilder {
         let keys = identity.endpoint_keys();
         let server = config.listening(identity.server_config(), keys);
         let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
-        let address = socket.local_addr().map_err(BindError::Socket)?;
-        let endpoint = Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime)
-            .map_err(BindError::Socket)?;
+        let failed = |source| BindError::Socket { at: None, source };
+        let address = socket.local_addr().map_err(failed)?;
+        let endpoint =
+            Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime).map_err(failed)?;
         let gate = Gate::new(Admission::new(config.max_connections, config.max_half_open));
         let inner = Arc::new(Inner {
             first_identity: identity.clone(),
@@ -637,9 +638,14 @@ pub enum BindError {
     /// The address means nothing.
     #[error("cannot resolve the address: {0}")]
     Resolve(#[source] io::Error),
-    /// The socket could not be opened.
-    #[error("cannot open a UDP socket: {0}")]
-    Socket(#[source] io::Error),
+    /// The socket could not be opened, or does not work.
+    #[error("cannot open a UDP socket{}: {source}", at.map_or_else(String::new, |at| format!(" at {at}")))]
+    Socket {
+        /// The last address that was tried, if the node was to open it.
+        at: Option<SocketAddr>,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 /// Why a source was not published.
@@ -647,7 +653,7 @@ pub enum BindError {
 #[non_exhaustive]
 pub enum PublishError {
     /// This node publishes something by that name already.
-    #[error("a source is published as {0:?} already")]
+    #[error("this node has a source or a channel named {0:?} already: `Node::unpublish` frees the name")]
     Taken(String),
     /// A subscriber has a subscription to each instance.
     #[error("expected source {name:?} of at most {MAX_INSTANCES} instances, got {instances}")]

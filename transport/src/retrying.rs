@@ -35,7 +35,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// ```
 ///
 /// An attempt may take 1 s, and later ones up to 4 s, as an answer may be lost on the way (a node that does not answer at all
-/// is dialled anew every second meanwhile); between two attempts are 50 ms, and at last 250 ms. A producer of another type, or one that has ended, is not tried again.
+/// is dialled anew every second meanwhile); between two attempts are 50 ms, and at last 250 ms. The first attempt that fails is
+/// a warning in the log, others are there for debugging. A producer of another type, or one that has ended, is not tried again;
+/// everything else is, as it may change: a name that is not published yet, a right that is not given yet.
 #[derive(Clone)]
 pub struct Retrying<Src> {
     source: Src,
@@ -73,6 +75,7 @@ impl<Src: Source> Source for Retrying<Src> {
         let begun = Instant::now();
         let (mut pause, mut limit) = (FIRST_PAUSE, FIRST_ATTEMPT);
         let Subscription { id, consumer, options, interest, subscriber } = subscription;
+        let mut is_said = false;
         loop {
             let (interest, subscriber) = (interest.clone(), Arc::clone(&subscriber));
             let again = Subscription { id, consumer, options, interest, subscriber };
@@ -88,7 +91,12 @@ impl<Src: Source> Source for Retrying<Src> {
             if begun.elapsed() + pause >= self.patience {
                 return Err(error);
             }
-            tracing::debug!(producer = self.source.name(), %error, again_in = ?pause, "not subscribed yet");
+            let (producer, patience) = (self.source.name(), self.patience);
+            if std::mem::replace(&mut is_said, true) {
+                tracing::debug!(producer, %error, again_in = ?pause, "not subscribed yet");
+            } else {
+                tracing::warn!(producer, %error, ?patience, "not subscribed yet, and tried again");
+            }
             sleep(pause).await;
             (pause, limit) = ((pause * 2).min(LAST_PAUSE), (limit * 2).min(LAST_ATTEMPT));
         }

@@ -521,6 +521,24 @@ async fn a_shutdown_lets_subscribers_have_everything() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_node_that_was_shut_down_is_free() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let (here, mut there) = nodes().await;
+        let address = there.local_addr();
+        for _ in 0..20 {
+            there.shutdown(Duration::ZERO).await;
+            let next = Node::bind(address, authority.issue("there").unwrap()).await.unwrap();
+            there = next;
+        }
+        let error = Node::bind(address, authority.issue("other").unwrap()).await.unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot open a UDP socket at {address}: ")), "{error}");
+        drop(here);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_node_that_shuts_down_refuses_new_subscriptions() {
     guarded(async {
         let (here, there) = nodes().await;

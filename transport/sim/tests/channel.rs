@@ -72,6 +72,40 @@ fn failures_01_05_12_and_36_each_value_is_answered_once_whatever_happens_to_work
     });
 }
 
+/// A worker is lost and does not come back: others do what it had, long before the grace or `ack_wait` is over.
+#[test]
+fn failure_01_what_a_lost_worker_had_is_soon_done_by_others() {
+    sim().swarm(0..50, async |net| {
+        let world = World::new(&net)?;
+        let long = Duration::from_secs(300);
+        let server = world.node_with(&world.there, long)?;
+        let (sender, receiver) = server.serve_channel("triple", options(50).ack_wait(long))?;
+        let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
+        let sending = async move {
+            for value in 0..VALUES {
+                sender.send(value).await.expect("the channel is open");
+            }
+        };
+        let mut rng = net.rng("loss");
+        let lost = workers.remove(rng.random_range(0..WORKERS));
+        let loss = async {
+            sleep(Duration::from_millis(rng.random_range(0..3000))).await;
+            lost.host.crash();
+            net.now()
+        };
+        let (results, (), lost_at) = tokio::join!(results(receiver), sending, loss);
+        assert_eq!(results?, expected());
+        // It takes seconds, and most of a minute where another worker hangs.
+        let took = net.now() - lost_at;
+        assert!(took < Duration::from_secs(200), "{took:?} after the loss of a worker");
+        for worker in workers {
+            worker.ends().await;
+        }
+        drop(server);
+        Ok(())
+    });
+}
+
 /// The server is lost with what it has in memory, and started again: workers come back by themselves.
 #[test]
 fn failure_02_workers_find_a_server_that_was_started_again() {
@@ -329,10 +363,14 @@ impl World {
     }
 
     fn node(&self, host: &Host) -> Outcome<Node> {
+        self.node_with(host, GRACE)
+    }
+
+    fn node_with(&self, host: &Host, grace: Duration) -> Outcome<Node> {
         let config = NodeConfig::default()
             .idle_timeout(IDLE)
             .keep_alive(IDLE / 4)
-            .session_grace(GRACE)
+            .session_grace(grace)
             .handshake_timeout(PATIENCE);
         let is_server = host.name() == self.there.name();
         let identity = if is_server { self.identity.clone() } else { self.authority.issue(host.name())? };

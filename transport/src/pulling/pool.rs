@@ -4,6 +4,7 @@ mod driver;
 mod letters;
 
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -209,6 +210,10 @@ impl<T> fmt::Debug for WorkPool<T> {
 struct Edge<T> {
     id: SubscriptionId,
     mailbox: mpsc::UnboundedSender<Message<T>>,
+    /// How many events it was given and has not answered.
+    held: Arc<AtomicUsize>,
+    /// How many subscribers there are.
+    crowd: Arc<AtomicUsize>,
 }
 
 impl<T> Edge<T> {
@@ -233,6 +238,11 @@ impl<T: Send> Publisher<T> for Edge<T> {
 
     fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
         self.send(Message::Answer(id, number, answer));
+    }
+
+    /// Others could do what it was given.
+    fn holds_back(&self, _: SubscriptionId) -> bool {
+        self.held.load(Ordering::Relaxed) > 0 && self.crowd.load(Ordering::Relaxed) > 1
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {

@@ -1,6 +1,7 @@
 //! [`Driver`]: the task of a pool. It moves what [`Pulling`] decides.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aqueduct_stage::{
@@ -20,6 +21,8 @@ pub(super) struct Driver<T: Clone> {
     name: Arc<str>,
     pulling: Pulling<T>,
     workers: BTreeMap<SubscriptionId, Worker<T>>,
+    /// How many they are, for their edges.
+    crowd: Arc<AtomicUsize>,
     by_id: BTreeMap<WorkerId, SubscriptionId>,
     upstream: Upstream<T>,
     /// What came and has no room, with numbers: tasks that came back have taken it.
@@ -50,6 +53,14 @@ struct Worker<T> {
     given: u64,
     /// Those that it has not answered, by their numbers on the edge. Some may be with others by now.
     open: BTreeMap<u64, Given>,
+    /// How many they are, for its edge.
+    held: Arc<AtomicUsize>,
+}
+
+impl<T> Worker<T> {
+    fn show(&self) {
+        self.held.store(self.open.len(), Ordering::Relaxed);
+    }
 }
 
 /// Events for one subscriber, of the same attempt.
@@ -92,10 +103,12 @@ impl<T: Clone + Send + 'static> Driver<T> {
             again: BTreeMap::new(),
             ended: None,
         };
+        let remembered = options.max_remembered.min(REMEMBERED);
         Self {
             name,
-            pulling: Pulling::new(PullingOptions { max_remembered: options.max_remembered.min(REMEMBERED), ..options }),
+            pulling: Pulling::new(options.max_remembered(remembered)),
             workers: BTreeMap::new(),
+            crowd: Arc::default(),
             by_id: BTreeMap::new(),
             upstream,
             arrivals: VecDeque::new(),
@@ -214,9 +227,11 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Some(mailbox) = self.mailbox.upgrade() else { return Err(SubscribeError::Ended(self.name.to_string())) };
         let worker = self.pulling.join(now(), Demand::ZERO).map_err(|error| refused(error.to_string()))?;
         self.by_id.insert(worker, id);
-        let joined = Worker { id: worker, subscriber, answers: None, given: 0, open: BTreeMap::new() };
-        self.workers.insert(id, joined);
-        Ok(Edge { id, mailbox })
+        let held = Arc::<AtomicUsize>::default();
+        let (open, edge_held) = (BTreeMap::new(), Arc::clone(&held));
+        self.workers.insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held });
+        self.crowd.store(self.workers.len(), Ordering::Relaxed);
+        Ok(Edge { id, mailbox, held: edge_held, crowd: Arc::clone(&self.crowd) })
     }
 
     /// A worker has done its first `up_to` events, if it has not answered some of them otherwise.
@@ -224,7 +239,9 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.answers.get_or_insert(true);
         let rest = worker.open.split_off(&up_to.saturating_add(1));
-        for given in std::mem::replace(&mut worker.open, rest).into_values() {
+        let done = std::mem::replace(&mut worker.open, rest);
+        worker.show();
+        for given in done.into_values() {
             self.acknowledge(given, None);
         }
     }
@@ -232,6 +249,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
     fn answer(&mut self, id: SubscriptionId, number: u64, answer: Answer) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let given = if answer.is_final() { worker.open.remove(&number) } else { worker.open.get(&number).copied() };
+        worker.show();
         let Some(given) = given else {
             self.unheld += 1;
             return;
@@ -272,6 +290,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
     fn leave(&mut self, id: SubscriptionId, cause: &EndCause, unfinished: &[(usize, Attempt)]) {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.by_id.remove(&worker.id);
+        self.crowd.store(self.workers.len(), Ordering::Relaxed);
         if let EndCause::Down(exit) = cause {
             tracing::info!(pool = &*self.name, %exit, events = worker.open.len(), "worker lost");
             self.pulling.lost(now(), worker.id);
@@ -376,6 +395,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.given += 1;
         worker.open.insert(worker.given, given);
+        worker.show();
         let empty = || Parcel { to: id, attempt: given.attempt, events: Vec::new() };
         self.parcel.get_or_insert_with(empty).events.push(event);
     }
@@ -386,7 +406,9 @@ impl<T: Clone + Send + 'static> Driver<T> {
         // One that has ended leaves at once, and what it was given goes to others then.
         let is_delivered = worker.subscriber.try_deliver(to, events.into(), attempt).is_ok();
         if is_delivered && worker.answers == Some(false) {
-            for given in std::mem::take(&mut worker.open).into_values() {
+            let taken = std::mem::take(&mut worker.open);
+            worker.show();
+            for given in taken.into_values() {
                 self.acknowledge(given, None);
             }
         }

@@ -37,7 +37,7 @@ impl Consumer for Ignore {
 
 pub(crate) async fn measure(args: &Args, settings: Settings) -> Result<Ratios> {
     println!("\n{:<32} {:>12} {:>12}", format!("idle, {COUNT} of them"), "% here", "% there");
-    let length = Duration::from_millis(if args.quick { 300 } else { 5000 });
+    let length = Duration::from_millis(if args.quick { 300 } else { 10_000 });
     let there = There::start(settings, Role::Serve).await?;
     row("nothing", &there, length, async |_| Ok(())).await?;
     row("plain QUIC, streams", &there, length, async |there| {
@@ -83,8 +83,8 @@ async fn row<T>(
     start: impl AsyncFnOnce(&There) -> Result<T>,
 ) -> Result<f64> {
     let alive = timeout(PATIENCE, start(there)).await.context("it does not start")??;
-    // Until everybody has said what there is to say.
-    sleep(length / 4).await;
+    // Until everybody has said what there is to say: subscriptions say it again ever more seldom, after 8, 16 and 30 s at last.
+    sleep(length * 4 / 5).await;
     let (before, started) = (there.processor_times()?, Instant::now());
     sleep(length).await;
     let (after, elapsed) = (there.processor_times()?, started.elapsed());

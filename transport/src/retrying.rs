@@ -89,7 +89,13 @@ impl<Src: Source> Source for Retrying<Src> {
                 }
             };
             if begun.elapsed() + pause >= self.patience {
-                return Err(error);
+                return Err(match error {
+                    SubscribeError::Unreachable { at, reason } => {
+                        let reason = format!("given up after {:.1?}: {reason}", begun.elapsed());
+                        SubscribeError::Unreachable { at, reason }
+                    }
+                    error => error,
+                });
             }
             let (producer, patience) = (self.source.name(), self.patience);
             if std::mem::replace(&mut is_said, true) {

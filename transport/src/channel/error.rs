@@ -37,7 +37,9 @@ pub enum ChannelError {
         waited: Duration,
     },
     /// Values became [dead letters](super::ChannelMonitor::dead_letters), and nobody reads those.
-    #[error("{missing} values of channel {name:?} were not answered in as many attempts as they had")]
+    #[error(
+        "{missing} of the values of channel {name:?} were not answered in all their attempts: its dead letters tell why"
+    )]
     Dead {
         /// The channel's name.
         name: String,

@@ -90,7 +90,8 @@ impl<Job, Answer> fmt::Debug for ChannelWorker<Job, Answer> {
 
 /// A value that a worker is to answer. It can go to another task, and be answered in any order with others.
 ///
-/// What is dropped without an answer is tried again at once, so a panic costs one attempt. There is no word back: an answer
+/// What is dropped without an answer is tried again, at once after the first attempt and ever later after others, as with
+/// [`Work`](crate::pulling::Work). There is no word back: an answer
 /// that comes too late, because somebody else has the value by now, does not count.
 pub struct ChannelTask<Job, Answer> {
     value: Job,

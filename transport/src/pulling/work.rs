@@ -13,12 +13,12 @@ use aqueduct_stage::{
 /// An event that is answered on its own: done, to be tried again, or given up.
 ///
 /// It can go to another task, and be answered in any order with others. What is dropped without an answer is to be
-/// tried again at once, so a panic costs one attempt. There is no word back: an answer that comes too late, because
+/// tried again: at once after the first attempt, so that a panic costs little, and later after 0.1 s, 0.2 s, 0.4 s and so on, up
+/// to 10 s, so that what ails all workers for a moment does not make dead letters of everything. There is no word back: an answer that comes too late, because
 /// [`ack_wait`](super::PullingOptions::ack_wait) was over and somebody else has the event, is refused and counted by
 /// the pool.
 pub struct Work<T> {
     event: T,
-    attempt: Attempt,
     ticket: Ticket,
 }
 
@@ -26,6 +26,7 @@ pub struct Work<T> {
 struct Ticket {
     /// Of the event on its edge.
     number: u64,
+    attempt: Attempt,
     /// `None` once the answer is given.
     line: Option<Arc<dyn Line>>,
 }
@@ -38,7 +39,7 @@ trait Line: Send + Sync {
 impl<T> Work<T> {
     /// Which attempt this is. What is done with the event must be repeatable, or tell attempts apart.
     pub fn attempt(&self) -> Attempt {
-        self.attempt
+        self.ticket.attempt
     }
 
     /// What there is to do.
@@ -98,13 +99,21 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.answer(Answer::Retry { delay: Duration::ZERO, message: "dropped without an answer".to_owned() });
+        let (delay, message) = (delay_after(self.attempt), "dropped without an answer".to_owned());
+        self.answer(Answer::Retry { delay, message });
     }
+}
+
+/// How long an event waits that was dropped in this attempt.
+fn delay_after(attempt: Attempt) -> Duration {
+    let doublings = attempt.number().saturating_sub(2);
+    let delay = 2_u32.checked_pow(doublings).map_or(LAST_DELAY, |times| SECOND_DELAY.saturating_mul(times));
+    if attempt == Attempt::FIRST { Duration::ZERO } else { delay.min(LAST_DELAY) }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Work<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work").field("event", &self.event).field("attempt", &self.attempt.number()).finish()
+        f.debug_struct("Work").field("event", &self.event).field("attempt", &self.ticket.attempt.number()).finish()
     }
 }
 
@@ -206,7 +215,7 @@ impl<T: Send + 'static> Taker<T> {
         let before = self.delivered.fetch_add(count, Ordering::Relaxed);
         let work = |(number, event)| {
             let line = Some(Arc::clone(&self.wire) as Arc<dyn Line>);
-            Work { event, attempt, ticket: Ticket { number, line } }
+            Work { event, ticket: Ticket { number, attempt, line } }
         };
         (before + 1..).zip(events).map(work).collect::<Vec<_>>().into()
     }
@@ -245,12 +254,29 @@ impl<T: Send + 'static> Publisher<Work<T>> for Asker<T> {
 
     fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<Work<T>>, Attempt)>) {
         let all = unfinished.into_iter().flat_map(|(works, next)| works.into_iter().map(move |work| (work, next)));
-        let (begun, untouched): (Vec<_>, Vec<_>) = all.partition(|(work, next)| *next > work.attempt);
+        let (begun, untouched): (Vec<_>, Vec<_>) = all.partition(|(work, next)| *next > work.ticket.attempt);
         // It was an attempt for these, which are answered by that; for the others it was none.
         drop(begun);
         self.publisher.leave(id, cause, Vec::new());
         for (work, _) in untouched {
             work.into_event();
         }
+    }
+}
+
+/// After the second attempt; then twice as long after each.
+const SECOND_DELAY: Duration = Duration::from_millis(100);
+const LAST_DELAY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_again_and_again_waits_longer_up_to_a_bound() {
+        let after = |number| delay_after(Attempt::new(NonZeroU32::new(number).expect("not zero"))).as_millis();
+        assert_eq!([1, 2, 3, 4, 8, 9, 40, u32::MAX].map(after), [0, 100, 200, 400, 6400, 10_000, 10_000, 10_000]);
     }
 }

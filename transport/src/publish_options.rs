@@ -50,7 +50,8 @@ impl<T> PublishOptions<T> {
     /// One whose connection is lost stops all others as soon as it has been given what it had asked for. If it still does
     /// after so long, it is given up: a warning says so, it is [counted](crate::NodeSnapshot::links_given_up_early), and its consumer is told
     /// ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)) when it comes back. What it had not got is lost to it.
-    /// So it is with a worker of a [`WorkPool`](crate::pulling::WorkPool) that is cut off with events which others could do.
+    /// So it is with a worker of a [channel](crate::Node::serve_channel) that is cut off with values which others could do;
+    /// it joins again by itself.
     /// A subscriber that holds nobody back has the whole [grace](crate::NodeConfig::session_grace), and so has every
     /// subscriber of another source. A limit that is not below the grace has no effect; with zero, nobody waits.
     #[must_use]

@@ -231,7 +231,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let (open, edge_held) = (BTreeMap::new(), Arc::clone(&held));
         self.workers.insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held });
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
-        Ok(Edge { id, mailbox, held: edge_held, crowd: Arc::clone(&self.crowd) })
+        let rejoins = self.results.is_some();
+        Ok(Edge { id, mailbox, rejoins, held: edge_held, crowd: Arc::clone(&self.crowd) })
     }
 
     /// A worker has done its first `up_to` events, if it has not answered some of them otherwise.

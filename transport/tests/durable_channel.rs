@@ -14,12 +14,17 @@ use aqueduct_transport::pulling::{Assignment, DeadReason};
 use aqueduct_transport::redb::{TableDefinition, WriteTransaction};
 use aqueduct_transport::{
     Authority, ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, JoinOptions, Lz4,
-    MemoryQueue, Node, Queue, QueueEntry, QueueId, RedbStore, SendErrorCause, StoreError,
+    MemoryQueue, Node, Queue, RedbStore, SendErrorCause, StoreError,
 };
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
+
+#[path = "support/flaky.rs"]
+mod flaky;
+
+use flaky::Flaky;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -260,7 +265,7 @@ async fn keys_are_kept_in_the_queue() {
 async fn a_store_that_fails_for_a_while_is_only_a_pause() {
     guarded(async {
         let [here, there] = nodes().await;
-        let queue = Arc::new(Failing { queue: MemoryQueue::new(100), fails: AtomicBool::new(true) });
+        let queue = Arc::new(Flaky { queue: MemoryQueue::new(100), fails: AtomicBool::new(true) });
         let (sender, receiver) = here
             .serve_durable_channel::<u64, u64, _>("squares", Arc::clone(&queue), ChannelOptions::default())
             .unwrap();
@@ -332,50 +337,6 @@ async fn what_a_worker_ends_for_good_says_why() {
         assert!(receiver.recv().await.is_none());
     })
     .await;
-}
-
-/// Fails for as long as it is told to.
-struct Failing {
-    queue: MemoryQueue,
-    fails: AtomicBool,
-}
-
-impl Failing {
-    fn check(&self) -> Result<(), StoreError> {
-        if self.fails.load(Ordering::Relaxed) { Err(StoreError::Storage("no disk".into())) } else { Ok(()) }
-    }
-}
-
-impl Queue for Failing {
-    async fn push(&self, payloads: Vec<Bytes>) -> Result<Vec<QueueId>, StoreError> {
-        self.check()?;
-        self.queue.push(payloads).await
-    }
-
-    async fn take(&self, max: usize) -> Result<Vec<QueueEntry>, StoreError> {
-        self.check()?;
-        self.queue.take(max).await
-    }
-
-    async fn acknowledge(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.acknowledge(ids).await
-    }
-
-    async fn requeue(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.requeue(ids).await
-    }
-
-    async fn requeue_all(&self) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.requeue_all().await
-    }
-
-    async fn len(&self) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.len().await
-    }
 }
 
 fn squares(node: &Node, queue: &Arc<MemoryQueue>) -> (DurableSender<u64, MemoryQueue>, DurableReceiver<u64>) {

@@ -11,11 +11,15 @@ use std::time::Duration;
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{Batch, Consumer, Cx, Demand, FailureKind, Graph, Result, Source, SubscribeError};
 use aqueduct_transport::{
-    Authority, MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueEntry, QueueId,
-    QueueSource, StoreError,
+    Authority, MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueId, QueueSource,
+    StoreError,
 };
-use bytes::Bytes;
 use tokio::sync::watch;
+
+#[path = "support/flaky.rs"]
+mod flaky;
+
+use flaky::Flaky;
 
 type Numbers = QueueSource<u64, MemoryQueue>;
 
@@ -406,50 +410,5 @@ impl<T> Clone for Seen<T> {
 impl<T> Default for Seen<T> {
     fn default() -> Self {
         Self { events: Arc::default(), count: Arc::default(), of: std::marker::PhantomData }
-    }
-}
-
-/// A queue whose disk can be full.
-struct Flaky {
-    queue: MemoryQueue,
-    fails: AtomicBool,
-}
-
-impl Flaky {
-    fn check(&self) -> Result<(), StoreError> {
-        let fails = self.fails.load(Ordering::Relaxed);
-        if fails { Err(StoreError::Storage("the disk is full".into())) } else { Ok(()) }
-    }
-}
-
-impl Queue for Flaky {
-    async fn push(&self, payloads: Vec<Bytes>) -> Result<Vec<QueueId>, StoreError> {
-        self.check()?;
-        self.queue.push(payloads).await
-    }
-
-    async fn take(&self, max: usize) -> Result<Vec<QueueEntry>, StoreError> {
-        self.check()?;
-        self.queue.take(max).await
-    }
-
-    async fn acknowledge(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.acknowledge(ids).await
-    }
-
-    async fn requeue(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.requeue(ids).await
-    }
-
-    async fn requeue_all(&self) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.requeue_all().await
-    }
-
-    async fn len(&self) -> Result<usize, StoreError> {
-        self.check()?;
-        self.queue.len().await
     }
 }

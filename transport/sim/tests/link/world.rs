@@ -62,6 +62,8 @@ pub(crate) struct Here {
     pub(crate) edge: Arc<Watched>,
     /// Its window.
     pub(crate) max_demand: u64,
+    /// When it takes a silent connection for lost.
+    pub(crate) idle: Duration,
 }
 
 /// How a world is made.
@@ -180,7 +182,7 @@ impl World {
             } else {
                 pauses.subscribe(&far, demand);
             }
-            here.push(Here { host, node, consuming: graph.start(), edge, max_demand: max as u64 });
+            here.push(Here { host, node, consuming: graph.start(), edge, max_demand: max as u64, idle: setup.idle });
         }
         if is_made_first {
             for here in &here {
@@ -263,9 +265,10 @@ impl Here {
     }
 
     pub(crate) async fn end(self) -> Outcome {
-        let Self { host, node, consuming, .. } = self;
+        let Self { host, node, consuming, idle, .. } = self;
         drop(consuming);
-        assert!(node.shutdown(IDLE).await, "a link is left: {:?}", host.task_names());
+        // The other node may be gone, and its last word lost: then only silence tells.
+        assert!(node.shutdown(idle + SLACK).await, "a link is left: {:?}", host.task_names());
         drop(node);
         until(CLOSING, "a task is left", || host.alive_tasks() == 0).await;
         Ok(())

@@ -213,6 +213,8 @@ impl World {
         for here in &mut self.here {
             here.consuming.join().await?;
         }
+        // It may have had everything before the loss of the first was noticed.
+        until(IDLE + SLACK, "a link is left", || links(&self.there) == 0).await;
         let lost: BTreeSet<_> = gone.edge.book().sent.keys().copied().collect();
         let rest: Vec<_> = everything().into_iter().filter(|n| !lost.contains(n)).collect();
         assert_eq!(self.all_seen(), rest);

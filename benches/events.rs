@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use aqueduct::transport::{Node, Wire, wire};
-use aqueduct::{Batch, Consumer, Cx, Edge, Exit, Graph, Producer, SubscribeOptions};
+use aqueduct::{Batch, Consumer, Cx, Edge, Exit, Graph, Keep, Producer, SubscribeOptions};
 use bytes::Bytes;
 use remoc::rch::mpsc::Sender;
 use serde::{Deserialize, Serialize};
@@ -117,7 +117,9 @@ impl Event for Trade {
 ///
 /// If the name is taken.
 pub fn publish<E: Event>(node: &Node, graph: &Graph) -> anyhow::Result<()> {
-    Ok(node.publish(E::NAME, &graph.producer(E::NAME, || Emit::<E> { next: 0, kind: PhantomData }))?)
+    let emit = graph.producer(E::NAME, || Emit::<E> { next: 0, kind: PhantomData });
+    // What the last subscriber has left is not for the next.
+    Ok(node.publish(E::NAME, &emit.buffer(0, Keep::Last))?)
 }
 
 struct Emit<E> {

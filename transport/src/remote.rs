@@ -320,13 +320,14 @@ impl Idle {
         self.timer.as_mut().await;
     }
 
-    /// Whether nothing else has happened in the pause that is over, or nothing was heard of the peer; to be told whether it
-    /// is over, and how much has been heard so far.
-    fn is_over(&mut self, is_over: bool, heard: u64) -> bool {
-        if !is_over {
-            self.is_busy = true;
-            return false;
-        }
+    /// Something else has happened: a frame came, or the consumer wants something. What is only said again does not count.
+    fn interrupt(&mut self) {
+        self.is_busy = true;
+    }
+
+    /// The pause is over: whether nothing else has happened in it, or nothing was heard of the peer; to be told how much has
+    /// been heard so far.
+    fn begin_next(&mut self, heard: u64) -> bool {
         let was_busy = std::mem::take(&mut self.is_busy);
         let is_silent = std::mem::replace(&mut self.heard, heard) == heard;
         self.pause = match (is_silent, was_busy) {
@@ -509,9 +510,11 @@ impl<T: Wire> Link<T> {
 
     async fn carry(&mut self) -> Result<(), Broken> {
         let controls = Arc::clone(&self.controls);
+        self.idle = Idle::new();
         loop {
             // First, as some may have come behind the answer.
             while let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? {
+                self.idle.interrupt();
                 self.inbound.handle_frame(self.epoch, frame).map_err(|error| Broken::Peer(error.to_string()))?;
                 self.deliver()?;
             }
@@ -525,20 +528,22 @@ impl<T: Wire> Link<T> {
                 self.stream.finish();
                 return self.stream.delivered().await.map_err(Broken::Stream);
             }
-            let mut was_idle = false;
+            let end_of_grace = self.cut_at.map(|cut_at| cut_at + self.grace);
+            let mut is_pause_over = false;
             let woken = async {
                 tokio::select! {
                     biased;
-                    () = controls.changed.notified() => {}
-                    () = self.idle.over() => was_idle = true,
+                    () = controls.changed.notified() => self.idle.interrupt(),
+                    () = self.idle.over() => is_pause_over = true,
+                    () = sleep_until(end_of_grace.unwrap_or_else(Instant::now)), if end_of_grace.is_some() => {}
                 }
             };
             self.stream.progress(woken).await.map_err(Broken::Stream)?;
-            if self.idle.is_over(was_idle, self.connection.heard()) {
+            if end_of_grace.is_some_and(|end| end <= Instant::now()) {
+                return Err(Broken::Unanswered);
+            }
+            if is_pause_over && self.idle.begin_next(self.connection.heard()) {
                 self.inbound.restate();
-                if self.cut_at.is_some_and(|cut_at| cut_at.elapsed() >= self.grace) {
-                    return Err(Broken::Unanswered);
-                }
             }
         }
     }
@@ -737,10 +742,10 @@ mod tests {
         let (mut idle, mut pauses) = (Idle::new(), Vec::new());
         for (is_busy, heard) in [(false, 1), (false, 2), (false, 2), (true, 2), (false, 3), (true, 4), (false, 5)] {
             if is_busy {
-                assert!(!idle.is_over(false, heard));
+                idle.interrupt();
             }
             idle.over().await;
-            let is_said = idle.is_over(true, heard);
+            let is_said = idle.begin_next(heard);
             pauses.push((idle.pause.as_millis(), is_said));
         }
         let silent = (250, true);

@@ -4,7 +4,8 @@
 //! out of everybody else's build. Each file beside this one, and each folder with a
 //! `main.rs`, is a bench and answers one question; its header says which, and how to run it.
 //!
-//! * [`measure`] lets ours and the reference take turns, and prints medians and `RATIO` lines
+//! * [`measure`] lets ours and the reference take turns, and prints medians and `RATIO` lines; [`turns`] are the options of
+//!   benches of several rows
 //! * [`stages`] are the stages that the benches of edges run, and [`edges`] the same without stages
 //! * [`text`] makes text of any size from a seed; the program `gen_text` writes it to a file
 //! * [`by_hand`] counts words without any library, in one thread and in two
@@ -19,3 +20,4 @@ pub mod peers;
 pub mod rate;
 pub mod stages;
 pub mod text;
+pub mod turns;

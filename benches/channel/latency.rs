@@ -7,10 +7,11 @@ use anyhow::{Context, Result, ensure};
 use aqueduct_benches::measure::as_ns;
 use aqueduct_benches::peers::quic::{self, Echo};
 use aqueduct_benches::peers::{self, Settings};
+use aqueduct_benches::turns::Ratios;
 use hdrhistogram::Histogram;
 use tokio::time::timeout;
 
-use super::{Args, Company, PATIENCE, Ratios, job, ours};
+use super::{Args, Company, PATIENCE, job, ours};
 
 pub(crate) async fn measure(args: &Args, settings: Settings) -> Result<Ratios> {
     let company = Company::start(settings, 1).await?;
@@ -18,9 +19,9 @@ pub(crate) async fn measure(args: &Args, settings: Settings) -> Result<Ratios> {
     let echo: SocketAddr = peers::ask(company.processes[0].address()).await?;
     let connection = quic::connect(&company.authority.issue("client")?, settings.jumbo, echo).await?;
     let mut echo = Echo::open(&connection).await?;
-    let count = if args.quick { 100 } else { ROUND_TRIPS };
+    let count = if args.turns.quick { 100 } else { ROUND_TRIPS };
     let [mut echoed, mut answered] = [times(), times()];
-    for turn in 0..=args.turns() {
+    for turn in 0..=args.turns.count() {
         if turn == 1 {
             [&mut echoed, &mut answered].into_iter().for_each(Histogram::reset);
         }

@@ -13,7 +13,7 @@
 //! `latency`: one value is sent, answered and received before the next, beside a message of 16 bytes that is echoed on a
 //! stream of plain QUIC.
 //!
-//! A sample counts results for 0.5 s, and waits until everything is back. One turn to warm up, then five that count; figures
+//! A sample counts results for 0.3 s, and waits until everything is back. One turn to warm up, then five that count; figures
 //! are medians, and the machine is printed. With more processes than cores, more workers bring nothing but more work.
 //!
 //! `RATIO` lines, bigger is better: results a second, ours with 1000/500 (`_default_window`: with 16) over the other;
@@ -23,45 +23,35 @@
 mod latency;
 mod ours;
 mod remoc;
+mod server;
 mod tcp;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aqueduct::transport::{Authority, local};
-use aqueduct_benches::measure::{median, print_machine, print_ratio};
+use aqueduct_benches::measure::median;
 use aqueduct_benches::peers::process::processor_time;
-use aqueduct_benches::peers::{self, Settings};
+use aqueduct_benches::peers::{self, LOOPBACK, Settings};
+use aqueduct_benches::turns::{Ratios, Turns, print_ratios, wants};
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::server::{Server, Tally};
 
 /// Measures typed channels beside remoc and plain TCP.
 #[derive(Clone, Parser)]
 struct Args {
     /// What to measure; everything if nothing is named
     rows: Vec<Row>,
-    /// One short turn of each, to see that everything works
-    #[arg(long)]
-    quick: bool,
-    /// Worker threads of each process; 0 for a runtime on one thread
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    workers: usize,
-    /// Milliseconds that a sample takes
-    #[arg(long, value_name = "MS", default_value_t = 500)]
-    sample: u64,
-    /// Turns that count
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    turns: usize,
+    #[command(flatten)]
+    turns: Turns,
     /// Values a second of one contender alone, for a profiler; without `RATIO` lines
     #[arg(long)]
     only: Option<Contender>,
-    /// Given by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -90,15 +80,7 @@ enum Contender {
 
 impl Args {
     fn wants(&self, row: Row) -> bool {
-        self.rows.is_empty() || self.rows.contains(&row)
-    }
-
-    fn turns(&self) -> usize {
-        if self.quick { 1 } else { self.turns }
-    }
-
-    fn sample(&self) -> Duration {
-        Duration::from_millis(if self.quick { 50 } else { self.sample })
+        wants(&self.rows, &row)
     }
 }
 
@@ -106,8 +88,6 @@ impl Args {
 type Job = (u64, u64, u64);
 /// The id and the sum.
 type Answer = (u64, u64);
-/// Names and values of `RATIO` lines.
-type Ratios = Vec<(String, f64)>;
 
 fn job(id: u64) -> Job {
     (id, id, 2 * id)
@@ -132,10 +112,8 @@ fn main() -> Result<()> {
         return workplace.settings.run(workplace.work(worker));
     }
     let args = Args::parse();
-    print_machine();
-    let (turns, sample, workers) = (args.turns(), args.sample(), args.workers);
-    println!("medians of {turns} in turns of {sample:?} each; {workers} worker threads in each process");
-    let settings = Settings::new(workers);
+    args.turns.print();
+    let settings = Settings::new(args.turns.workers);
     settings.run(measure(args, settings))
 }
 
@@ -149,8 +127,7 @@ async fn measure(args: Args, settings: Settings) -> Result<()> {
     if args.wants(Row::Latency) {
         ratios.extend(latency::measure(&args, settings).await?);
     }
-    println!();
-    ratios.iter().for_each(|(name, ratio)| print_ratio(name, *ratio));
+    print_ratios(&ratios);
     Ok(())
 }
 
@@ -159,18 +136,18 @@ async fn throughput(args: &Args, settings: Settings, workers: usize) -> Result<R
     let Company { ours, remoc, tcp, .. } = &company;
     let mut servers = [
         (Contender::Narrow, "ours, 16/8", Server::Ours(ours.serve(ours::NARROW, workers).await?)),
-        (Contender::Remoc, "remoc over TCP, unencrypted", Server::Remoc(remoc.hire(workers).await?)),
+        (Contender::Remoc, "remoc over TCP, unencrypted", Server::Remoc(remoc::hire(remoc, workers).await?)),
         (Contender::Wide, "ours, 1000/500", Server::Ours(ours.serve(ours::WIDE, workers).await?)),
-        (Contender::Tcp, "frames over TCP, unencrypted", Server::Tcp(tcp.hire(workers).await?)),
+        (Contender::Tcp, "frames over TCP, unencrypted", Server::Tcp(tcp::hire(tcp, workers).await?)),
     ];
     let mut samples = [const { (Vec::new(), Vec::new()) }; 4];
-    for turn in 0..=args.turns() {
+    for turn in 0..=args.turns.count() {
         for ((rates, costs), (contender, name, server)) in samples.iter_mut().zip(&mut servers) {
             if args.only.is_some_and(|only| only != *contender) {
                 continue;
             }
             let (used, sent) = (company.processor_time()?, server.sent().count());
-            let rate = timeout(PATIENCE, server.sample(args.sample())).await.context(*name)??;
+            let rate = timeout(PATIENCE, server.sample(args.turns.sample())).await.context(*name)??;
             let (used, sent) = (company.processor_time()?.saturating_sub(used), server.sent().count() - sent);
             if turn > 0 {
                 rates.push(rate);
@@ -201,8 +178,8 @@ async fn throughput(args: &Args, settings: Settings, workers: usize) -> Result<R
 struct Company {
     authority: Authority,
     ours: ours::Office,
-    remoc: remoc::Office,
-    tcp: tcp::Office,
+    remoc: TcpListener,
+    tcp: TcpListener,
     processes: Vec<local::Process>,
 }
 
@@ -210,8 +187,9 @@ impl Company {
     async fn start(settings: Settings, workers: usize) -> Result<Self> {
         let authority = Authority::dev("bench")?;
         let ours = ours::Office::open(settings, &authority).await?;
-        let (remoc, tcp) = (remoc::Office::open().await?, tcp::Office::open().await?);
-        let workplace = Workplace { settings, ours: ours.address(), remoc: remoc.address()?, tcp: tcp.address()? };
+        let (remoc, tcp) = (TcpListener::bind(LOOPBACK).await?, TcpListener::bind(LOOPBACK).await?);
+        let workplace =
+            Workplace { settings, ours: ours.address(), remoc: remoc.local_addr()?, tcp: tcp.local_addr()? };
         let mut processes = Vec::new();
         for n in 0..workers {
             processes.push(peers::start(&authority.issue(&format!("worker-{n}"))?, &workplace).await?);
@@ -244,102 +222,6 @@ impl Workplace {
         tokio::spawn(tcp::work(self.tcp));
         let echo = peers::quic::serve(worker.identity(), self.settings.jumbo)?;
         peers::tell(&worker, &echo).await
-    }
-}
-
-/// Gives out values.
-enum Server {
-    Ours(ours::Server),
-    Remoc(remoc::Server),
-    Tcp(tcp::Server),
-}
-
-impl Server {
-    /// Sends for so long from the first result on; the results in a second.
-    async fn sample(&mut self, limit: Duration) -> Result<f64> {
-        let (sent, received) = (Arc::clone(self.sent()), Arc::clone(self.received()));
-        let sending = async {
-            match self {
-                Self::Ours(server) => server.send().await,
-                Self::Remoc(server) => server.send().await,
-                Self::Tcp(server) => server.send().await,
-            }
-        };
-        let before = received.count();
-        let counting = async {
-            while received.count() == before {
-                sleep(Duration::from_millis(1)).await;
-            }
-            let (first, started) = (received.count(), Instant::now());
-            sleep(limit).await;
-            // On a busy machine everybody may have slept.
-            while received.count() == first {
-                sleep(Duration::from_millis(1)).await;
-            }
-            let rate = (received.count() - first) as f64 / started.elapsed().as_secs_f64();
-            sent.stop();
-            rate
-        };
-        let (rate, sending) = tokio::join!(counting, sending);
-        sending?;
-        while received.count() < sent.count() {
-            sleep(Duration::from_millis(1)).await;
-        }
-        ensure!(received.count() == sent.count(), "more results than values");
-        sent.go_on();
-        Ok(rate)
-    }
-
-    fn sent(&self) -> &Arc<Tally> {
-        match self {
-            Self::Ours(server) => &server.sent,
-            Self::Remoc(server) => &server.sent,
-            Self::Tcp(server) => &server.sent,
-        }
-    }
-
-    fn received(&self) -> &Arc<Tally> {
-        match self {
-            Self::Ours(server) => &server.received,
-            Self::Remoc(server) => &server.received,
-            Self::Tcp(server) => &server.received,
-        }
-    }
-}
-
-/// How many have been sent or received, and whether it is enough for now.
-#[derive(Debug, Default)]
-struct Tally {
-    count: AtomicU64,
-    stopped: AtomicBool,
-}
-
-impl Tally {
-    fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    fn add(&self, count: u64) {
-        self.count.fetch_add(count, Ordering::Relaxed);
-    }
-
-    /// Checks a result, and counts it.
-    fn take(&self, (id, sum): Answer) -> Result<()> {
-        ensure!(sum == 3 * id, "the sum of {id} is wrong: {sum}");
-        self.add(1);
-        Ok(())
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
-    }
-
-    fn go_on(&self) {
-        self.stopped.store(false, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use aqueduct_benches::peers::LOOPBACK;
 use aqueduct_benches::peers::remoc::connect;
 use remoc::rch::{base, mpsc};
 use serde::{Deserialize, Serialize};
@@ -19,40 +18,26 @@ struct Work {
     answers: mpsc::Sender<Answer>,
 }
 
-pub(crate) struct Office {
-    listener: TcpListener,
-}
-
-impl Office {
-    pub(crate) async fn open() -> Result<Self> {
-        Ok(Self { listener: TcpListener::bind(LOOPBACK).await? })
+/// Waits for so many workers.
+pub(crate) async fn hire(listener: &TcpListener, workers: usize) -> Result<Server> {
+    let (sent, received) = (Arc::default(), Arc::<Tally>::default());
+    let (mut jobs, mut offices) = (Vec::new(), Vec::new());
+    for _ in 0..workers {
+        let (stream, _) = listener.accept().await?;
+        let (mut office, _nothing) = connect::<Work, ()>(stream).await?;
+        let ((sender, for_worker), (answers, mut results)) = (mpsc::channel(), mpsc::channel());
+        office.send(Work { jobs: for_worker, answers }).await?;
+        let tally = Arc::clone(&received);
+        tokio::spawn(async move {
+            while let Some(result) = results.recv().await? {
+                tally.take(result)?;
+            }
+            anyhow::Ok(())
+        });
+        jobs.push(sender);
+        offices.push(office);
     }
-
-    pub(crate) fn address(&self) -> Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
-    }
-
-    /// Waits for so many workers.
-    pub(crate) async fn hire(&self, workers: usize) -> Result<Server> {
-        let (sent, received) = (Arc::default(), Arc::<Tally>::default());
-        let (mut jobs, mut offices) = (Vec::new(), Vec::new());
-        for _ in 0..workers {
-            let (stream, _) = self.listener.accept().await?;
-            let (mut office, _nothing) = connect::<Work, ()>(stream).await?;
-            let ((sender, for_worker), (answers, mut results)) = (mpsc::channel(), mpsc::channel());
-            office.send(Work { jobs: for_worker, answers }).await?;
-            let tally = Arc::clone(&received);
-            tokio::spawn(async move {
-                while let Some(result) = results.recv().await? {
-                    tally.take(result)?;
-                }
-                anyhow::Ok(())
-            });
-            jobs.push(sender);
-            offices.push(office);
-        }
-        Ok(Server { jobs, _offices: offices, sent, received })
-    }
+    Ok(Server { jobs, _offices: offices, sent, received })
 }
 
 pub(crate) struct Server {

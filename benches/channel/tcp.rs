@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use aqueduct_benches::peers::LOOPBACK;
 use bytes::{Buf, BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,41 +13,27 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::{Answer, Job, Tally, answer, job};
 
-pub(crate) struct Office {
-    listener: TcpListener,
-}
-
-impl Office {
-    pub(crate) async fn open() -> Result<Self> {
-        Ok(Self { listener: TcpListener::bind(LOOPBACK).await? })
-    }
-
-    pub(crate) fn address(&self) -> Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
-    }
-
-    /// Waits for so many workers.
-    pub(crate) async fn hire(&self, workers: usize) -> Result<Server> {
-        let (sent, received) = (Arc::default(), Arc::<Tally>::default());
-        let mut jobs = Vec::new();
-        for _ in 0..workers {
-            let (stream, _) = self.listener.accept().await?;
-            stream.set_nodelay(true)?;
-            let (mut results, writing) = stream.into_split();
-            jobs.push((writing, BytesMut::new()));
-            let tally = Arc::clone(&received);
-            tokio::spawn(async move {
-                let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
-                while results.read_buf(&mut buffer).await? > 0 {
-                    while let Some(result) = take::<Answer>(&mut buffer)? {
-                        tally.take(result)?;
-                    }
+/// Waits for so many workers.
+pub(crate) async fn hire(listener: &TcpListener, workers: usize) -> Result<Server> {
+    let (sent, received) = (Arc::default(), Arc::<Tally>::default());
+    let mut jobs = Vec::new();
+    for _ in 0..workers {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let (mut results, writing) = stream.into_split();
+        jobs.push((writing, BytesMut::new()));
+        let tally = Arc::clone(&received);
+        tokio::spawn(async move {
+            let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
+            while results.read_buf(&mut buffer).await? > 0 {
+                while let Some(result) = take::<Answer>(&mut buffer)? {
+                    tally.take(result)?;
                 }
-                anyhow::Ok(())
-            });
-        }
-        Ok(Server { jobs, sent, received })
+            }
+            anyhow::Ok(())
+        });
     }
+    Ok(Server { jobs, sent, received })
 }
 
 pub(crate) struct Server {

@@ -6,9 +6,10 @@ use anyhow::{Context, Result, ensure};
 use aqueduct::transport::Node;
 use aqueduct::{Batch, Consumer, Cx, Graph, Producer, Running};
 use aqueduct_benches::peers::{Settings, There, quic};
+use aqueduct_benches::turns::Ratios;
 use tokio::time::{sleep, timeout};
 
-use super::{Args, PATIENCE, Ratios, Role};
+use super::{Args, PATIENCE, Role};
 
 /// Publishes a source that never emits.
 pub(crate) fn publish(node: &Node, graph: &Graph) -> Result<()> {
@@ -37,7 +38,7 @@ impl Consumer for Ignore {
 
 pub(crate) async fn measure(args: &Args, settings: Settings) -> Result<Ratios> {
     println!("\n{:<32} {:>12} {:>12}", format!("idle, {COUNT} of them"), "% here", "% there");
-    let length = Duration::from_millis(if args.quick { 300 } else { 10_000 });
+    let length = Duration::from_millis(if args.turns.quick { 300 } else { 10_000 });
     let there = There::start(settings, Role::Serve).await?;
     row("nothing", &there, length, async |_| Ok(())).await?;
     row("plain QUIC, streams", &there, length, async |there| {

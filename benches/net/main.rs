@@ -42,8 +42,8 @@ use anyhow::Result;
 use aqueduct::transport::{Node, local};
 use aqueduct::{Graph, Running};
 use aqueduct_benches::events::{self, Trade};
-use aqueduct_benches::measure::{print_machine, print_ratio};
 use aqueduct_benches::peers::{self, Settings, There};
+use aqueduct_benches::turns::{Turns, print_ratios, wants};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -55,27 +55,14 @@ use crate::throughput::Contender;
 struct Args {
     /// What to measure; everything if nothing is named
     rows: Vec<Row>,
-    /// One short turn of each, to see that everything works
-    #[arg(long)]
-    quick: bool,
-    /// Worker threads of each process; 0 for a runtime on one thread
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    workers: usize,
-    /// Milliseconds that a sample takes
-    #[arg(long, value_name = "MS", default_value_t = 300)]
-    sample: u64,
-    /// Turns that count
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    turns: usize,
+    #[command(flatten)]
+    turns: Turns,
     /// Only this kind of packets: those up to Ethernet's, or those up to 6000 bytes
     #[arg(long)]
     packets: Option<Packets>,
     /// Events a second of one contender alone, for a profiler; without `RATIO` lines
     #[arg(long)]
     only: Option<Contender>,
-    /// Given by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -96,15 +83,7 @@ enum Packets {
 
 impl Args {
     fn wants(&self, row: Row) -> bool {
-        self.rows.is_empty() || self.rows.contains(&row)
-    }
-
-    fn turns(&self) -> usize {
-        if self.quick { 1 } else { self.turns }
-    }
-
-    fn sample(&self) -> Duration {
-        Duration::from_millis(if self.quick { 30 } else { self.sample })
+        wants(&self.rows, &row)
     }
 }
 
@@ -115,9 +94,6 @@ enum Role {
     Stall(stalled::Subscriber),
 }
 
-/// Names and values of `RATIO` lines.
-type Ratios = Vec<(String, f64)>;
-
 fn main() -> Result<()> {
     if let Some(worker) = local::worker()? {
         return match worker.payload()? {
@@ -126,10 +102,8 @@ fn main() -> Result<()> {
         };
     }
     let args = Args::parse();
-    print_machine();
-    let (turns, sample, workers) = (args.turns(), args.sample(), args.workers);
-    println!("medians of {turns} in turns of {sample:?} each; {workers} worker threads in each process");
-    let settings = Settings::new(workers);
+    args.turns.print();
+    let settings = Settings::new(args.turns.workers);
     settings.run(measure(args, settings))
 }
 
@@ -173,8 +147,7 @@ async fn measure(args: Args, settings: Settings) -> Result<()> {
     if args.wants(Row::Stalled) {
         ratios.extend(stalled::measure(&args, settings).await?);
     }
-    println!();
-    ratios.iter().for_each(|(name, ratio)| print_ratio(name, *ratio));
+    print_ratios(&ratios);
     Ok(())
 }
 

@@ -8,11 +8,12 @@ use aqueduct::{Batch, Cx, Graph, ProducerConsumer, SourceExt};
 use aqueduct_benches::measure::as_ns;
 use aqueduct_benches::peers::quic::Echo;
 use aqueduct_benches::peers::{PING, Settings, There};
+use aqueduct_benches::turns::Ratios;
 use hdrhistogram::Histogram;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
-use super::{Args, PATIENCE, Ratios, Role};
+use super::{Args, PATIENCE, Role};
 
 /// Sends everything back.
 struct Pong;
@@ -36,9 +37,9 @@ pub(crate) fn publish(node: &Node, graph: &Graph, settings: Settings) -> Result<
 
 pub(crate) async fn measure(args: &Args, settings: Settings) -> Result<Ratios> {
     let there = There::start(settings, Role::Serve).await?;
-    let count = if args.quick { 100 } else { ROUND_TRIPS };
+    let count = if args.turns.quick { 100 } else { ROUND_TRIPS };
     let [mut echoed, mut back, mut asked] = [times(), times(), times()];
-    for turn in 0..=args.turns() {
+    for turn in 0..=args.turns.count() {
         if turn == 1 {
             [&mut echoed, &mut back, &mut asked].into_iter().for_each(Histogram::reset);
         }

@@ -9,12 +9,13 @@ use aqueduct::transport::{Node, local};
 use aqueduct::{Batch, Consumer, Cx, Edge, Graph, Mode, SourceExt};
 use aqueduct_benches::peers::process::resident_bytes;
 use aqueduct_benches::peers::{self, Settings, There, quic};
+use aqueduct_benches::turns::Ratios;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
-use super::{Args, PATIENCE, Ratios, Role};
+use super::{Args, PATIENCE, Role};
 
 /// How subscriptions stall.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ pub(crate) struct Subscriber {
 }
 
 pub(crate) async fn measure(args: &Args, settings: Settings) -> Result<Ratios> {
-    let count = if args.quick { 50 } else { SUBSCRIPTIONS };
+    let count = if args.turns.quick { 50 } else { SUBSCRIPTIONS };
     println!("\n{:<32} {:>12} {:>12}", format!("stalled, {count} of them"), "bytes here", "bytes there");
     let rows = [
         ("plain QUIC, silent streams", Stall::Plain),

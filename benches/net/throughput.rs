@@ -8,10 +8,11 @@ use aqueduct_benches::events::{self, Event};
 use aqueduct_benches::measure::median;
 use aqueduct_benches::peers::{There, quic, tcp};
 use aqueduct_benches::rate::{Meter, Rate};
+use aqueduct_benches::turns::Ratios;
 use clap::ValueEnum;
 use tokio::time::{sleep, timeout};
 
-use super::{Args, PATIENCE, Ratios};
+use super::{Args, PATIENCE};
 
 /// Who takes turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -85,7 +86,7 @@ struct Measured {
 /// Measures all contenders, or the one that is wanted, with one kind of events.
 pub(crate) async fn measure<E: Event>(args: &Args, there: &mut There, suffix: &str) -> Result<Ratios> {
     let mut samples = Contender::ALL.map(|contender| (contender, Vec::new(), Vec::new()));
-    for turn in 0..=args.turns() {
+    for turn in 0..=args.turns.count() {
         for (contender, rates, costs) in &mut samples {
             if args.only.is_some_and(|only| only != *contender) {
                 continue;
@@ -110,7 +111,7 @@ pub(crate) async fn measure<E: Event>(args: &Args, there: &mut There, suffix: &s
 /// One sample, and the processor time of both processes.
 async fn sample<E: Event>(contender: Contender, args: &Args, there: &mut There) -> Result<(Rate, Duration)> {
     let before = there.processor_times()?;
-    let rate = timeout(PATIENCE, contender.take::<E>(there, Meter::new(args.sample()))).await??;
+    let rate = timeout(PATIENCE, contender.take::<E>(there, Meter::new(args.turns.sample()))).await??;
     let after = there.processor_times()?;
     Ok((rate, after.iter().zip(before).map(|(after, before)| after.saturating_sub(before)).sum()))
 }

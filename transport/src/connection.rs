@@ -436,7 +436,7 @@ impl Presence {
         }
         node.sessions.abandon_before(&peer, incarnation);
         for connection in superseded {
-            let why = format!("superseded by incarnation {incarnation}");
+            let why = format!("superseded by incarnation {incarnation}: a node of this name was started later");
             connection.close(CloseCode::Superseded.into(), why.as_bytes());
         }
         Ok(Self { node: Arc::downgrade(node), peer, number })

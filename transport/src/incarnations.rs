@@ -38,7 +38,10 @@ pub(crate) struct Entered<C> {
 
 /// A later start of the node was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("incarnation {got} is superseded by incarnation {last}")]
+#[error(
+    "incarnation {got} is superseded by incarnation {last}: a node of this name was started later, and each process needs a \
+     name of its own"
+)]
 pub(crate) struct Superseded {
     pub(crate) got: u64,
     pub(crate) last: u64,
@@ -125,7 +128,7 @@ mod tests {
         all.enter("b", 1, "other", now).unwrap();
         assert_eq!(all.enter("a", 6, "new", now).unwrap().superseded, ["dialled", "accepted"]);
         let error = all.enter("a", 5, "again", now).unwrap_err();
-        assert_eq!(error.to_string(), "incarnation 5 is superseded by incarnation 6");
+        assert!(error.to_string().starts_with("incarnation 5 is superseded by incarnation 6: "));
         // The end of what was replaced does not count for what replaced it.
         all.leave("a", old, now);
         assert_eq!(all.enter("a", 7, "newer", now).unwrap().superseded, ["new"]);

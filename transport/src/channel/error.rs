@@ -23,9 +23,17 @@ pub enum ChannelError {
         /// What the worker expects.
         joined: String,
     },
+    /// The node was reached, and has not served a channel of that name for as long as the worker has patience.
+    #[error("no channel {name:?} is served at {at}")]
+    NotServed {
+        /// The channel's name.
+        name: String,
+        /// The node that was asked.
+        at: String,
+    },
     /// The server could not be reached, or refused, for as long as the worker has patience.
-    #[error(transparent)]
-    Unreachable(#[from] SubscribeError),
+    #[error("cannot join the channel: {0}")]
+    Unreachable(#[source] SubscribeError),
     /// The channel was closed while values waited, and no worker came for them in time. They are dead letters.
     #[error("channel {name:?} was closed, and no worker came for {missing} values within {waited:?}")]
     NoWorkers {

@@ -89,7 +89,10 @@ impl Rejoining {
             EventStreamError::Subscribe(SubscribeError::TypeMismatch { name, at, published, expected }) => {
                 Err(ChannelError::Mismatch { name, at, served: published, joined: expected })
             }
-            EventStreamError::Subscribe(error) => Err(error.into()),
+            EventStreamError::Subscribe(SubscribeError::Unknown { name, at }) => {
+                Err(ChannelError::NotServed { name, at })
+            }
+            EventStreamError::Subscribe(error) => Err(ChannelError::Unreachable(error)),
             EventStreamError::Failed(failure)
                 if failure.kind() == FailureKind::Protocol || self.node.inner.is_shutting_down() =>
             {

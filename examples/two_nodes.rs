@@ -59,19 +59,17 @@ struct Args {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     if let Some(worker) = local::worker()? {
-        let (node, _producing) = produce("127.0.0.1:0".parse()?, worker.identity().clone()).await?;
+        let (node, producing) = produce("127.0.0.1:0".parse()?, worker.identity().clone()).await?;
         worker.report_with_stop(node.local_addr())?.requested().await;
-        node.shutdown(Duration::from_secs(5)).await;
-        return Ok(());
+        return end(node, producing).await;
     }
     match Args::parse() {
         Args { issue: Some(folder), .. } => issue(&folder),
         Args { listen: Some(address), identity: Some(folder), .. } => {
-            let (node, _producing) = produce(address, read(&folder)?).await?;
+            let (node, producing) = produce(address, read(&folder)?).await?;
             println!("{} listens at {}", node.identity().name(), node.local_addr());
             tokio::signal::ctrl_c().await?;
-            node.shutdown(Duration::from_secs(5)).await;
-            Ok(())
+            end(node, producing).await
         }
         Args { connect: Some(address), identity: Some(folder), .. } => consume(read(&folder)?, address).await,
         Args { identity: Some(_), .. } => bail!("--identity needs --listen ADDR or --connect ADDR"),
@@ -91,6 +89,13 @@ async fn produce(address: SocketAddr, identity: Identity) -> Result<(Node, Runni
     let graph = Graph::new("there");
     node.publish("numbers", &graph.producer("numbers", || Numbers(0)))?;
     Ok((node, graph.start()))
+}
+
+/// First the producer, so that nobody waits for what will not come.
+async fn end(node: Node, mut producing: Running) -> Result<()> {
+    producing.shutdown(Duration::from_secs(5)).await?;
+    node.shutdown(Duration::from_secs(5)).await;
+    Ok(())
 }
 
 /// Takes a million numbers of the node at `address`.

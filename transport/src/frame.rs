@@ -35,7 +35,7 @@ use crate::prescan::{self, StructureError};
 /// |---|---|---|---|---|
 /// | 1 | [`Hello`] | map | control, first | dialer |
 /// | 2 | [`HelloAck`] | map | control, first | listener |
-/// | 3 | [`Refuse`] | map | control, then the connection closes | both |
+/// | 3 | [`Refuse`] | map | control, then the connection closes | listener |
 /// | 4 | [`AskFunctions`] | map | control | both |
 /// | 5 | [`FunctionsPart`] | map | control | both |
 /// | 16 | [`Subscribe`] | map | subscription, first | subscriber |
@@ -199,6 +199,10 @@ fn read_map<T: DeserializeOwned>(kind: Kind, body: &[u8], limits: &Limits) -> Re
     // Their number is bounded by that of the bytes; a limit meant for events does not apply.
     let items = body.len() as u64;
     prescan::check(body, 1, items, limits.depth()).map_err(|source| FrameError::Structure { frame, source })?;
+    // serde would also take the fields as an array, in an order that is nobody's promise.
+    if !matches!(body, [0x80..=0x8f | 0xde | 0xdf, ..]) {
+        return Err(FrameError::NotAMap { frame });
+    }
     rmp_serde::from_slice(body).map_err(|source| FrameError::Body { frame, source })
 }
 
@@ -323,6 +327,12 @@ pub enum FrameError {
         frame: &'static str,
         /// What is wrong with it.
         source: StructureError,
+    },
+    /// The body is a MessagePack value, and no map.
+    #[error("malformed body of {frame} frame: expected a map")]
+    NotAMap {
+        /// The type of frame.
+        frame: &'static str,
     },
     /// A field of the body is missing, or is not what it should be.
     #[error("malformed body of {frame} frame: {source}")]

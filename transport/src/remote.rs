@@ -409,19 +409,23 @@ impl<T: Wire> Link<T> {
 
     async fn run(mut self) {
         let _counted = self.counters.links_subscribed.enter();
-        let mut carried = self.carry().await;
+        let (mut carried, mut not_back_after) = (self.carry().await, None);
         while let Err(Broken::Stream(error)) = &carried
             && error.is_cut()
             && let Some(epoch) = self.inbound.resume()
         {
             self.epoch = epoch;
-            tracing::info!(producer = self.name, %error, grace = ?self.grace, "cut off from the producer");
+            let cause = error_chain(error);
+            tracing::info!(producer = self.name, error = cause, grace = ?self.grace, "cut off from the producer");
             carried = match self.reconnect().await {
                 Some(stream) => {
                     self.stream = stream;
                     self.carry().await
                 }
-                None => break,
+                None => {
+                    not_back_after = self.cut_at.map(|cut_at| cut_at.elapsed());
+                    break;
+                }
             };
         }
         tracing::debug!(producer = self.name, events = self.inbound.arrived(), "link ended");
@@ -430,7 +434,11 @@ impl<T: Wire> Link<T> {
             counter.add(1);
             let failure = match broken {
                 Broken::Stream(error) if error.is_lost() => {
-                    Failure::new(&self.name, FailureKind::Disconnected, error_chain(&error))
+                    let mut message = error_chain(&error);
+                    if let Some(waited) = not_back_after {
+                        message += &format!(", and not made again within {waited:.1?}");
+                    }
+                    Failure::new(&self.name, FailureKind::Disconnected, message)
                 }
                 Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, error_chain(&error)),
                 Broken::Unanswered => {
@@ -577,7 +585,11 @@ impl<T: Wire> Link<T> {
                 }
                 InboundEvent::Lost { reason, message } => {
                     self.counters.links_given_up.add(1);
-                    let failure = Failure::new(&self.name, FailureKind::Disconnected, format!("{reason} {message}"));
+                    let why = match reason {
+                        Reason::NoSession => "its node was started again, or has given this link up".to_owned(),
+                        reason => format!("{reason}: {message}"),
+                    };
+                    let failure = Failure::new(&self.name, FailureKind::Disconnected, why);
                     self.tell(EndCause::Down(Exit::Failed(failure)));
                 }
                 InboundEvent::Accepted { .. } | InboundEvent::Refused { .. } => {}

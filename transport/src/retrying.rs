@@ -13,7 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 /// For consumers of a node that is restarted. A consumer whose producer's node is lost *fails*
 /// ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), since something may be missing. With
 /// [`Restart::Transient`](aqueduct_stage::Restart) it is made anew and subscribes again, and that takes until the node is
-/// back: one restart for each loss, however long the node is away. From a [`QueueSource`](crate::QueueSource) it then gets
+/// back: one restart for each loss, however long the node is away, up to the patience. Where that ends, the stage fails and is
+/// made anew, too: to give up then, bound its restarts over a time that is longer than the patience
+/// ([`Intensity`](aqueduct_stage::Intensity)). A producer that is *shut down* in order ends its consumers as if it were exhausted,
+/// and `Transient` does not make them anew; `Permanent` does. From a [`QueueSource`](crate::QueueSource) it then gets
 /// what it had not acknowledged, and what follows.
 ///
 /// ```no_run
@@ -35,7 +38,8 @@ use tokio::time::{Instant, sleep, timeout};
 /// ```
 ///
 /// An attempt may take 1 s, and later ones up to 4 s, as an answer may be lost on the way (a node that does not answer at all
-/// is dialled anew every second meanwhile); between two attempts are 50 ms, and at last 250 ms. The first attempt that fails is
+/// is dialled anew every second meanwhile); between two attempts are 50 ms, and at last 250 ms, or 2 s where the other node
+/// refuses. The first attempt that fails is
 /// a warning in the log, others are there for debugging. A producer of another type, or one that has ended, is not tried again;
 /// everything else is, as it may change: a name that is not published yet, a right that is not given yet.
 #[derive(Clone)]
@@ -79,15 +83,19 @@ impl<Src: Source> Source for Retrying<Src> {
         loop {
             let (interest, subscriber) = (interest.clone(), Arc::clone(&subscriber));
             let again = Subscription { id, consumer, options, interest, subscriber };
-            let error = match timeout(limit, self.source.open(instance, again)).await {
+            let limit_now = limit.min(self.patience.saturating_sub(begun.elapsed()).max(FIRST_PAUSE));
+            let error = match timeout(limit_now, self.source.open(instance, again)).await {
                 Ok(Err(error @ (SubscribeError::Ended(_) | SubscribeError::TypeMismatch { .. }))) => return Err(error),
                 Ok(Err(error)) => error,
                 Ok(Ok(publisher)) => return Ok(publisher),
                 Err(_) => {
-                    let reason = format!("no answer within {limit:?}");
+                    let reason = format!("no answer within {limit_now:.1?}");
                     SubscribeError::Unreachable { at: self.source.name(), reason }
                 }
             };
+            // What is refused rarely changes without somebody's help.
+            let longest = if matches!(error, SubscribeError::Refused { .. }) { LAST_PAUSE_REFUSED } else { LAST_PAUSE };
+            pause = pause.min(longest);
             if begun.elapsed() + pause >= self.patience {
                 return Err(match error {
                     SubscribeError::Unreachable { at, reason } => {
@@ -104,7 +112,7 @@ impl<Src: Source> Source for Retrying<Src> {
                 tracing::warn!(producer, %error, ?patience, "not subscribed yet, and tried again");
             }
             sleep(pause).await;
-            (pause, limit) = ((pause * 2).min(LAST_PAUSE), (limit * 2).min(LAST_ATTEMPT));
+            (pause, limit) = ((pause * 2).min(longest), (limit * 2).min(LAST_ATTEMPT));
         }
     }
 }
@@ -117,6 +125,7 @@ impl<Src: Source> fmt::Debug for Retrying<Src> {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(250);
+const LAST_PAUSE_REFUSED: Duration = Duration::from_secs(2);
 /// Enough for most networks; where packets are lost, later attempts have more time.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 const LAST_ATTEMPT: Duration = Duration::from_secs(4);

@@ -15,10 +15,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "support/peers.rs"]
 mod peers;
 
-use peers::{GUARD, consume, guarded, is_served, node, produce};
+use nodes::{GUARD, guarded, node};
+use peers::{consume, is_served, produce};
 
 // Certificates.
 
@@ -136,7 +139,7 @@ async fn certificates_and_authorities_change_without_a_restart() {
         for authority in [&old, &new] {
             for (node, name) in [(&here, "here"), (&there, "there")] {
                 node.set_identity(both(&authority.issue(name).unwrap())).unwrap();
-                let newcomer = peers::node(both(&old.issue("newcomer").unwrap()), NodeConfig::default()).await;
+                let newcomer = nodes::node(both(&old.issue("newcomer").unwrap()), NodeConfig::default()).await;
                 is_served(&newcomer, &there).await;
             }
         }

@@ -9,8 +9,13 @@ use std::time::Duration;
 
 use aqueduct_stage::testing::ProbeSource;
 use aqueduct_stage::{Batch, Consumer, Cx, Graph, Result, Running};
-use aqueduct_transport::{Authority, Node};
+use aqueduct_transport::Node;
 use tokio::sync::watch;
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{guarded, nodes};
 
 #[tokio::test]
 async fn what_a_failing_far_consumer_did_not_finish_comes_back() {
@@ -106,20 +111,6 @@ async fn without_acknowledgement_nothing_comes_back() {
         assert_eq!(handed_back(&source), []);
     })
     .await;
-}
-
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
-}
-
-async fn nodes<const N: usize>(names: [&str; N]) -> [Node; N] {
-    let authority = Authority::dev("test").unwrap();
-    let mut nodes = Vec::new();
-    for name in names {
-        nodes.push(Node::bind("127.0.0.1:0", authority.issue(name).unwrap()).await.unwrap());
-    }
-    nodes.try_into().unwrap()
 }
 
 fn consume(node: &Node, from: &Node, name: &str, demand: std::ops::Range<usize>, then: Then) -> (Seen, Running) {

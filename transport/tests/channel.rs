@@ -20,6 +20,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{again, begin, guarded, nodes, nodes_of};
+
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
@@ -409,14 +414,8 @@ async fn poison_ends_as_a_dead_letter_and_the_end_says_so_if_nobody_looks() {
 async fn a_server_that_is_started_again_is_found_again() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
-        let node = |name: &str, at: SocketAddr| {
-            let identity = authority.issue(name).unwrap();
-            let config = NodeConfig::default().session_grace(SECOND);
-            async move { Node::builder(identity).config(config).bind(at).await.unwrap() }
-        };
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let there = node("there", any).await;
-        let here = node("here", any).await;
+        let config = NodeConfig::default().session_grace(SECOND);
+        let [there, here] = nodes_of(&authority, config, ["there", "here"]).await;
         let at = here.local_addr();
         let (sender, mut receiver) = squares(&here, ChannelOptions::default());
         let worker = begin(square(join(&there, at)));
@@ -424,13 +423,7 @@ async fn a_server_that_is_started_again_is_found_again() {
         assert_eq!(receiver.recv().await.unwrap().unwrap(), 4);
         here.shutdown(Duration::ZERO).await;
         drop((here, sender, receiver));
-        let here = loop {
-            let identity = authority.issue("here").unwrap();
-            if let Ok(node) = Node::bind(at, identity).await {
-                break node;
-            }
-            tokio::task::yield_now().await;
-        };
+        let here = again(authority.issue("here").unwrap(), NodeConfig::default(), at).await;
         let (sender, receiver) = squares(&here, ChannelOptions::default());
         send_all(sender, 0..50).await.unwrap();
         assert_eq!(all(receiver).await.unwrap().len(), 50);
@@ -563,23 +556,4 @@ async fn all(receiver: Receiver<u64>) -> Result<Vec<u64>, ChannelError> {
 
 fn attempts(attempts: u32) -> NonZeroU32 {
     NonZeroU32::new(attempts).unwrap()
-}
-
-#[expect(clippy::disallowed_methods, reason = "what a test does beside itself")]
-fn begin<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
-    tokio::spawn(task)
-}
-
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(60), test).await.expect("the test hangs");
-}
-
-async fn nodes<const N: usize>(names: [&str; N]) -> [Node; N] {
-    let authority = Authority::dev("test").unwrap();
-    let mut nodes = Vec::new();
-    for name in names {
-        nodes.push(Node::bind("127.0.0.1:0", authority.issue(name).unwrap()).await.unwrap());
-    }
-    nodes.try_into().unwrap()
 }

@@ -13,25 +13,26 @@ use std::time::Duration;
 use aqueduct_transport::pulling::{Assignment, DeadReason};
 use aqueduct_transport::redb::{TableDefinition, WriteTransaction};
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, JoinOptions, Lz4,
-    MemoryQueue, Node, Queue, RedbStore, SendErrorCause, StoreError,
+    ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, JoinOptions, Lz4, MemoryQueue, Node,
+    NodeConfig, Queue, RedbStore, SendErrorCause, StoreError,
 };
 use bytes::Bytes;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
 #[path = "support/flaky.rs"]
 mod flaky;
+#[path = "support/nodes.rs"]
+mod nodes;
 
 use flaky::Flaky;
+use nodes::{again, begin, guarded, nodes};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn results_carry_the_ids_that_send_returned_and_the_end_comes_when_the_queue_is_empty() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let (queue, options) = (Arc::new(MemoryQueue::new(100)), ChannelOptions::default().transformer(Lz4));
         let (sender, mut receiver) = here.serve_durable_channel::<u64, u64, _>("squares", queue, options).unwrap();
         let queue = Arc::clone(sender.queue());
@@ -60,7 +61,7 @@ async fn results_carry_the_ids_that_send_returned_and_the_end_comes_when_the_que
 #[tokio::test]
 async fn a_value_leaves_the_queue_when_the_next_result_is_asked_for_or_by_hand() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let queue = Arc::new(MemoryQueue::new(100));
         let (sender, mut receiver) = squares(&here, &queue);
         let worker = begin(square(join(&there, &here)));
@@ -84,7 +85,7 @@ async fn a_value_leaves_the_queue_when_the_next_result_is_asked_for_or_by_hand()
 #[tokio::test]
 async fn what_was_not_received_waits_for_the_next_start_and_the_last_result_comes_again() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let queue = Arc::new(MemoryQueue::new(100));
         let (sender, mut receiver) = squares(&here, &queue);
         let worker = begin(square(join(&there, &here)));
@@ -96,12 +97,7 @@ async fn what_was_not_received_waits_for_the_next_start_and_the_last_result_come
         let (at, identity) = (here.local_addr(), here.identity().clone());
         here.shutdown(Duration::ZERO).await;
         drop((here, sender, receiver));
-        let here = loop {
-            if let Ok(node) = Node::bind(at, identity.clone()).await {
-                break node;
-            }
-            tokio::task::yield_now().await;
-        };
+        let here = again(identity, NodeConfig::default(), at).await;
         let (sender, receiver) = squares(&here, &queue);
         drop(sender);
         let rest: Vec<_> = receiver.map(|result| result.unwrap()).collect().await;
@@ -116,7 +112,7 @@ async fn what_was_not_received_waits_for_the_next_start_and_the_last_result_come
 async fn poison_leaves_the_queue_when_its_letter_is_read_and_stays_there_otherwise() {
     guarded(async {
         for is_read in [true, false] {
-            let [here, there] = nodes().await;
+            let [here, there] = nodes(["here", "there"]).await;
             let queue = Arc::new(MemoryQueue::new(100));
             let options = ChannelOptions::default().max_attempts(NonZeroU32::new(2).unwrap());
             let (sender, mut receiver) =
@@ -160,7 +156,7 @@ async fn poison_leaves_the_queue_when_its_letter_is_read_and_stays_there_otherwi
 #[tokio::test]
 async fn restarts_alone_make_no_dead_letter_and_what_is_not_given_out_is_not_taken() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let queue = Arc::new(MemoryQueue::new(100));
         let options = || ChannelOptions::default().max_attempts(NonZeroU32::new(3).unwrap());
         let serve =
@@ -190,7 +186,7 @@ async fn restarts_alone_make_no_dead_letter_and_what_is_not_given_out_is_not_tak
 #[tokio::test]
 async fn a_full_queue_makes_senders_wait_and_more_than_it_ever_has_is_an_error() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let (sender, receiver) = squares(&here, &Arc::new(MemoryQueue::new(3)));
         sender.send_all(vec![1, 2, 3]).await.unwrap();
         let error = sender.try_send(4).await.unwrap_err();
@@ -212,7 +208,7 @@ async fn a_full_queue_makes_senders_wait_and_more_than_it_ever_has_is_an_error()
 #[tokio::test]
 async fn an_entry_of_another_type_stops_the_channel_behind_what_is_before_it_and_stays() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let queue = Arc::new(MemoryQueue::new(10));
         let (sender, mut receiver) = squares(&here, &queue);
         sender.send(7).await.unwrap();
@@ -231,7 +227,7 @@ async fn an_entry_of_another_type_stops_the_channel_behind_what_is_before_it_and
 #[tokio::test]
 async fn keys_are_kept_in_the_queue() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let queue = Arc::new(MemoryQueue::new(1000));
         let options = ChannelOptions::default().assignment(Assignment::ByKey);
         let (sender, receiver) = here.serve_durable_channel::<u64, (u64, u64), _>("keyed", queue, options).unwrap();
@@ -264,7 +260,7 @@ async fn keys_are_kept_in_the_queue() {
 #[tokio::test]
 async fn a_store_that_fails_for_a_while_is_only_a_pause() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let queue = Arc::new(Flaky { queue: MemoryQueue::new(100), fails: AtomicBool::new(true) });
         let (sender, receiver) = here
             .serve_durable_channel::<u64, u64, _>("squares", Arc::clone(&queue), ChannelOptions::default())
@@ -287,7 +283,7 @@ async fn a_store_that_fails_for_a_while_is_only_a_pause() {
 async fn applied_in_one_step_with_the_end_of_its_entry_an_effect_takes_place_once() {
     const EFFECTS: TableDefinition<'_, u64, u64> = TableDefinition::new("effects");
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let path = file("applied");
         let store = RedbStore::open(&path).await.unwrap();
         let queue = Arc::new(store.queue("squares", 1000));
@@ -326,7 +322,7 @@ async fn applied_in_one_step_with_the_end_of_its_entry_an_effect_takes_place_onc
 #[tokio::test]
 async fn what_a_worker_ends_for_good_says_why() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let (sender, mut receiver) = squares(&here, &Arc::new(MemoryQueue::new(10)));
         let mut letters = sender.monitor().dead_letters();
         sender.send(1).await.unwrap();
@@ -366,23 +362,4 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     while !is_so().await {
         tokio::task::yield_now().await;
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "what a test does beside itself")]
-fn begin<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-    tokio::spawn(task)
-}
-
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(60), test).await.expect("the test hangs");
-}
-
-async fn nodes() -> [Node; 2] {
-    let authority = Authority::dev("test").unwrap();
-    let node = |name| {
-        let identity = authority.issue(name).unwrap();
-        async move { Node::bind("127.0.0.1:0", identity).await.unwrap() }
-    };
-    [node("here").await, node("there").await]
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 use aqueduct_stage::SubscribeError;
 use aqueduct_transport::{Authority, Functions, LookupError, Node, NodeConfig, Signature};
 
-/// How long anything may take.
-const GUARD: Duration = Duration::from_secs(30);
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{guarded, node};
 
 #[tokio::test]
 async fn what_a_node_lacks_is_known_by_name() {
@@ -78,7 +80,7 @@ async fn who_cannot_be_reached_cannot_be_asked() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
         let config = NodeConfig::default().handshake_timeout(Duration::from_millis(100));
-        let here = Node::builder(authority.issue("here").unwrap()).config(config).bind("127.0.0.1:0").await.unwrap();
+        let here = node(authority.issue("here").unwrap(), config).await;
         let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let error = here.functions_at(silent.local_addr().unwrap()).await.unwrap_err();
         assert!(matches!(error, SubscribeError::Unreachable { .. }), "{error}");
@@ -92,8 +94,4 @@ async fn nodes(ours: Functions, theirs: Functions) -> (Node, Node) {
         Node::builder(authority.issue(name).unwrap()).functions(functions).bind("127.0.0.1:0").await.unwrap()
     };
     (bind("here", ours).await, bind("there", theirs).await)
-}
-
-async fn guarded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(GUARD, test).await.expect("the test hangs");
 }

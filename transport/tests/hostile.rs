@@ -19,10 +19,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "support/peers.rs"]
 mod peers;
 
-use peers::{GUARD, guarded, is_served, node, produce};
+use nodes::{GUARD, guarded, node};
+use peers::{is_served, produce};
 
 // Before anybody knows who it is.
 

@@ -21,12 +21,17 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_stream::StreamExt;
 
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{guarded, node, nodes};
+
 // What crosses, and how much of it.
 
 #[tokio::test]
 async fn a_finite_producer_is_taken_to_its_end() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "numbers", 10_000, |n| n);
         let seen = consume::<u64>(&here, "numbers", &there).await.unwrap();
         assert_eq!(seen, (0..10_000).collect::<Vec<_>>());
@@ -39,7 +44,7 @@ async fn a_finite_producer_is_taken_to_its_end() {
 #[tokio::test]
 async fn probes_stand_at_the_ends_of_an_edge_between_nodes() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let source = ProbeSource::<u64>::new();
         there.publish("probe", &source).unwrap();
         let sink = ProbeSink::subscribe(&here.source::<u64>("probe", there.local_addr())).await;
@@ -58,7 +63,7 @@ async fn probes_stand_at_the_ends_of_an_edge_between_nodes() {
 #[tokio::test]
 async fn events_of_every_shape_arrive_as_they_were() {
     async fn crosses<T: Wire + PartialEq + fmt::Debug>(end: u64, make: fn(u64) -> T) {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "source", end, make);
         let seen = consume::<T>(&here, "source", &there).await.unwrap();
         assert_eq!(seen.len() as u64, end);
@@ -81,8 +86,7 @@ async fn events_of_every_shape_arrive_as_they_were() {
 #[tokio::test]
 async fn a_producer_consumer_stands_between_two_nodes() {
     guarded(async {
-        let authority = Authority::dev("test").unwrap();
-        let [first, middle, last] = nodes_of(&authority, ["first", "middle", "last"]).await;
+        let [first, middle, last] = nodes(["first", "middle", "last"]).await;
         let mut producing = produce(&first, "numbers", 5000, |n| n);
 
         let graph = Graph::new("middle");
@@ -102,8 +106,7 @@ async fn a_producer_consumer_stands_between_two_nodes() {
 #[tokio::test]
 async fn a_far_source_can_be_published_again() {
     guarded(async {
-        let authority = Authority::dev("test").unwrap();
-        let [first, relay, last] = nodes_of(&authority, ["first", "relay", "last"]).await;
+        let [first, relay, last] = nodes(["first", "relay", "last"]).await;
         let mut producing = produce(&first, "numbers", 5000, |n| n);
         relay.publish("relayed", &relay.source::<u64>("numbers", first.local_addr())).unwrap();
         let seen = consume::<u64>(&last, "relayed", &relay).await.unwrap();
@@ -116,8 +119,7 @@ async fn a_far_source_can_be_published_again() {
 #[tokio::test]
 async fn two_far_consumers_share_a_producer_by_demand() {
     guarded(async {
-        let authority = Authority::dev("test").unwrap();
-        let [there, one, two] = nodes_of(&authority, ["there", "one", "two"]).await;
+        let [there, one, two] = nodes(["there", "one", "two"]).await;
         let mut producing = produce(&there, "numbers", 50_000, |n| n);
         let (first, second) =
             tokio::join!(consume::<u64>(&one, "numbers", &there), consume::<u64>(&two, "numbers", &there));
@@ -134,8 +136,7 @@ async fn two_far_consumers_share_a_producer_by_demand() {
 #[tokio::test]
 async fn one_consumer_has_two_far_producers() {
     guarded(async {
-        let authority = Authority::dev("test").unwrap();
-        let [here, odd, even] = nodes_of(&authority, ["here", "odd", "even"]).await;
+        let [here, odd, even] = nodes(["here", "odd", "even"]).await;
         let mut producing = [produce(&odd, "odd", 5000, |n| 2 * n + 1), produce(&even, "even", 3000, |n| 2 * n)];
         let (seen, graph) = (Seen::default(), Graph::new("consuming"));
         collect(&graph, &seen, |_, _| ready())
@@ -156,7 +157,7 @@ async fn one_consumer_has_two_far_producers() {
 async fn no_more_than_the_window_is_on_its_way() {
     const MAX: usize = 100;
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let (handled, most) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let (theirs, graph) = ((Arc::clone(&handled), Arc::clone(&most)), Graph::new("producing"));
         let make = move || {
@@ -196,7 +197,7 @@ async fn nodes_that_flood_each_other_do_not_block() {
     // connection as well as on two.
     const EVENTS: u64 = 20;
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing: Vec<_> = ["a", "b", "c"]
             .iter()
             .flat_map(|name| [&here, &there].map(|node| produce(node, name, EVENTS, |n| bytes(n, 1_500_000))))
@@ -222,7 +223,7 @@ async fn nodes_that_flood_each_other_do_not_block() {
 async fn a_far_failure_is_the_consumers_and_names_its_stage() {
     for (panics, says) in [(false, "stage \"numbers\" failed: boom"), (true, "stage \"numbers\" panicked: boom")] {
         guarded(async move {
-            let (here, there) = nodes().await;
+            let [here, there] = nodes(["here", "there"]).await;
             let graph = Graph::new("producing");
             there.publish("public", &graph.producer("numbers", move || Boom { panics, left: 3 })).unwrap();
             let mut producing = graph.start();
@@ -240,7 +241,7 @@ async fn a_far_failure_is_the_consumers_and_names_its_stage() {
 #[tokio::test]
 async fn a_name_that_is_not_published_is_named() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let (failure, _) = fails::<u64>(&here, "nothing", &there).await;
         assert_eq!(failure.kind(), FailureKind::Subscribe);
         assert_eq!(failure.message(), format!("no producer named \"nothing\" at {}", there.local_addr()));
@@ -251,7 +252,7 @@ async fn a_name_that_is_not_published_is_named() {
 #[tokio::test]
 async fn another_type_is_refused_with_both_signatures() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let _producing = produce(&there, "numbers", 10, |n| n);
         let (failure, _) = fails::<(String, bool)>(&here, "numbers", &there).await;
         assert_eq!(failure.kind(), FailureKind::Subscribe);
@@ -263,7 +264,7 @@ async fn another_type_is_refused_with_both_signatures() {
 #[tokio::test]
 async fn a_producer_that_has_ended_says_so() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "numbers", 10, |n| n);
         consume::<u64>(&here, "numbers", &there).await.unwrap();
         producing.join().await.unwrap();
@@ -290,7 +291,7 @@ async fn an_address_where_nobody_listens_is_an_error_in_time() {
 
 #[tokio::test]
 async fn a_name_is_published_once() {
-    let (here, _there) = nodes().await;
+    let [here, _there] = nodes(["here", "there"]).await;
     let graph = Graph::new("producing");
     let numbers = graph.producer("numbers", || Make { next: 0, end: 1, make: |n| n });
     here.publish("numbers", &numbers).unwrap();
@@ -301,7 +302,7 @@ async fn a_name_is_published_once() {
 #[tokio::test]
 async fn a_name_that_was_taken_back_can_be_given_again() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         for end in [10, 20] {
             let mut producing = produce(&there, "numbers", end, |n| n);
             assert_eq!(consume::<u64>(&here, "numbers", &there).await.unwrap().len() as u64, end);
@@ -318,7 +319,7 @@ async fn a_name_that_was_taken_back_can_be_given_again() {
 #[tokio::test]
 async fn who_has_subscribed_outlives_the_name() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let _producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, _consuming) = consuming::<u64>(&here, "endless", &there);
         seen.until(100).await;
@@ -331,7 +332,7 @@ async fn who_has_subscribed_outlives_the_name() {
 #[tokio::test]
 async fn a_consumer_that_fails_is_named_by_its_node() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         let graph = Graph::new("consuming");
         collect::<u64, _>(&graph, &Seen::default(), |_, _| Box::pin(async { Err("no".into()) }))
@@ -385,7 +386,7 @@ async fn an_event_that_is_too_large_to_take_is_an_error() {
 #[tokio::test]
 async fn a_consumer_that_has_enough_ends_its_subscription_only() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         for _ in 0..3 {
             let (seen, graph) = (Seen::default(), Graph::new("consuming"));
@@ -406,7 +407,7 @@ async fn a_consumer_that_has_enough_ends_its_subscription_only() {
 #[tokio::test]
 async fn a_consumer_that_is_dropped_ends_its_subscription() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, graph) = (Seen::default(), Graph::new("consuming"));
         collect(&graph, &seen, |_, _| ready()).subscribe(&here.source::<u64>("endless", there.local_addr()), 50..100);
@@ -422,7 +423,7 @@ async fn a_consumer_that_is_dropped_ends_its_subscription() {
 #[tokio::test]
 async fn a_far_source_is_a_stream_that_leaves_nothing_behind() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         let source = here.source::<u64>("endless", there.local_addr());
         let mut last = None;
@@ -445,7 +446,7 @@ async fn a_far_source_is_a_stream_that_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_producer_that_is_dropped_is_an_error_at_the_consumer() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
         seen.until(1000).await;
@@ -460,7 +461,7 @@ async fn a_producer_that_is_dropped_is_an_error_at_the_consumer() {
 #[tokio::test]
 async fn a_node_that_is_shut_down_is_an_error_and_no_shorter_success() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
         seen.until(1000).await;
@@ -475,7 +476,7 @@ async fn a_node_that_is_shut_down_is_an_error_and_no_shorter_success() {
 #[tokio::test]
 async fn a_consumers_node_that_is_shut_down_is_an_error_too() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
         seen.until(1000).await;
@@ -490,7 +491,7 @@ async fn a_consumers_node_that_is_shut_down_is_an_error_too() {
 #[tokio::test]
 async fn a_node_whose_last_handle_is_gone_is_lost_to_its_subscribers() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
         seen.until(1000).await;
@@ -505,7 +506,7 @@ async fn a_node_whose_last_handle_is_gone_is_lost_to_its_subscribers() {
 #[tokio::test]
 async fn a_shutdown_lets_subscribers_have_everything() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "bytes", 100, |n| bytes(n, 100_000));
         let (seen, mut consuming) = consuming::<Bytes>(&here, "bytes", &there);
         seen.until(1).await;
@@ -524,7 +525,7 @@ async fn a_shutdown_lets_subscribers_have_everything() {
 async fn the_address_of_a_node_that_was_shut_down_is_free() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
-        let (here, mut there) = nodes().await;
+        let [here, mut there] = nodes(["here", "there"]).await;
         let address = there.local_addr();
         for _ in 0..20 {
             there.shutdown(Duration::ZERO).await;
@@ -541,7 +542,7 @@ async fn the_address_of_a_node_that_was_shut_down_is_free() {
 #[tokio::test]
 async fn a_node_that_shuts_down_refuses_new_subscriptions() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let _producing = produce(&there, "endless", u64::MAX, |n| n);
         let (seen, mut present) = consuming::<u64>(&here, "endless", &there);
         seen.until(1).await;
@@ -582,7 +583,7 @@ async fn a_subscriber_gives_up_a_source_that_does_not_answer() {
 #[tokio::test]
 async fn a_node_of_another_authority_is_refused_and_the_server_goes_on() {
     guarded(async {
-        let (here, there) = nodes().await;
+        let [here, there] = nodes(["here", "there"]).await;
         let mut producing = produce(&there, "numbers", 10, |n| n);
         // It knows whom to trust, and cannot prove that it is trusted.
         let stranger = Authority::dev("test").unwrap().issue("here").unwrap().to_pem();
@@ -621,8 +622,8 @@ async fn a_node_of_another_cluster_is_refused_whoever_issued_it() {
 #[tokio::test]
 async fn a_server_of_another_authority_is_refused_by_the_dialler() {
     guarded(async {
-        let (here, _) = nodes().await;
-        let (_, there) = nodes().await;
+        let [here, _] = nodes(["here", "there"]).await;
+        let [_, there] = nodes(["here", "there"]).await;
         let _producing = produce(&there, "numbers", 10, |n| n);
         let (failure, _) = fails::<u64>(&here, "numbers", &there).await;
         assert_eq!(failure.kind(), FailureKind::Subscribe);
@@ -693,30 +694,8 @@ async fn fifty_nodes_go_up_and_down() {
     .await;
 }
 
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(4 * GUARD, test).await.expect("the test hangs");
-}
-
+/// How long it may take until nothing is left of a node.
 const GUARD: Duration = Duration::from_secs(15);
-
-/// Two nodes of one cluster.
-async fn nodes() -> (Node, Node) {
-    let [here, there] = nodes_of(&Authority::dev("test").unwrap(), ["here", "there"]).await;
-    (here, there)
-}
-
-async fn nodes_of<const N: usize>(authority: &Authority, names: [&str; N]) -> [Node; N] {
-    let mut nodes = Vec::new();
-    for name in names {
-        nodes.push(node(authority.issue(name).unwrap(), NodeConfig::default()).await);
-    }
-    nodes.try_into().unwrap()
-}
-
-async fn node(identity: Identity, config: NodeConfig) -> Node {
-    Node::builder(identity).config(config).bind("127.0.0.1:0").await.unwrap()
-}
 
 /// An event of `length` bytes.
 fn bytes(n: u64, length: usize) -> Bytes {

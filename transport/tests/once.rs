@@ -11,15 +11,17 @@ use std::time::Duration;
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{Batch, Consumer, Cx, Demand, FailureKind, Graph, Result, Source, SubscribeError};
 use aqueduct_transport::{
-    Authority, MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueId, QueueSource,
-    StoreError,
+    MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueId, QueueSource, StoreError,
 };
 use tokio::sync::watch;
 
 #[path = "support/flaky.rs"]
 mod flaky;
+#[path = "support/nodes.rs"]
+mod nodes;
 
 use flaky::Flaky;
+use nodes::{guarded, nodes};
 
 type Numbers = QueueSource<u64, MemoryQueue>;
 
@@ -225,11 +227,8 @@ async fn numbers_that_do_not_rise_end_the_subscription() {
 
 #[tokio::test]
 async fn a_far_consumer_goes_on_behind_its_position_and_a_second_is_refused_by_name() {
-    let test = async {
-        let authority = Authority::dev("test").unwrap();
-        let [here, there] = ["here", "there"].map(|name| authority.issue(name).unwrap());
-        let here = Node::bind("127.0.0.1:0", here).await.unwrap();
-        let there = Node::bind("127.0.0.1:0", there).await.unwrap();
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
         let source = numbers(100);
         there.publish("numbers", &source.exclusive()).unwrap();
         source.push(1..=20).await.unwrap();
@@ -249,8 +248,8 @@ async fn a_far_consumer_goes_on_behind_its_position_and_a_second_is_refused_by_n
         running.join().await.unwrap();
         assert_eq!(seen.take().into_iter().map(|(number, _)| number).collect::<Vec<_>>(), (9..=20).collect::<Vec<_>>());
         assert!(source.queue().is_empty().await.unwrap());
-    };
-    tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
+    })
+    .await;
 }
 
 #[cfg(feature = "redb")]

@@ -4,13 +4,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use aqueduct_stage::{Cx, Edge, EndCause, Exit, Graph, Producer, Result, SourceExt, each};
 use aqueduct_transport::{Authority, Node, NodeConfig, PublishOptions};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{guarded, node, nodes};
 
 #[tokio::test]
 async fn a_producer_is_told_that_its_far_consumer_has_ended_itself() {
@@ -49,8 +53,8 @@ async fn large_events_get_through_a_window_of_few_bytes() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
         let config = NodeConfig::default().event_window_bytes(64 << 10);
-        let here = Node::builder(authority.issue("here").unwrap()).config(config).bind("127.0.0.1:0").await.unwrap();
-        let there = Node::bind("127.0.0.1:0", authority.issue("there").unwrap()).await.unwrap();
+        let here = node(authority.issue("here").unwrap(), config).await;
+        let there = node(authority.issue("there").unwrap(), NodeConfig::default()).await;
         // Each asks for many more than the window holds, and again only after hundreds; every tenth is longer than it.
         let length = |number: usize| if number.is_multiple_of(10) { 100_000 } else { 10_000 };
         let graph = Graph::new("producing");
@@ -210,18 +214,4 @@ impl Producer for Observed {
         let _ = self.tell.send(Some(cause.clone()));
         Ok(())
     }
-}
-
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
-}
-
-async fn nodes<const N: usize>(names: [&str; N]) -> [Node; N] {
-    let authority = Authority::dev("test").unwrap();
-    let mut nodes = Vec::new();
-    for name in names {
-        nodes.push(Node::bind("127.0.0.1:0", authority.issue(name).unwrap()).await.unwrap());
-    }
-    nodes.try_into().unwrap()
 }

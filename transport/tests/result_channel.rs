@@ -3,22 +3,25 @@
 //! Nothing waits for time to pass: what should happen is awaited, and a guard ends a test that hangs.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, Identity, JoinOptions, Lz4, Node, NodeConfig, ResultReceiver,
-    ResultSender, SendErrorCause, Unreceived,
+    Authority, ChannelError, ChannelOptions, JoinOptions, Lz4, Node, NodeConfig, ResultReceiver, ResultSender,
+    SendErrorCause, Unreceived,
 };
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{again, begin, guarded, node, nodes_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn values_of_many_workers_come_once_and_each_workers_in_order() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = two().await;
         let options = ChannelOptions::default().transformer(Lz4).capacity(20);
         let mut receiver = here.serve_results::<(u64, u64)>("numbers", options).unwrap();
         let mut workers = Vec::new();
@@ -53,7 +56,7 @@ async fn values_of_many_workers_come_once_and_each_workers_in_order() {
 #[tokio::test]
 async fn workers_send_what_is_asked_for_and_wait_for_whoever_receives() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = two().await;
         let mut receiver = serve(&here, 1000);
         let mut sender = join(&there, &here, 2..4);
         for number in 0..4 {
@@ -75,7 +78,7 @@ async fn workers_send_what_is_asked_for_and_wait_for_whoever_receives() {
 #[tokio::test]
 async fn after_the_close_what_has_arrived_is_received_and_senders_are_told() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = two().await;
         let mut receiver = serve(&here, 1000);
         let mut sender = join(&there, &here, 2..4);
         sender.send(1).await.unwrap();
@@ -99,7 +102,7 @@ async fn after_the_close_what_has_arrived_is_received_and_senders_are_told() {
 #[tokio::test]
 async fn what_was_not_received_when_the_receiver_went_is_said_to_be_so() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = two().await;
         let mut receiver = serve(&here, 1000);
         let mut sender = join(&there, &here, 2..4);
         for number in 0..3 {
@@ -117,7 +120,7 @@ async fn what_was_not_received_when_the_receiver_went_is_said_to_be_so() {
 #[tokio::test]
 async fn who_joins_as_something_else_is_told_both_names() {
     guarded(async {
-        let [here, there] = nodes().await;
+        let [here, there] = two().await;
         let _receiver = serve(&here, 1000);
         let mut other = there.join_results::<String>("numbers", here.local_addr(), JoinOptions::default());
         let error = other.send("one".to_owned()).await.unwrap_err();
@@ -136,8 +139,8 @@ async fn a_server_that_is_started_again_gets_what_the_one_before_did_not_receive
     guarded(async {
         let authority = Authority::dev("test").unwrap();
         let identity = authority.issue("here").unwrap();
-        let there = node(authority.issue("there").unwrap(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let here = node(identity.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let there = node(authority.issue("there").unwrap(), config()).await;
+        let here = node(identity.clone(), config()).await;
         let at = here.local_addr();
         let mut receiver = serve(&here, 1000);
         let mut sender = join(&there, &here, 4..8);
@@ -148,12 +151,7 @@ async fn a_server_that_is_started_again_gets_what_the_one_before_did_not_receive
         here.shutdown(Duration::ZERO).await;
         drop(receiver);
         drop(here);
-        let here = loop {
-            match node(identity.clone(), at).await {
-                Some(node) => break node,
-                None => tokio::task::yield_now().await,
-            }
-        };
+        let here = again(identity, config(), at).await;
         let mut receiver = serve(&here, 1000);
         let sending = begin(async move {
             for number in 5..20 {
@@ -179,26 +177,10 @@ fn join(node: &Node, server: &Node, window: std::ops::Range<usize>) -> ResultSen
     node.join_results("numbers", server.local_addr(), JoinOptions::default().values(window))
 }
 
-async fn node(identity: Identity, at: SocketAddr) -> Option<Node> {
-    let config = NodeConfig::default().session_grace(SECOND);
-    Node::builder(identity).config(config).bind(at).await.ok()
+async fn two() -> [Node; 2] {
+    nodes_of(&Authority::dev("test").unwrap(), config(), ["here", "there"]).await
 }
 
-#[expect(clippy::disallowed_methods, reason = "what a test does beside itself")]
-fn begin<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-    tokio::spawn(task)
-}
-
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(60), test).await.expect("the test hangs");
-}
-
-async fn nodes() -> [Node; 2] {
-    let authority = Authority::dev("test").unwrap();
-    let at = SocketAddr::from(([127, 0, 0, 1], 0));
-    [
-        node(authority.issue("here").unwrap(), at).await.unwrap(),
-        node(authority.issue("there").unwrap(), at).await.unwrap(),
-    ]
+fn config() -> NodeConfig {
+    NodeConfig::default().session_grace(SECOND)
 }

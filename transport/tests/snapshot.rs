@@ -11,14 +11,16 @@ use aqueduct_transport::{Access, Authority, Node, NodeConfig, NodeSnapshot, Retr
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 
-/// How long anything may take.
-const GUARD: Duration = Duration::from_secs(30);
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{GUARD, guarded, node, nodes_of};
 
 #[tokio::test]
 async fn connections_links_and_events_count_at_both_ends() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
-        let (here, there) = (node(&authority, "here", quick()).await, node(&authority, "there", quick()).await);
+        let [here, there] = nodes_of(&authority, quick(), ["here", "there"]).await;
         let source = ProbeSource::<u64>::new();
         there.publish("probe", &source).unwrap();
         let sink = ProbeSink::subscribe(&here.source::<u64>("probe", there.local_addr())).await;
@@ -55,8 +57,8 @@ async fn connections_links_and_events_count_at_both_ends() {
 async fn who_is_refused_counts() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
-        let (here, there) = (node(&authority, "here", quick()).await, node(&authority, "there", quick()).await);
-        let stranger = node(&Authority::dev("test").unwrap(), "stranger", quick()).await;
+        let [here, there] = nodes_of(&authority, quick(), ["here", "there"]).await;
+        let stranger = node(Authority::dev("test").unwrap().issue("stranger").unwrap(), quick()).await;
         let source = ProbeSource::<u64>::new();
         there.publish_to(Access::only(["nobody"]).unwrap(), "guarded", &source).unwrap();
 
@@ -81,7 +83,7 @@ async fn who_is_refused_counts() {
 async fn a_dial_that_is_given_up_counts() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
-        let here = node(&authority, "here", NodeConfig::default()).await;
+        let here = node(authority.issue("here").unwrap(), NodeConfig::default()).await;
         // Nobody answers there.
         let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let far = here.source::<u64>("numbers", nobody.local_addr().unwrap());
@@ -99,7 +101,7 @@ async fn a_link_that_is_resumed_counts_and_so_does_one_that_is_given_up() {
     guarded(async {
         let authority = Authority::dev("test").unwrap();
         let config = quick().session_grace(Duration::from_secs(4));
-        let (here, there) = (node(&authority, "here", config.clone()).await, node(&authority, "there", config).await);
+        let [here, there] = nodes_of(&authority, config, ["here", "there"]).await;
         let source = ProbeSource::<u64>::new();
         there.publish("probe", &source).unwrap();
         let line = Line::to(there.local_addr()).await;
@@ -135,10 +137,6 @@ fn quick() -> NodeConfig {
     NodeConfig::default().idle_timeout(Duration::from_secs(1)).keep_alive(Duration::from_millis(100))
 }
 
-async fn node(authority: &Authority, name: &str, config: NodeConfig) -> Node {
-    Node::builder(authority.issue(name).unwrap()).config(config).bind("127.0.0.1:0").await.unwrap()
-}
-
 async fn subscribe_error(node: &Node, name: &str, at: SocketAddr) -> SubscribeError {
     let subscribed = ProbeSink::try_subscribe(&node.source::<u64>(name, at), 1..10).await;
     subscribed.expect_err("it is served")
@@ -149,10 +147,6 @@ async fn until(node: &Node, is_so: impl Fn(&NodeSnapshot) -> bool) {
     while !is_so(&node.snapshot()) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-async fn guarded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(GUARD, test).await.expect("the test hangs");
 }
 
 /// Carries packets between a dialler and a node, until it is cut.

@@ -10,9 +10,13 @@ use std::time::Duration;
 use aqueduct_stage::testing::ProbeSource;
 use aqueduct_stage::{EventStream, Graph, Source, SourceExt, TokioSpawner, each_batch};
 use aqueduct_transport::pulling::{DeadReason, PullingOptions, Work, WorkPool, WorkSource};
-use aqueduct_transport::{Authority, Node};
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{guarded, nodes};
 
 #[tokio::test(start_paused = true)]
 async fn what_one_near_worker_does_not_do_another_does() {
@@ -333,18 +337,4 @@ async fn work(stream: &mut EventStream<Work<u64>>) -> Work<u64> {
 async fn send<const N: usize>(source: &ProbeSource<u64>, events: [u64; N]) {
     source.next_demand().await;
     source.send(events);
-}
-
-/// Ends a test that hangs.
-async fn guarded(test: impl Future<Output = ()>) {
-    timeout(Duration::from_secs(60), test).await.expect("the test hangs");
-}
-
-async fn nodes<const N: usize>(names: [&str; N]) -> [Node; N] {
-    let authority = Authority::dev("test").unwrap();
-    let mut nodes = Vec::new();
-    for name in names {
-        nodes.push(Node::bind("127.0.0.1:0", authority.issue(name).unwrap()).await.unwrap());
-    }
-    nodes.try_into().unwrap()
 }

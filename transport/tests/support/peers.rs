@@ -1,24 +1,11 @@
-//! Nodes that produce and consume numbers, and certificates of every kind.
+//! Nodes that produce and consume numbers.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use aqueduct_stage::{Cx, EventStreamError, Exit, Graph, Producer, Result, Running, SourceExt};
-use aqueduct_transport::{Access, Identity, Node, NodeConfig};
+use aqueduct_transport::{Access, Node};
 use tokio_stream::StreamExt;
-
-/// How long anything may take.
-pub(crate) const GUARD: Duration = Duration::from_secs(30);
-
-/// Ends a test that hangs.
-pub(crate) async fn guarded(test: impl Future<Output = ()>) {
-    tokio::time::timeout(2 * GUARD, test).await.expect("the test hangs");
-}
-
-pub(crate) async fn node(identity: Identity, config: NodeConfig) -> Node {
-    Node::builder(identity).config(config).bind("127.0.0.1:0").await.unwrap()
-}
 
 /// Publishes the numbers up to `end`, as `name`.
 pub(crate) fn produce(node: &Node, name: &str, end: u64, subscribers: Access) -> Running {

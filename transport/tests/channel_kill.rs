@@ -9,10 +9,15 @@ use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use aqueduct_transport::local::{self, Options, Process};
-use aqueduct_transport::{Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig};
+use aqueduct_transport::local::{self, Process};
+use aqueduct_transport::{Authority, ChannelOptions, JoinOptions};
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
+
+#[path = "support/processes.rs"]
+mod processes;
+
+use processes::{below, node, start};
 
 const VALUES: u64 = 100_000;
 const ACK_WAIT: Duration = Duration::from_secs(2);
@@ -24,7 +29,7 @@ fn as_a_worker() {
     let server: SocketAddr = worker.payload().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let node = node(worker.identity().clone()).await;
+        let node = node(worker.identity().clone(), 0).await;
         let mut tasks = node.join_channel::<u64, (u64, u64)>("squares", server, JoinOptions::default().values(50..100));
         let _stop = worker.report_with_stop(node.local_addr()).unwrap();
         while let Some(task) = tasks.next().await {
@@ -55,12 +60,12 @@ async fn run(seed: u64) {
     let continue_at = (seed % 2 == 1).then(|| VALUES / 2 + below(&mut random, VALUES / 2));
 
     let authority = Authority::dev("test").unwrap();
-    let server = node(authority.issue("server").unwrap()).await;
+    let server = node(authority.issue("server").unwrap(), 0).await;
     let options = ChannelOptions::default().ack_wait(ACK_WAIT).capacity(2000);
     let (sender, mut receiver) = server.serve_channel::<u64, (u64, u64)>("squares", options).unwrap();
     let mut workers = Vec::new();
     for name in ["killed", "stopped", "one", "two"] {
-        workers.push(start(authority.issue(name).unwrap(), server.local_addr()).await);
+        workers.push(start(authority.issue(name).unwrap(), &server.local_addr(), PATIENCE).await);
     }
     sender.wait_until_ready(4, PATIENCE).await.unwrap();
     let monitor = sender.monitor();
@@ -106,30 +111,8 @@ async fn run(seed: u64) {
     }
 }
 
-async fn node(identity: Identity) -> Node {
-    let config = NodeConfig::default()
-        .idle_timeout(Duration::from_secs(2))
-        .keep_alive(Duration::from_millis(500))
-        .session_grace(Duration::from_secs(1));
-    Node::builder(identity).config(config).bind("127.0.0.1:0").await.unwrap()
-}
-
-async fn start(identity: Identity, server: SocketAddr) -> Process {
-    let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]).report_timeout(PATIENCE);
-    local::spawn(&identity, &server, &options.quiet(true)).await.unwrap()
-}
-
 async fn signal(name: &str, process: &Process) {
     let id = process.id().to_string();
     let sent = tokio::process::Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
     assert!(sent.success(), "{name} {id}: {sent}");
-}
-
-/// splitmix64: the same for every machine.
-fn below(state: &mut u64, bound: u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) % bound
 }

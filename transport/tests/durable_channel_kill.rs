@@ -15,17 +15,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aqueduct_transport::local::{self, Options, Process};
+use aqueduct_transport::local;
 use aqueduct_transport::redb::{ReadableTable, TableDefinition, WriteTransaction};
 use aqueduct_transport::{
-    Authority, ChannelOptions, DurableReceiver, DurableSender, Identity, JoinOptions, Node, NodeConfig, Queue,
-    RedbQueue, RedbStore,
+    Authority, ChannelOptions, DurableReceiver, DurableSender, JoinOptions, Queue, RedbQueue, RedbStore,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
+
+#[path = "support/processes.rs"]
+mod processes;
+
+use processes::{below, node, start};
 
 /// What is sent in each life of the server, if it lives long enough.
 const VALUES: u64 = 2000;
@@ -139,14 +143,14 @@ async fn run(seed: u64) {
     let server = SocketAddr::from(([127, 0, 0, 1], port));
     let mut workers = Vec::new();
     for name in ["one", "two", "three"] {
-        workers.push(start(authority.issue(name).unwrap(), &Role::Work { server }).await);
+        workers.push(start(authority.issue(name).unwrap(), &Role::Work { server }, PATIENCE).await);
     }
     // By id: what was sent, and how often its result came.
     let (mut sent, mut got) = (BTreeMap::new(), BTreeMap::<u64, u64>::new());
     for life in 0..LIVES {
         let observer = listener.local_addr().unwrap();
         let role = Role::Serve { store: store.clone(), port, life, once, observer };
-        let mut serving = start(identity.clone(), &role).await;
+        let mut serving = start(identity.clone(), &role, PATIENCE).await;
         let mut lines = BufReader::new(listener.accept().await.unwrap().0).lines();
         let is_last = life + 1 == LIVES;
         let kill_after = if is_last { u64::MAX } else { below(&mut random, 3 * VALUES / 2) };
@@ -231,19 +235,6 @@ async fn next_line(lines: &mut Lines<BufReader<tokio::net::TcpStream>>) -> Optio
     lines.next_line().await.ok().flatten()
 }
 
-async fn node(identity: Identity, port: u16) -> Node {
-    let config = NodeConfig::default()
-        .idle_timeout(Duration::from_secs(2))
-        .keep_alive(Duration::from_millis(500))
-        .session_grace(Duration::from_secs(1));
-    Node::builder(identity).config(config).bind(("127.0.0.1", port)).await.unwrap()
-}
-
-async fn start(identity: Identity, role: &Role) -> Process {
-    let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]).report_timeout(PATIENCE);
-    local::spawn(&identity, role, &options.quiet(true)).await.unwrap()
-}
-
 /// The server's word to the test.
 struct Say(Arc<Mutex<TcpStream>>);
 
@@ -252,13 +243,4 @@ impl Say {
         let numbers: String = numbers.iter().map(|number| format!(" {number}")).collect();
         self.0.lock().unwrap().write_all(format!("{what}{numbers}\n").as_bytes()).unwrap();
     }
-}
-
-/// splitmix64: the same for every machine.
-fn below(state: &mut u64, bound: u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (mixed ^ (mixed >> 31)) % bound
 }

@@ -17,17 +17,22 @@ use std::time::Duration;
 use aqueduct_stage::{
     Backoff, Batch, Consumer, Cx, FailureKind, Graph, Intensity, Restart, Result, Running, Spawner, TokioSpawner,
 };
-use aqueduct_transport::local::{self, Options, Process};
+use aqueduct_transport::local::{self, Process};
 use aqueduct_transport::redb::{ReadableTable, TableDefinition, WriteTransaction};
 use aqueduct_transport::{
-    Authority, Identity, MemoryPositions, MemoryQueue, Node, NodeConfig, Numbered, Once, Positions, QueueSource,
-    RedbStore, Retrying,
+    Authority, Identity, MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, QueueSource, RedbStore,
+    Retrying,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
+
+#[path = "support/processes.rs"]
+mod processes;
+
+use processes::{node, start};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How soon a lost node is noticed.
@@ -378,14 +383,6 @@ async fn limited(test: impl Future<Output = ()>) {
     timeout(PATIENCE, test).await.expect("the test hangs");
 }
 
-async fn node(identity: Identity, port: u16) -> Node {
-    let config = NodeConfig::default()
-        .idle_timeout(Duration::from_secs(2))
-        .keep_alive(Duration::from_millis(500))
-        .session_grace(Duration::from_secs(1));
-    Node::builder(identity).config(config).bind(("127.0.0.1", port)).await.unwrap()
-}
-
 /// SIGKILL, and waits until it is gone.
 async fn kill(process: Process) {
     let status = process.shutdown(Duration::ZERO).await.unwrap();
@@ -411,8 +408,7 @@ impl Observer {
 
     async fn start(&mut self, identity: Identity, role: Role) -> Process {
         let job = Job { role, observer: self.listener.local_addr().unwrap() };
-        let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]).report_timeout(PATIENCE);
-        local::spawn(&identity, &job, &options.quiet(true)).await.unwrap()
+        start(identity, &job, PATIENCE).await
     }
 
     /// What the next worker says, line by line, to its end.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use aqueduct_sim::{Outcome, SimNet};
 use tokio::time::sleep_until;
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "link/stages.rs"]
 mod stages;
 #[path = "link/watched.rs"]
@@ -12,10 +14,10 @@ mod watched;
 #[path = "link/world.rs"]
 mod world;
 
+use nodes::{links, until};
 use stages::Pace;
 use world::{
-    DETECTED_WITHIN, GRACE, Here, RESUMED_WITHIN, SHORT_GRACE, SHORT_IDLE, SLACK, Setup, World, everything, links, sim,
-    until,
+    DETECTED_WITHIN, GRACE, Here, RESUMED_WITHIN, SHORT_GRACE, SHORT_IDLE, SLACK, Setup, World, everything, sim,
 };
 
 const CONSUMERS: usize = 3;

@@ -6,21 +6,26 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
+use aqueduct_sim::{Host, Outcome};
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, Identity, JoinOptions,
-    MemoryQueue, Node, NodeConfig, Queue, Receiver, Sender,
+    ChannelError, ChannelOptions, ChannelWorker, DurableReceiver, DurableSender, JoinOptions, MemoryQueue, Node,
+    NodeConfig, Queue, Receiver, Sender,
 };
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
+#[path = "support/channels.rs"]
+mod channels;
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use channels::{PATIENCE, World, sim};
+use nodes::{lost_after, told};
+
 const VALUES: u64 = 150;
 const WORKERS: usize = 3;
-const PORT: u16 = 4433;
-/// Enough for the worst conditions that are drawn.
-const PATIENCE: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(5);
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -31,7 +36,7 @@ const WAIT: Duration = Duration::from_secs(60);
 #[test]
 fn failures_01_05_12_and_36_each_value_is_answered_once_whatever_happens_to_workers() {
     sim().swarm(0..100, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("faults");
         let (server, sender, receiver) = world.serve(rng.random_range(5..50))?;
         let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
@@ -76,9 +81,10 @@ fn failures_01_05_12_and_36_each_value_is_answered_once_whatever_happens_to_work
 #[test]
 fn failure_01_what_a_lost_worker_had_is_soon_done_by_others() {
     sim().swarm(0..50, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let long = Duration::from_secs(300);
-        let server = world.node_with(&world.there, long)?;
+        let patient = config().session_grace(long).handshake_timeout(PATIENCE);
+        let server = nodes::start(&world.there, world.identity.clone(), patient)?;
         let (sender, receiver) = server.serve_channel("triple", options(50).ack_wait(long))?;
         let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
         let sending = async move {
@@ -110,7 +116,7 @@ fn failure_01_what_a_lost_worker_had_is_soon_done_by_others() {
 #[test]
 fn failure_02_workers_find_a_server_that_was_started_again() {
     sim().swarm(0..50, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("crash");
         let (server, sender, mut receiver) = world.serve(50)?;
         let workers: Vec<_> = (0..WORKERS).map(|number| world.start_worker(number)).collect::<Outcome<_>>()?;
@@ -144,7 +150,7 @@ fn failure_02_workers_find_a_server_that_was_started_again() {
 #[test]
 fn failure_03_with_a_durable_queue_a_server_that_is_started_again_loses_nothing() {
     sim().swarm(0..250, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("crashes");
         let queue = Arc::new(MemoryQueue::new(rng.random_range(10..200)));
         let is_applied_once = rng.random_bool(0.5);
@@ -216,7 +222,7 @@ fn failure_03_with_a_durable_queue_a_server_that_is_started_again_loses_nothing(
 #[test]
 fn failure_45_what_a_closed_durable_channel_left_is_done_after_its_next_start() {
     sim().swarm(0..100, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("close");
         let queue = Arc::new(MemoryQueue::new(1000));
         let values = rng.random_range(1..20_u64);
@@ -269,7 +275,7 @@ fn failure_45_what_a_closed_durable_channel_left_is_done_after_its_next_start() 
 #[test]
 fn failure_45_a_close_without_workers_ends_and_late_workers_are_told() {
     sim().swarm(0..100, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("close");
         let (server, sender, mut receiver) = world.serve(1000)?;
         let values = if rng.random_bool(0.3) { 0 } else { rng.random_range(1..20) };
@@ -312,10 +318,6 @@ fn failure_45_a_close_without_workers_ends_and_late_workers_are_told() {
     });
 }
 
-fn sim() -> Sim {
-    Sim::new().time_limit(Duration::from_secs(3600))
-}
-
 fn expected() -> Vec<u64> {
     (0..VALUES).map(|value| value * 3).collect()
 }
@@ -338,14 +340,6 @@ fn options(capacity: usize) -> ChannelOptions {
         .max_attempts(NonZeroU32::new(1000).expect("not zero"))
 }
 
-struct World {
-    net: SimNet,
-    authority: Authority,
-    there: Host,
-    /// The server's, the same in all its lives.
-    identity: Identity,
-}
-
 /// A worker's machine.
 struct Worker {
     host: Host,
@@ -354,51 +348,35 @@ struct Worker {
     ended: watch::Receiver<Option<Result<(), String>>>,
 }
 
+/// A lost machine is soon noticed.
+fn config() -> NodeConfig {
+    lost_after(IDLE).session_grace(GRACE)
+}
+
 impl World {
-    fn new(net: &SimNet) -> Outcome<Self> {
-        net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
-        let authority = Authority::dev("sim")?;
-        let identity = authority.issue("there")?;
-        Ok(Self { net: net.clone(), authority, there: net.host("there"), identity })
-    }
-
-    fn node(&self, host: &Host) -> Outcome<Node> {
-        self.node_with(host, GRACE)
-    }
-
-    fn node_with(&self, host: &Host, grace: Duration) -> Outcome<Node> {
-        let config = NodeConfig::default()
-            .idle_timeout(IDLE)
-            .keep_alive(IDLE / 4)
-            .session_grace(grace)
-            .handshake_timeout(PATIENCE);
-        let is_server = host.name() == self.there.name();
-        let identity = if is_server { self.identity.clone() } else { self.authority.issue(host.name())? };
-        Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
-    }
-
     fn serve(&self, capacity: usize) -> Outcome<(Node, Sender<u64>, Receiver<u64>)> {
-        let node = self.node(&self.there)?;
+        let node = self.server()?;
         let (sender, receiver) = node.serve_channel("triple", options(capacity))?;
         Ok((node, sender, receiver))
     }
 
     fn serve_durable(&self, queue: &Arc<MemoryQueue>, capacity: usize) -> Outcome<Durable> {
-        let node = self.node(&self.there)?;
+        let node = self.server()?;
         let (sender, receiver) = node.serve_durable_channel("triple", Arc::clone(queue), options(capacity))?;
         Ok((node, sender, receiver))
     }
 
     fn start_worker(&self, number: usize) -> Outcome<Worker> {
-        self.start_worker_on(self.net.host(&format!("here-{number}")), number)
+        self.start_worker_on(self.there.net().host(&format!("here-{number}")), number)
     }
 
     fn start_worker_on(&self, host: Host, number: usize) -> Outcome<Worker> {
-        let node = self.node(&host)?;
-        let mut rng = self.net.rng(&format!("worker {number} from {:?}", self.net.now()));
+        let node = self.worker(&host)?;
+        let net = self.there.net();
+        let mut rng = net.rng(&format!("worker {number} from {:?}", net.now()));
         let max = rng.random_range(1..8);
         let options = JoinOptions::default().values(rng.random_range(0..max)..max).patience(2 * PATIENCE);
-        let mut tasks: ChannelWorker<u64, u64> = node.join_channel("triple", self.there.address(PORT), options);
+        let mut tasks: ChannelWorker<u64, u64> = node.join_channel("triple", self.address(), options);
         let (ended, ends) = watch::channel(None);
         host.spawn("worker", async move {
             let mut held = Vec::new();
@@ -432,8 +410,6 @@ impl World {
 impl Worker {
     /// Waits until it is told of the end of the channel.
     async fn ends(mut self) {
-        let ended = timeout(2 * PATIENCE, self.ended.wait_for(Option::is_some)).await;
-        let ended = ended.expect("not told of the end in time").expect("the worker is there").clone();
-        assert_eq!(ended, Some(Ok(())), "{}", self.host.name());
+        assert_eq!(told(2 * PATIENCE, &mut self.ended).await, Ok(()), "{}", self.host.name());
     }
 }

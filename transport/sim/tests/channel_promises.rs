@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::BoxError;
 use aqueduct_transport::pulling::Assignment;
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, ChannelWorkers, JoinOptions, Lz4, Node, NodeConfig, SendErrorCause,
-    Transformer,
+    ChannelError, ChannelOptions, ChannelWorkers, JoinOptions, Lz4, NodeConfig, SendErrorCause, Transformer,
 };
 use bytes::Bytes;
 use rand::Rng;
@@ -20,18 +18,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
+#[path = "support/channels.rs"]
+mod channels;
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use channels::{PATIENCE, World, sim};
+
 const SEEDS: u64 = 50;
-const PORT: u16 = 4433;
-/// Enough for the worst conditions that are drawn.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 #[test]
 fn values_that_only_go_out_arrive_in_order_and_the_end_behind_them() {
     sim().swarm(0..SEEDS, async |net| {
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let sender = server.serve_values::<String>("words", ChannelOptions::default())?;
-        let worker = world.node(&net.host("here"))?;
+        let worker = world.worker(&net.host("here"))?;
         let mut tasks = worker.join_channel::<String, ()>("words", world.address(), JoinOptions::default());
         for word in ["one", "two", "three", "four"] {
             sender.send(word.to_owned()).await.map_err(|error| error.cause)?;
@@ -51,13 +53,13 @@ fn values_that_only_go_out_arrive_in_order_and_the_end_behind_them() {
 #[test]
 fn what_goes_through_the_same_transformers_arrives_and_with_a_wrong_key_nothing() {
     sim().swarm(0..SEEDS, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let key = net.rng("key").random_range(0..2_u8);
-        let server = world.node(&world.there)?;
+        let server = world.server()?;
         let options = ChannelOptions::default().transformer(Lz4).transformer(Xor(0)).max_attempts(two());
         let (sender, mut results) = server.serve_channel::<String, String>("words", options)?;
         let mut letters = sender.monitor().dead_letters();
-        let worker = world.node(&net.host("here"))?;
+        let worker = world.worker(&net.host("here"))?;
         let options = JoinOptions::default().transformer(Lz4).transformer(Xor(key));
         let mut tasks = worker.join_channel::<String, String>("words", world.address(), options);
         sender.send("plain".to_owned()).await.map_err(|error| error.cause)?;
@@ -81,11 +83,11 @@ fn what_goes_through_the_same_transformers_arrives_and_with_a_wrong_key_nothing(
 #[test]
 fn who_joins_as_something_else_is_told_both_names() {
     sim().swarm(0..SEEDS, async |net| {
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let options = ChannelOptions::default().application(7);
         let (sender, _results) = server.serve_channel::<u64, u64>("squares", options)?;
-        let here = world.node(&net.host("here"))?;
+        let here = world.worker(&net.host("here"))?;
         let as_seven = JoinOptions::default().application(7);
         let errors = [
             here.join_channel::<u64, u64>("squares", world.address(), JoinOptions::default().application(8))
@@ -110,13 +112,13 @@ fn who_joins_as_something_else_is_told_both_names() {
 #[test]
 fn strict_round_robin_gives_each_of_ten_workers_its_remainder() {
     sim().swarm(0..SEEDS, async |net| {
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let options = ChannelOptions::default().assignment(Assignment::RoundRobin);
         let sender = server.serve_values::<u64>("numbers", options)?;
         let (got, mut all) = mpsc::unbounded_channel();
         let host = net.host("here");
-        let here = world.node(&host)?;
+        let here = world.worker(&host)?;
         for number in 0..10_u64 {
             let mut tasks = here.join_channel::<u64, ()>("numbers", world.address(), JoinOptions::default());
             let got = got.clone();
@@ -149,12 +151,12 @@ fn strict_round_robin_gives_each_of_ten_workers_its_remainder() {
 #[test]
 fn equal_keys_go_to_one_worker() {
     sim().swarm(0..SEEDS, async |net| {
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let options = ChannelOptions::default().assignment(Assignment::ByKey);
         let (sender, results) = server.serve_channel::<u64, (u64, u64)>("keyed", options)?;
         let host = net.host("here");
-        let here = world.node(&host)?;
+        let here = world.worker(&host)?;
         for number in 0..3_u64 {
             let mut tasks = here.join_channel::<u64, (u64, u64)>("keyed", world.address(), JoinOptions::default());
             host.spawn("worker", async move {
@@ -181,15 +183,15 @@ fn equal_keys_go_to_one_worker() {
 #[test]
 fn who_waits_for_workers_is_told_how_many_there_are_and_when_they_go() {
     sim().swarm(0..SEEDS, async |net| {
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let sender = server.serve_values::<u64>("numbers", ChannelOptions::default())?;
         let begun = net.now();
         let error = sender.wait_until_ready(2, Duration::from_secs(10)).await.expect_err("nobody is there").to_string();
         assert_eq!(error, "expected 2 workers within 10s, got 0");
         assert_eq!((net.now() - begun).as_secs(), 10);
         let host = net.host("here");
-        let here = world.node(&host)?;
+        let here = world.worker(&host)?;
         let late = Duration::from_millis(net.rng("late").random_range(0..20_000));
         let join = async {
             sleep(late).await;
@@ -210,12 +212,12 @@ fn who_waits_for_workers_is_told_how_many_there_are_and_when_they_go() {
 fn a_sender_waits_for_whoever_receives_and_is_fast_again_after() {
     sim().swarm(0..SEEDS, async |net| {
         const CAPACITY: u64 = 10;
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let options = ChannelOptions::default().capacity(CAPACITY as usize);
         let (sender, mut results) = server.serve_channel::<u64, u64>("squares", options)?;
         let host = net.host("here");
-        let here = world.node(&host)?;
+        let here = world.worker(&host)?;
         let mut tasks = here.join_channel::<u64, u64>("squares", world.address(), JoinOptions::default());
         host.spawn("worker", async move {
             while let Some(Ok(task)) = tasks.next().await {
@@ -251,8 +253,8 @@ fn a_sender_waits_for_whoever_receives_and_is_fast_again_after() {
 #[test]
 fn try_send_says_what_is_full() {
     sim().swarm(0..2, async |net| {
-        let world = World::new(&net)?;
-        let server = world.node(&world.there)?;
+        let world = World::new(&net, config())?;
+        let server = world.server()?;
         let sender = server.serve_values::<u64>("numbers", ChannelOptions::default().capacity(1))?;
         sender.try_send(1).map_err(|error| error.cause)?;
         let error = sender.try_send(2).expect_err("it is full");
@@ -261,34 +263,12 @@ fn try_send_says_what_is_full() {
     });
 }
 
-fn sim() -> Sim {
-    Sim::new().time_limit(Duration::from_secs(3600))
+fn config() -> NodeConfig {
+    NodeConfig::default().idle_timeout(Duration::from_secs(30))
 }
 
 fn two() -> NonZeroU32 {
     NonZeroU32::new(2).expect("not zero")
-}
-
-struct World {
-    authority: Authority,
-    there: Host,
-}
-
-impl World {
-    fn new(net: &SimNet) -> Outcome<Self> {
-        net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
-        Ok(Self { authority: Authority::dev("sim")?, there: net.host("there") })
-    }
-
-    fn address(&self) -> std::net::SocketAddr {
-        self.there.address(PORT)
-    }
-
-    fn node(&self, host: &Host) -> Outcome<Node> {
-        let config = NodeConfig::default().idle_timeout(Duration::from_secs(30)).handshake_timeout(PATIENCE);
-        let identity = self.authority.issue(host.name())?;
-        Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
-    }
 }
 
 /// Turns every bit that is in its key.

@@ -22,6 +22,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "../../../stage/tests/support/mod.rs"]
 mod support;
 #[path = "far/two_nodes.rs"]

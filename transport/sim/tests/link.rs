@@ -30,6 +30,8 @@ mod idle;
 mod large;
 #[path = "link/load.rs"]
 mod load;
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "link/processes.rs"]
 mod processes;
 #[path = "link/stages.rs"]
@@ -39,10 +41,9 @@ mod watched;
 #[path = "link/world.rs"]
 mod world;
 
+use nodes::{links, until};
 use stages::Pace;
-use world::{
-    CONSUMERS, DETECTED_WITHIN, GRACE, IDLE, PATIENCE, SHORT_IDLE, SLACK, World, everything, links, sim, until,
-};
+use world::{CONSUMERS, DETECTED_WITHIN, GRACE, IDLE, PATIENCE, SHORT_IDLE, SLACK, World, everything, sim};
 
 #[test]
 fn whatever_the_network_does_every_event_arrives_once() {

@@ -12,7 +12,7 @@ use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{
     Batch, Consumer, Cx, Exit, Graph, Producer, Publisher, Result, Running, Source, SubscribeError, Subscription,
 };
-use aqueduct_transport::{Access, Functions, Identity, LookupError, Node, NodeConfig, Signature};
+use aqueduct_transport::{Access, Functions, LookupError, Node, NodeConfig, Signature};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -20,13 +20,15 @@ use tokio::time::{sleep, timeout};
 
 #[path = "support/memory.rs"]
 mod memory;
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "support/raw.rs"]
 mod raw;
 
 use memory::Memory;
+use nodes::{PORT, links, lost_after, start, until};
 use raw::{Issues, frame, hello, hello_of, subscribe};
 
-const PORT: u16 = 4433;
 const EVENTS: u64 = 200;
 /// How long anything may take on the worst network that is drawn.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -329,7 +331,7 @@ fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
             }
         }
         world.the_link_is_exact().await?;
-        until("something of the peer is left", || world.node.snapshot().links_published == 0).await;
+        until(CLOSING, "something of the peer is left", || world.node.snapshot().links_published == 0).await;
         world.end().await?;
         memory.check(&began);
         Ok(())
@@ -488,7 +490,7 @@ fn failure_17_garbage_ends_with_a_code_and_harms_nobody() {
         assert_eq!((now.offences, now.connections_refused), [(1, 0), (1, 1), (3, 0), (3, 0)][case]);
         world.the_link_is_exact().await?;
         // Nothing of the hostile peer is left.
-        until("something of the peer is left", || links(&world.there) == 0).await;
+        until(CLOSING, "something of the peer is left", || links(&world.there) == 0).await;
         world.end().await?;
         memory.check(&began);
         Ok(())
@@ -525,7 +527,7 @@ fn failure_36_a_node_that_starts_again_replaces_its_earlier_self() {
                 for (connection, ..) in std::mem::take(&mut present) {
                     assert_eq!(code(&connection).await, SUPERSEDED);
                 }
-                until("a link of an earlier start is left", || links(&world.there) <= 1).await;
+                until(CLOSING, "a link of an earlier start is left", || links(&world.there) <= 1).await;
             }
             last = incarnation;
             let link = accepted(&connection, "numbers-for-hostile").await?;
@@ -555,10 +557,8 @@ fn sim() -> Sim {
 }
 
 fn config() -> NodeConfig {
-    NodeConfig::default()
+    lost_after(PATIENCE)
         .handshake_timeout(PATIENCE)
-        .idle_timeout(PATIENCE)
-        .keep_alive(PATIENCE / 4)
         .max_subscriptions(MAX_SUBSCRIPTIONS)
         .max_reassembly_bytes(MAX_REASSEMBLY_BYTES)
 }
@@ -568,15 +568,11 @@ fn conditions(rng: &mut StdRng) -> LinkConditions {
     LinkConditions::draw(rng).loss(0.0).corruption(0.0)
 }
 
-fn start(host: &Host, identity: Identity, config: NodeConfig) -> Outcome<Node> {
-    Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
-}
-
 /// Shuts a node down in an orderly way, after which nothing may run on its machine.
 async fn end(host: &Host, node: Node) {
     assert!(node.shutdown(PATIENCE).await, "a link is left: {:?}", host.task_names());
     drop(node);
-    until("a task is left", || host.alive_tasks() == 0).await;
+    until(CLOSING, "a task is left", || host.alive_tasks() == 0).await;
 }
 
 async fn try_subscribe(node: &Node, name: &str, there: &Host) -> Result<ProbeSink<u64>, SubscribeError> {
@@ -607,19 +603,6 @@ async fn code(connection: &Connection) -> VarInt {
         ConnectionError::ApplicationClosed(close) => close.error_code,
         other => panic!("{other}"),
     }
-}
-
-fn links(host: &Host) -> usize {
-    host.task_names().iter().filter(|name| *name == "link").count()
-}
-
-async fn until(otherwise: &str, reached: impl Fn() -> bool) {
-    let wait = async {
-        while !reached() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    assert!(timeout(CLOSING, wait).await.is_ok(), "{otherwise}");
 }
 
 /// A producer's machine, and one of a well-behaved consumer.

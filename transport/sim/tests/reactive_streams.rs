@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "../../../stage/tests/reactive_streams/rules.rs"]
 mod rules;
 #[path = "../../../stage/tests/support/mod.rs"]

@@ -4,17 +4,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
-use aqueduct_transport::{Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig, ResultReceiver};
+use aqueduct_sim::{Host, Outcome};
+use aqueduct_transport::{ChannelOptions, JoinOptions, Node, NodeConfig, ResultReceiver};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+#[path = "support/channels.rs"]
+mod channels;
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use channels::{PATIENCE, World, sim};
+use nodes::{lost_after, told};
+
 const VALUES: u64 = 60;
 const WORKERS: u64 = 3;
-const PORT: u16 = 4433;
-/// Enough for the worst conditions that are drawn.
-const PATIENCE: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -22,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(5);
 #[test]
 fn failures_01_05_and_12_of_each_sender_every_value_comes_once_and_in_order() {
     sim().swarm(0..100, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("faults");
         let (server, mut receiver) = world.serve(rng.random_range(2..50))?;
         let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start(number, 0)).collect::<Outcome<_>>()?;
@@ -84,7 +89,7 @@ fn failures_01_05_and_12_of_each_sender_every_value_comes_once_and_in_order() {
 #[test]
 fn failure_02_senders_find_a_server_that_was_started_again_and_lose_nothing() {
     sim().swarm(0..100, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("crashes");
         let mut workers: Vec<_> = (0..WORKERS).map(|number| world.start(number, 0)).collect::<Outcome<_>>()?;
         // By worker: the next number that was never received.
@@ -139,7 +144,7 @@ fn failure_02_senders_find_a_server_that_was_started_again_and_lose_nothing() {
 #[test]
 fn failure_45_when_nobody_receives_any_more_senders_are_told() {
     sim().swarm(0..50, async |net| {
-        let world = World::new(&net)?;
+        let world = World::new(&net, config())?;
         let mut rng = net.rng("close");
         let (server, mut receiver) = world.serve(20)?;
         let workers: Vec<_> = (0..WORKERS).map(|number| world.start(number, 0)).collect::<Outcome<_>>()?;
@@ -165,22 +170,10 @@ fn failure_45_when_nobody_receives_any_more_senders_are_told() {
     });
 }
 
-fn sim() -> Sim {
-    Sim::new().time_limit(Duration::from_secs(3600))
-}
-
 type Value = (u64, u64, u64);
 
 async fn received(receiver: &mut ResultReceiver<Value>) -> Value {
     timeout(PATIENCE, receiver.recv()).await.expect("nothing comes").expect("it is open")
-}
-
-struct World {
-    net: SimNet,
-    authority: Authority,
-    there: Host,
-    /// The server's, the same in all its lives.
-    identity: Identity,
 }
 
 /// A worker's machine.
@@ -191,39 +184,28 @@ struct Worker {
     outcome: watch::Receiver<Option<Result<(), (u64, u64)>>>,
 }
 
+/// A lost machine is soon noticed.
+fn config() -> NodeConfig {
+    lost_after(IDLE).session_grace(GRACE)
+}
+
 impl World {
-    fn new(net: &SimNet) -> Outcome<Self> {
-        net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
-        let authority = Authority::dev("sim")?;
-        let identity = authority.issue("there")?;
-        Ok(Self { net: net.clone(), authority, there: net.host("there"), identity })
-    }
-
-    fn node(&self, host: &Host, identity: Identity) -> Outcome<Node> {
-        let config = NodeConfig::default()
-            .idle_timeout(IDLE)
-            .keep_alive(IDLE / 4)
-            .session_grace(GRACE)
-            .handshake_timeout(PATIENCE);
-        Ok(Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
-    }
-
     fn serve(&self, capacity: usize) -> Outcome<(Node, ResultReceiver<Value>)> {
-        let node = self.node(&self.there, self.identity.clone())?;
+        let node = self.server()?;
         let receiver = node.serve_results("numbers", ChannelOptions::default().capacity(capacity))?;
         Ok((node, receiver))
     }
 
     fn start(&self, number: u64, life: u64) -> Outcome<Worker> {
-        self.start_on(self.net.host(&format!("here-{number}")), number, life)
+        self.start_on(self.there.net().host(&format!("here-{number}")), number, life)
     }
 
     fn start_on(&self, host: Host, number: u64, life: u64) -> Outcome<Worker> {
-        let node = self.node(&host, self.authority.issue(host.name())?)?;
-        let mut rng = self.net.rng(&format!("worker {number} {life}"));
+        let node = self.worker(&host)?;
+        let mut rng = self.there.net().rng(&format!("worker {number} {life}"));
         let max = rng.random_range(1..8);
         let options = JoinOptions::default().values(rng.random_range(0..max)..max).patience(2 * PATIENCE);
-        let mut sender = node.join_results::<Value>("numbers", self.there.address(PORT), options);
+        let mut sender = node.join_results::<Value>("numbers", self.address(), options);
         let (told, outcome) = watch::channel(None);
         host.spawn("worker", async move {
             for value in 0..VALUES {
@@ -242,8 +224,6 @@ impl World {
 
 impl Worker {
     async fn ends(mut self) -> Result<(), (u64, u64)> {
-        let outcome = timeout(2 * PATIENCE, self.outcome.wait_for(Option::is_some)).await;
-        let outcome = *outcome.expect("not told in time").expect("the worker is there");
-        outcome.expect("it was waited for")
+        told(2 * PATIENCE, &mut self.outcome).await
     }
 }

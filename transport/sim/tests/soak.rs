@@ -44,6 +44,8 @@ use tokio::time::sleep;
 mod levels;
 #[path = "soak/machines.rs"]
 mod machines;
+#[path = "support/nodes.rs"]
+mod nodes;
 #[path = "soak/stages.rs"]
 mod stages;
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::Source;
-use aqueduct_transport::{Authority, Node, NodeConfig, Remote, Wire};
+use aqueduct_transport::{Node, Remote, Wire};
 
-const PORT: u16 = 4433;
+use crate::nodes::{Nodes, PORT, lost_after};
+
 /// Longer than anything may take on the worst network that is drawn: nothing is taken for lost here by mere loss.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// After so long, everything that is under way has arrived, and was answered, on the worst network that is drawn.
@@ -22,7 +23,7 @@ tokio::task_local! {
 
 struct World {
     net: SimNet,
-    authority: Authority,
+    nodes: Nodes,
     machines: RefCell<Vec<Machine>>,
     published: Cell<u64>,
 }
@@ -39,8 +40,8 @@ pub struct Machine {
 pub fn worlds(seeds: u64, scenario: impl AsyncFn() + Sync) {
     Sim::new().swarm(0..seeds, async |net| {
         net.set_default_conditions(LinkConditions::draw(&mut net.rng("conditions")));
-        let world =
-            World { net, authority: Authority::dev("sim")?, machines: RefCell::default(), published: Cell::default() };
+        let nodes = Nodes::new(lost_after(PATIENCE).unused_timeout(PATIENCE).handshake_timeout(PATIENCE))?;
+        let world = World { net, nodes, machines: RefCell::default(), published: Cell::default() };
         WORLD.scope(world, scenario()).await;
         Outcome::Ok(())
     });
@@ -52,13 +53,7 @@ pub fn machine(number: usize) -> Machine {
         let mut machines = world.machines.borrow_mut();
         while machines.len() <= number {
             let host = world.net.host(&format!("machine-{}", machines.len()));
-            let config = NodeConfig::default()
-                .idle_timeout(PATIENCE)
-                .keep_alive(PATIENCE / 4)
-                .unused_timeout(PATIENCE)
-                .handshake_timeout(PATIENCE);
-            let identity = world.authority.issue(host.name()).unwrap();
-            let node = Node::builder(identity).config(config).spawner(host.clone()).socket(host.bind(PORT)).unwrap();
+            let node = world.nodes.start(&host).unwrap();
             machines.push(Machine { host, node });
         }
         machines[number].clone()

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use aqueduct_sim::{Host, LinkConditions, Outcome};
+use aqueduct_sim::LinkConditions;
 use aqueduct_stage::{Graph, SourceExt};
-use aqueduct_transport::{Authority, Node, NodeConfig, PublishOptions};
+use aqueduct_transport::PublishOptions;
 use rand::Rng;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
-use crate::world::{GRACE, PATIENCE, PORT, SHORT_IDLE, sim};
+use crate::nodes::{Nodes, PORT, lost_after};
+use crate::world::{GRACE, PATIENCE, SHORT_IDLE, sim};
 
 const EVENTS: u64 = 1500;
 /// Each of two consumers wants one event in so many.
@@ -26,19 +27,9 @@ const SUBSCRIBED_WITHIN: Duration = Duration::from_millis(40);
 fn choosy_consumers_get_what_they_want_to_the_end() {
     sim().swarm(0..100, async |net| {
         let mut rng = net.rng("choosy");
-        let authority = Authority::dev("sim")?;
-        let config = NodeConfig::default()
-            .idle_timeout(SHORT_IDLE)
-            .keep_alive(SHORT_IDLE / 4)
-            .session_grace(GRACE)
-            .handshake_timeout(PATIENCE);
-        let start = |host: &Host| -> Outcome<Node> {
-            let identity = authority.issue(host.name())?;
-            Ok(Node::builder(identity).config(config.clone()).spawner(host.clone()).socket(host.bind(PORT))?)
-        };
-
+        let nodes = Nodes::new(lost_after(SHORT_IDLE).session_grace(GRACE).handshake_timeout(PATIENCE))?;
         let there = net.host("there");
-        let node = start(&there)?;
+        let node = nodes.start(&there)?;
         let graph = Graph::with_spawner("producing", there.clone());
         let numbers = graph.iterate("numbers", || 0..EVENTS);
         let options = WANTED.iter().fold(PublishOptions::new().lag_limit(GRACE), |options, &(name, rest)| {
@@ -54,7 +45,7 @@ fn choosy_consumers_get_what_they_want_to_the_end() {
         let mut consumers = Vec::new();
         for (name, rest) in WANTED {
             let host = net.host(name);
-            let node = start(&host)?;
+            let node = nodes.start(&host)?;
             let max = rng.random_range(2..8);
             let far = node.source::<u64>("numbers", there.address(PORT)).select(name);
             let mut events = far.events(rng.random_range(0..max)..max);

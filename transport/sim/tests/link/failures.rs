@@ -8,10 +8,11 @@ use aqueduct_sim::{Host, LinkConditions, Nemesis, Outcome, SimNet};
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
+use crate::nodes::{links, until};
 use crate::stages::{Pace, Sizes};
 use crate::world::{
     CONSUMERS, DETECTED_WITHIN, GRACE, Here, IDLE, PATIENCE, RESUMED_WITHIN, SHORT_GRACE, SHORT_IDLE, Setup, World,
-    everything, links, sim, until,
+    everything, sim,
 };
 
 /// A consumer's machine dies with events in hand: the other consumer gets them, as another attempt.

@@ -15,8 +15,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::nodes::PORT;
 use crate::stages::Event;
-use crate::world::{PATIENCE, PORT, Setup, World, sim};
+use crate::world::{PATIENCE, Setup, World, sim};
 
 /// What is asked for is said again, before and after, and with less than was said already: the ledger sees each event that
 /// leaves, and none is too many.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use aqueduct_sim::{Host, LinkConditions, Outcome};
+use aqueduct_sim::LinkConditions;
 use aqueduct_stage::{Batch, Consumer, Cx, Graph, Producer, Result};
-use aqueduct_transport::{Authority, Node};
+use aqueduct_transport::NodeConfig;
 use tokio::time::sleep;
 
-use crate::world::{IDLE, PORT, links, sim, until};
+use crate::nodes::{Nodes, PORT, links, until};
+use crate::world::{IDLE, sim};
 
 const LINKS: usize = 100;
 const SPAN: Duration = Duration::from_secs(600);
@@ -18,12 +19,9 @@ const SPAN: Duration = Duration::from_secs(600);
 fn links_over_which_nothing_comes_say_little() {
     sim().swarm(0..5, async |net| {
         net.set_default_conditions(LinkConditions::default());
-        let authority = Authority::dev("sim")?;
-        let start = |host: &Host| -> Outcome<Node> {
-            Ok(Node::builder(authority.issue(host.name())?).spawner(host.clone()).socket(host.bind(PORT))?)
-        };
+        let nodes = Nodes::new(NodeConfig::default())?;
         let (there, here) = (net.host("there"), net.host("here"));
-        let (publisher, subscriber) = (start(&there)?, start(&here)?);
+        let (publisher, subscriber) = (nodes.start(&there)?, nodes.start(&here)?);
         let producing = Graph::with_spawner("producing", there.clone());
         publisher.publish("silent", &producing.producer("silent", || Silent))?;
         let _producing = producing.start();

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use aqueduct_sim::{LinkConditions, Outcome, SimNet};
 use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Producer, Result};
-use aqueduct_transport::{Authority, Node, NodeConfig};
+use aqueduct_transport::NodeConfig;
 use bytes::Bytes;
 use rand::Rng;
 use tokio::time::sleep;
 
-use crate::world::{PATIENCE, PORT, sim};
+use crate::nodes::{Nodes, PORT};
+use crate::world::{PATIENCE, sim};
 
 /// Between two small events.
 const PERIOD: Duration = Duration::from_millis(10);
@@ -33,13 +34,9 @@ async fn beside(net: &SimNet, bandwidth: u64, large_bytes: usize) -> Outcome {
     // Half of what is on its way.
     let queue_bytes = (bandwidth as f64 * delay.as_secs_f64() / 2.0) as usize;
     net.set_default_conditions(LinkConditions::default().delay(delay).bandwidth(bandwidth).queue_bytes(queue_bytes));
-    let authority = Authority::dev("sim")?;
+    let nodes = Nodes::new(NodeConfig::default().handshake_timeout(PATIENCE))?;
     let [there, here] = ["there", "here"].map(|name| net.host(name));
-    let node = |host: &aqueduct_sim::Host| -> Outcome<Node> {
-        let config = NodeConfig::default().handshake_timeout(PATIENCE);
-        Ok(Node::builder(authority.issue(host.name())?).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
-    };
-    let (far, near) = (node(&there)?, node(&here)?);
+    let (far, near) = (nodes.start(&there)?, nodes.start(&here)?);
 
     let graph = Graph::with_spawner("producing", there.clone());
     let of = net.clone();

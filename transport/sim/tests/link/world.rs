@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use aqueduct_sim::{Edge, Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{FailureKind, Graph, Running};
-use aqueduct_transport::{Authority, Node, NodeConfig, PublishOptions};
+use aqueduct_transport::{Authority, Node, PublishOptions};
 use rand::Rng;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use crate::nodes::{Nodes, PORT, links, lost_after, until};
 use crate::stages::{EVENTS, Numbers, Pace, Pauses, Sizes};
 use crate::watched::{End, Watch, Watched};
 
 pub(crate) const CONSUMERS: usize = 2;
-pub(crate) const PORT: u16 = 4433;
 /// Enough for the worst conditions that are drawn.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// After this, a lost machine is noticed; what is added covers what was on its way.
@@ -130,21 +130,12 @@ impl World {
         if net.rng("sockets").random_bool(0.5) {
             net.buggify(0.1);
         }
-        let authority = Authority::dev("sim")?;
-        let config = NodeConfig::default()
-            .idle_timeout(setup.idle)
-            .keep_alive(setup.idle / 4)
-            .session_grace(setup.grace)
-            .handshake_timeout(PATIENCE);
-        let start = |host: &Host| -> Outcome<Node> {
-            let identity = authority.issue(host.name())?;
-            Ok(Node::builder(identity).config(config.clone()).spawner(host.clone()).socket(host.bind(PORT))?)
-        };
+        let nodes = Nodes::new(lost_after(setup.idle).session_grace(setup.grace).handshake_timeout(PATIENCE))?;
 
         let edge = |n| Arc::new(Watched::new(net, Edge(n as u64), setup.sizes));
         let edges: Vec<_> = (0..setup.consumers + setup.strangers).map(edge).collect();
         let there = net.host("there");
-        let node = start(&there)?;
+        let node = nodes.start(&there)?;
         let graph = Graph::with_spawner("producing", there.clone());
         let numbers = {
             let (net, edges) = (net.clone(), edges.clone());
@@ -169,7 +160,7 @@ impl World {
         let strangers = edges.split_off(setup.consumers);
         for edge in edges {
             let host = net.host(&format!("here-{}", edge.edge.0));
-            let node = start(&host)?;
+            let node = nodes.start(&host)?;
             let graph = Graph::with_spawner("consuming", host.clone());
             let far = node.source(&edge.edge.to_string(), there.address(PORT));
             let far = Watch { source: far, edge: edge.clone(), end: End::Here };
@@ -190,7 +181,7 @@ impl World {
             }
             net.set_default_conditions(conditions);
         }
-        Ok(Self { net: net.clone(), there, node, producing, here, strangers, authority })
+        Ok(Self { net: net.clone(), there, node, producing, here, strangers, authority: nodes.authority })
     }
 
     /// Waits until every consumer has got something, but by far not everything.
@@ -275,21 +266,4 @@ impl Here {
         until(CLOSING, "a task is left", || host.alive_tasks() == 0).await;
         Ok(())
     }
-}
-
-pub(crate) fn links(host: &Host) -> usize {
-    host.task_names().iter().filter(|name| *name == "link").count()
-}
-
-/// Waits until a machine has come to rest; the clock is the simulation's.
-pub(crate) async fn until(limit: Duration, otherwise: &str, reached: impl Fn() -> bool) {
-    let wait = async {
-        let mut pause = Duration::from_millis(1);
-        while !reached() {
-            sleep(pause).await;
-            // Most of what is waited for takes a moment or a minute.
-            pause = (pause * 2).min(limit / 50);
-        }
-    };
-    assert!(timeout(limit, wait).await.is_ok(), "{otherwise}");
 }

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 
+use crate::nodes::{self, PORT};
 use crate::stages::{Book, Event, Relay, Sink, Ticks};
 
-const PORT: u16 = 4433;
 /// Longer than any fault lasts, and what it takes to dial after it: only who is lost for good is given up.
 const GRACE: Duration = Duration::from_secs(600);
 /// Few, so that streams that are left behind keep new ones from being opened.
@@ -138,5 +138,5 @@ fn consume(from: &Host, on: &Host, identity: &Identity, book: &Arc<Book>) -> Out
 
 fn start(host: &Host, identity: &Identity) -> Outcome<Node> {
     let config = NodeConfig::default().session_grace(GRACE).max_subscriptions(MAX_SUBSCRIPTIONS);
-    Ok(Node::builder(identity.clone()).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
+    nodes::start(host, identity.clone(), config)
 }

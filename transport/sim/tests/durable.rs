@@ -3,21 +3,25 @@
 //! What is durable is kept in memory outside of the machines, so that it survives their crashes as a disk does: blocking
 //! threads are not simulated. With redb and real processes the same is tested in `transport/tests/kill.rs`.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{Backoff, Batch, Consumer, Cx, Graph, Intensity, Restart, Result, Running};
-use aqueduct_transport::{
-    Authority, Identity, MemoryQueue, Node, NodeConfig, Numbered, Once, Positions, QueueSource, Retrying,
-};
+use aqueduct_transport::{Authority, Identity, MemoryQueue, Node, Numbered, Once, Positions, QueueSource, Retrying};
 use rand::Rng;
 use rand::rngs::StdRng;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+#[path = "support/book.rs"]
+mod book;
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use book::Book;
+use nodes::{PORT, lost_after};
+
 const EVENTS: u64 = 150;
-const PORT: u16 = 4433;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// So that a lost machine is noticed soon.
 const IDLE: Duration = Duration::from_secs(2);
@@ -41,7 +45,7 @@ fn failure_03_a_restarted_producer_with_a_durable_queue_loses_nothing() {
             world.there.restart();
             producer = world.produce(life)?;
         }
-        world.disk.until(|disk| disk.accepted.len() as u64 == EVENTS).await;
+        world.disk.book.until("all is accepted", |disk| disk.accepted.len() as u64 == EVENTS).await;
         producer.1.close();
         timeout(PATIENCE, consuming.1.join()).await.expect("it does not end")?;
         world.everything_took_place_once()
@@ -58,14 +62,14 @@ fn failure_11_a_consumer_that_crashes_after_the_effect_applies_it_once() {
             let consuming = world.consume(true)?;
             let crashed = world.disk.clone();
             // It crashes its own machine in the middle of a callback.
-            crashed.until(|disk| disk.crashes > 0).await;
+            crashed.book.until("it crashes", |disk| disk.crashes > 0).await;
             world.here.crash();
             drop(consuming);
-            world.disk.update(|disk| disk.crashes -= 1);
+            world.disk.book.update(|disk| disk.crashes -= 1);
             world.here.restart();
         }
         let mut consuming = world.consume(false)?;
-        world.disk.until(|disk| disk.accepted.len() as u64 == EVENTS).await;
+        world.disk.book.until("all is accepted", |disk| disk.accepted.len() as u64 == EVENTS).await;
         producer.1.close();
         timeout(PATIENCE, consuming.1.join()).await.expect("it does not end")?;
         world.everything_took_place_once()
@@ -80,8 +84,7 @@ fn sim() -> Sim {
 #[derive(Clone)]
 struct Disk {
     queue: Arc<MemoryQueue>,
-    state: Arc<Mutex<State>>,
-    changed: Arc<watch::Sender<()>>,
+    book: Arc<Book<State>>,
 }
 
 #[derive(Default)]
@@ -94,42 +97,21 @@ struct State {
     crashes: usize,
 }
 
-impl Disk {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn update(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.changed.send_replace(());
-    }
-
-    async fn until(&self, reached: impl Fn(&State) -> bool) {
-        let mut changed = self.changed.subscribe();
-        let wait = async {
-            while !reached(&self.lock()) {
-                changed.changed().await.expect("the sender is here");
-            }
-        };
-        assert!(timeout(PATIENCE, wait).await.is_ok(), "it does not go on");
-    }
-}
-
 /// The position that is changed together with the effects.
 struct OnDisk(Disk);
 
 impl Positions for OnDisk {
     async fn position(&self, _: &str) -> Result<Option<u64>, aqueduct_transport::StoreError> {
-        Ok(self.0.lock().position)
+        Ok(self.0.book.lock().position)
     }
 
     async fn store(&self, _: &str, position: u64) -> Result<(), aqueduct_transport::StoreError> {
-        self.0.update(|disk| disk.position = Some(position));
+        self.0.book.update(|disk| disk.position = Some(position));
         Ok(())
     }
 
     async fn remove(&self, _: &str) -> Result<bool, aqueduct_transport::StoreError> {
-        Ok(self.0.lock().position.take().is_some())
+        Ok(self.0.book.lock().position.take().is_some())
     }
 }
 
@@ -147,8 +129,7 @@ struct World {
 impl World {
     fn new(net: &SimNet) -> Outcome<Self> {
         net.set_default_conditions(LinkConditions::draw(&mut net.rng("world")));
-        let (state, changed) = (Arc::default(), Arc::default());
-        let disk = Disk { queue: Arc::new(MemoryQueue::new(10_000)), state, changed };
+        let disk = Disk { queue: Arc::new(MemoryQueue::new(10_000)), book: Arc::new(Book::new(PATIENCE)) };
         let (there, here) = (net.host("there"), net.host("here"));
         let authority = Authority::dev("sim")?;
         let identities = [authority.issue(there.name())?, authority.issue(here.name())?];
@@ -156,8 +137,7 @@ impl World {
     }
 
     fn node(&self, host: &Host, identity: &Identity) -> Outcome<Node> {
-        let config = NodeConfig::default().idle_timeout(IDLE).keep_alive(IDLE / 4).session_grace(GRACE);
-        Ok(Node::builder(identity.clone()).config(config).spawner(host.clone()).socket(host.bind(PORT))?)
+        nodes::start(host, identity.clone(), lost_after(IDLE).session_grace(GRACE))
     }
 
     /// Starts the producer's node, and pushes what was not accepted yet.
@@ -167,11 +147,11 @@ impl World {
         node.publish("numbers", &source.exclusive())?;
         let (pushing, disk, mut rng) = (source.clone(), self.disk.clone(), self.net.rng(&format!("push {life}")));
         self.there.spawn("push", async move {
-            let mut next = disk.lock().accepted.len() as u64;
+            let mut next = disk.book.lock().accepted.len() as u64;
             while next < EVENTS {
                 let end = EVENTS.min(next + rng.random_range(1..8));
                 pushing.push(next..end).await.expect("there is room");
-                disk.update(|disk| disk.accepted.extend(next..end));
+                disk.book.update(|disk| disk.accepted.extend(next..end));
                 next = end;
                 sleep(Duration::from_millis(rng.random_range(0..300))).await;
             }
@@ -201,12 +181,14 @@ impl World {
 
     /// Waits until so many more events have been applied.
     async fn applied(&self, more: usize) {
-        let enough = (self.disk.lock().effects.len() + more).min(EVENTS as usize);
-        timeout(GOES_ON_WITHIN, self.disk.until(|disk| disk.effects.len() >= enough)).await.expect("it does not go on");
+        let enough = (self.disk.book.lock().effects.len() + more).min(EVENTS as usize);
+        timeout(GOES_ON_WITHIN, self.disk.book.until("enough is applied", |disk| disk.effects.len() >= enough))
+            .await
+            .expect("it does not go on");
     }
 
     fn everything_took_place_once(&self) -> Outcome {
-        let disk = self.disk.lock();
+        let disk = self.disk.book.lock();
         assert_eq!(disk.effects, (0..EVENTS).collect::<Vec<_>>(), "lost, twice, or out of order");
         Ok(())
     }
@@ -225,7 +207,7 @@ impl Consumer for Apply {
 
     async fn handle_events(&mut self, events: Batch<Numbered<u64>>, _: &mut Cx<'_>) -> Result {
         sleep(Duration::from_millis(self.rng.random_range(0..300))).await;
-        self.disk.update(|disk| {
+        self.disk.book.update(|disk| {
             for numbered in events {
                 // That nothing comes again is for the subscription to see to, and not checked here.
                 disk.effects.push(numbered.event);
@@ -233,7 +215,7 @@ impl Consumer for Apply {
             }
         });
         if self.crash_after == 0 {
-            self.disk.update(|disk| disk.crashes += 1);
+            self.disk.book.update(|disk| disk.crashes += 1);
             // The acknowledgement never leaves.
             std::future::pending::<()>().await;
         }

@@ -5,22 +5,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{Attempt, Graph, Running, SourceExt};
+use aqueduct_transport::Node;
 use aqueduct_transport::pulling::{DeadLetter, PullingOptions, Work, WorkPool, WorkSource};
-use aqueduct_transport::{Authority, Node, NodeConfig};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_stream::StreamExt;
 
+#[path = "support/book.rs"]
+mod book;
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use book::Book;
+use nodes::{Nodes, PORT, lost_after, told};
+
 const EVENTS: u64 = 120;
 const WORKERS: usize = 3;
-const PORT: u16 = 4433;
 /// Enough for the worst conditions that are drawn.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// So that a cut is noticed soon, and how long it is borne.
@@ -125,7 +132,7 @@ struct World {
     pool: WorkPool<u64>,
     producing: Running,
     here: Vec<Here>,
-    book: Arc<Book>,
+    book: Arc<Book<Page>>,
     _node: Node,
 }
 
@@ -141,18 +148,9 @@ impl World {
     async fn new(net: &SimNet, grace: Duration, fault: Fault) -> Outcome<Self> {
         let mut rng = net.rng("world");
         net.set_default_conditions(LinkConditions::draw(&mut rng));
-        let authority = Authority::dev("sim")?;
-        let config = NodeConfig::default()
-            .idle_timeout(IDLE)
-            .keep_alive(IDLE / 4)
-            .session_grace(grace)
-            .handshake_timeout(PATIENCE);
-        let start = |host: &Host| -> Outcome<Node> {
-            let identity = authority.issue(host.name())?;
-            Ok(Node::builder(identity).config(config.clone()).spawner(host.clone()).socket(host.bind(PORT))?)
-        };
+        let nodes = Nodes::new(lost_after(IDLE).session_grace(grace).handshake_timeout(PATIENCE))?;
         let there = net.host("there");
-        let node = start(&there)?;
+        let node = nodes.start(&there)?;
         let graph = Graph::with_spawner("producing", there.clone());
         let numbers = graph.iterate("numbers", || 0..EVENTS);
         let attempts = NonZeroU32::new(ATTEMPTS).expect("not zero");
@@ -161,11 +159,11 @@ impl World {
         node.publish("work", &pool)?;
         let producing = graph.start();
 
-        let book = Arc::new(Book::new());
+        let book = Arc::new(Book::new(ACK_WAIT + PATIENCE));
         let mut here = Vec::new();
         for number in 0..WORKERS {
             let host = net.host(&format!("here-{number}"));
-            let node = start(&host)?;
+            let node = nodes.start(&host)?;
             let far = node.source::<u64>("work", there.address(PORT));
             let max = rng.random_range(1..8);
             let demand = rng.random_range(0..max)..max;
@@ -198,9 +196,7 @@ impl World {
     /// Waits for the end of the data, at every worker that is left.
     async fn ends(&mut self) -> Outcome {
         for here in &mut self.here {
-            let ended = timeout(ACK_WAIT + PATIENCE, here.ended.wait_for(Option::is_some)).await;
-            let ended = ended.expect("not told of the end in time").expect("the worker is there").clone();
-            assert_eq!(ended, Some(Ok(())), "{}", here.host.name());
+            assert_eq!(told(ACK_WAIT + PATIENCE, &mut here.ended).await, Ok(()), "{}", here.host.name());
         }
         self.producing.join().await?;
         Ok(())
@@ -212,7 +208,7 @@ struct Worker {
     net: SimNet,
     rng: StdRng,
     fault: Fault,
-    book: Arc<Book>,
+    book: Arc<Book<Page>>,
     held: Vec<Work<u64>>,
     /// The last event of all, which keeps the pool open until a late answer was refused.
     last: Option<Work<u64>>,
@@ -301,11 +297,6 @@ impl Worker {
 }
 
 /// What workers have seen and said.
-struct Book {
-    page: Mutex<Page>,
-    changed: watch::Sender<()>,
-}
-
 #[derive(Default)]
 struct Page {
     /// Who has got something.
@@ -319,32 +310,6 @@ struct Page {
     may_answer_late: bool,
     late_is_refused: bool,
     killed: Option<usize>,
-}
-
-impl Book {
-    fn new() -> Self {
-        Self { page: Mutex::default(), changed: watch::Sender::new(()) }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Page> {
-        self.page.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn update<R>(&self, change: impl FnOnce(&mut Page) -> R) -> R {
-        let changed = change(&mut self.lock());
-        self.changed.send_replace(());
-        changed
-    }
-
-    async fn until(&self, what: &str, reached: impl Fn(&Page) -> bool) {
-        let mut changes = self.changed.subscribe();
-        let waiting = async {
-            while !reached(&self.lock()) {
-                changes.changed().await.expect("the sender is here");
-            }
-        };
-        assert!(timeout(ACK_WAIT + PATIENCE, waiting).await.is_ok(), "never: {what}");
-    }
 }
 
 impl Page {

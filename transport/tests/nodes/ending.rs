@@ -1,0 +1,225 @@
+//! How subscriptions between nodes, and nodes themselves, end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aqueduct_stage::{
+    EventStreamError, Exit, FailureKind, Graph, Publisher, Result, Source, SourceExt, SubscribeError, Subscription,
+};
+use aqueduct_transport::{Authority, Node, NodeConfig};
+use bytes::Bytes;
+use tokio_stream::StreamExt;
+
+use crate::nodes::{guarded, node, nodes};
+use crate::stages::{GUARD, Seen, bytes, collect, consuming, fails, produce, ready};
+
+#[tokio::test]
+async fn a_consumer_that_has_enough_ends_its_subscription_only() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        for _ in 0..3 {
+            let (seen, graph) = (Seen::default(), Graph::new("consuming"));
+            collect(&graph, &seen, |_, cx| {
+                cx.stop(Exit::Normal);
+                ready()
+            })
+            .subscribe(&here.source::<u64>("endless", there.local_addr()), 50..100);
+            graph.run().await.unwrap();
+            assert!((1..=50).contains(&seen.take().len()));
+        }
+        // It ends when its last subscriber has left: all three did.
+        producing.join().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_dropped_ends_its_subscription() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, graph) = (Seen::default(), Graph::new("consuming"));
+        collect(&graph, &seen, |_, _| ready()).subscribe(&here.source::<u64>("endless", there.local_addr()), 50..100);
+        let consuming = graph.start();
+        seen.until(1000).await;
+        drop(consuming);
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Remote);
+        assert!(there.shutdown(GUARD).await && here.shutdown(GUARD).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_far_source_is_a_stream_that_leaves_nothing_behind() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let source = here.source::<u64>("endless", there.local_addr());
+        let mut last = None;
+        for _ in 0..50 {
+            let mut events = source.events(5..10);
+            let first = events.next().await.unwrap().unwrap();
+            assert!(last.is_none_or(|last| first > last));
+            last = events.close().pop().or(Some(first));
+        }
+        let unknown = here.source::<u64>("nobody", there.local_addr());
+        let error = unknown.events(5..10).next().await.unwrap().unwrap_err();
+        assert!(matches!(error, EventStreamError::Subscribe(SubscribeError::Unknown { .. })), "{error}");
+        // It ends when its last subscriber has left: all of them did.
+        producing.join().await.unwrap();
+        assert!(there.shutdown(GUARD).await && here.shutdown(GUARD).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_producer_that_is_dropped_is_an_error_at_the_consumer() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
+        seen.until(1000).await;
+        drop(producing);
+        let failure = consuming.join().await.unwrap_err().failure;
+        assert_eq!(failure.kind(), FailureKind::Remote);
+        assert!(failure.message().contains("endless: killed"), "{failure}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_shut_down_is_an_error_and_no_shorter_success() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
+        seen.until(1000).await;
+        assert!(!there.shutdown(Duration::ZERO).await, "a subscription was open");
+        let failure = consuming.join().await.unwrap_err().failure;
+        assert_eq!(failure.kind(), FailureKind::Disconnected);
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_consumers_node_that_is_shut_down_is_an_error_too() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
+        seen.until(1000).await;
+        assert!(!here.shutdown(Duration::ZERO).await, "a subscription was open");
+        assert_eq!(consuming.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
+        // Its last consumer is lost, and with it what was on its way: that is no success either.
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_whose_last_handle_is_gone_is_lost_to_its_subscribers() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, mut consuming) = consuming::<u64>(&here, "endless", &there);
+        seen.until(1000).await;
+        drop(there);
+        let failure = consuming.join().await.unwrap_err().failure;
+        assert_eq!(failure.kind(), FailureKind::Disconnected, "{failure}");
+        assert_eq!(producing.join().await.unwrap_err().failure.kind(), FailureKind::Disconnected);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_lets_subscribers_have_everything() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let mut producing = produce(&there, "bytes", 100, |n| bytes(n, 100_000));
+        let (seen, mut consuming) = consuming::<Bytes>(&here, "bytes", &there);
+        seen.until(1).await;
+        let (in_time, outcome) = tokio::join!(there.shutdown(GUARD), consuming.join());
+        assert!(in_time);
+        outcome.unwrap();
+        assert_eq!(seen.take().len(), 100);
+        producing.join().await.unwrap();
+        let (failure, _) = fails::<Bytes>(&here, "bytes", &there).await;
+        assert_eq!(failure.kind(), FailureKind::Subscribe);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_address_of_a_node_that_was_shut_down_is_free() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let [here, mut there] = nodes(["here", "there"]).await;
+        let address = there.local_addr();
+        for _ in 0..20 {
+            there.shutdown(Duration::ZERO).await;
+            let next = Node::bind(address, authority.issue("there").unwrap()).await.unwrap();
+            there = next;
+        }
+        let error = Node::bind(address, authority.issue("other").unwrap()).await.unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot open a UDP socket at {address}: ")), "{error}");
+        drop(here);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_shuts_down_refuses_new_subscriptions() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let _producing = produce(&there, "endless", u64::MAX, |n| n);
+        let (seen, mut present) = consuming::<u64>(&here, "endless", &there);
+        seen.until(1).await;
+        let ending = {
+            let there = there.clone();
+            async move { there.shutdown(GUARD).await }
+        };
+        let late = async {
+            let (failure, _) = fails::<u64>(&here, "endless", &there).await;
+            present.stop(GUARD).await.unwrap();
+            failure
+        };
+        let (in_time, failure) = tokio::join!(ending, late);
+        assert!(in_time);
+        assert!(failure.message().ends_with("the node is shutting down"), "{failure}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subscriber_gives_up_a_source_that_does_not_answer() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let config = NodeConfig::default().handshake_timeout(Duration::from_millis(300));
+        let here = node(authority.issue("here").unwrap(), config).await;
+        let there = node(authority.issue("there").unwrap(), NodeConfig::default()).await;
+        there.publish("mute", &Mute).unwrap();
+        let (failure, _) = fails::<u64>(&here, "mute", &there).await;
+        assert_eq!(failure.kind(), FailureKind::Subscribe);
+        assert!(failure.message().contains("no answer within 300ms"), "{failure}");
+        assert!(there.shutdown(GUARD).await, "the attempt is still there");
+    })
+    .await;
+}
+
+/// A source that never becomes an edge.
+#[derive(Clone)]
+struct Mute;
+
+impl Source for Mute {
+    type Item = u64;
+
+    fn name(&self) -> String {
+        "mute".into()
+    }
+
+    async fn open(&self, _: usize, _: Subscription<u64>) -> Result<Arc<dyn Publisher<u64>>, SubscribeError> {
+        std::future::pending().await
+    }
+}

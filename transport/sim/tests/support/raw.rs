@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aqueduct_transport::Identity;
+use quinn::VarInt;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -13,11 +14,25 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub(crate) const SERVER_NAME: &str = "sim.aqueduct.internal";
 
 const PROTOCOL_NAME: &[u8] = b"aqueduct/1";
+
+// Types of frames.
 const HELLO: u8 = 1;
-const HELLO_ACK: u8 = 2;
-const SUBSCRIBE: u8 = 16;
-const ACCEPTED: u8 = 17;
+pub(crate) const HELLO_ACK: u8 = 2;
+pub(crate) const ASK_FUNCTIONS: u8 = 4;
+pub(crate) const SUBSCRIBE: u8 = 16;
+pub(crate) const ACCEPTED: u8 = 17;
+pub(crate) const CREDIT: u8 = 19;
+pub(crate) const ACK: u8 = 21;
+pub(crate) const EVENTS_FRAME: u8 = 32;
+pub(crate) const CHUNK: u8 = 33;
 const UNKNOWN: u8 = 99;
+pub(crate) const SKIPPED: u8 = 200;
+
+// Codes with which a connection or a stream ends.
+pub(crate) const PROTOCOL: VarInt = VarInt::from_u32(2);
+pub(crate) const REFUSED: VarInt = VarInt::from_u32(3);
+pub(crate) const SUPERSEDED: VarInt = VarInt::from_u32(6);
+
 /// No MessagePack begins so.
 const NO_VALUE: u8 = 0xc1;
 

@@ -50,7 +50,7 @@ mod nodes;
 mod stages;
 
 use levels::Levels;
-use machines::Machines;
+use machines::{GRACE, Machines};
 use stages::{Book, EVENTS_PER_SECOND};
 
 #[global_allocator]
@@ -191,12 +191,13 @@ async fn quiet(machines: &Machines, book: &Book) -> Outcome<Levels> {
         machines.guest(false).await?;
         machines.guest(true).await?;
     }
-    // What was said last is acknowledged, closed connections are forgotten, and what was wanted is said again less and less.
+    // What was said last is acknowledged, closed connections are forgotten, and what was wanted is said again less and less. A
+    // subscriber that has given up an attempt is waited for as a link is that was cut off: the publisher may have accepted it.
     let mut last = (usize::MAX, 0);
     until(QUIET_WITHIN, "tasks come and go", || {
         let tasks = machines.alive_tasks();
         last = if last.0 == tasks { (tasks, last.1 + 1) } else { (tasks, 0) };
-        last.1 == 60
+        last.1 == GRACE.as_secs() + 60
     })
     .await?;
     Ok(Levels::of(machines))

@@ -14,7 +14,7 @@ use crate::nodes::{self, PORT};
 use crate::stages::{Book, Event, Relay, Sink, Ticks};
 
 /// Longer than any fault lasts, and what it takes to dial after it: only who is lost for good is given up.
-const GRACE: Duration = Duration::from_secs(600);
+pub(crate) const GRACE: Duration = Duration::from_secs(600);
 /// Few, so that streams that are left behind keep new ones from being opened.
 const MAX_SUBSCRIPTIONS: u32 = 8;
 /// What each subscription may have open.

@@ -243,6 +243,8 @@ impl<T: Wire> Serving<T> {
     async fn run(&mut self) -> Result<(), StreamError> {
         loop {
             match self.carry().await {
+                // Only whether its last bytes have arrived is not known, and nothing would be said on another stream.
+                Err(error) if error.is_cut() && self.outbound.is_over() => return Ok(()),
                 Err(error) if error.is_cut() && self.door.is_some() => self.wait_for_subscriber(error).await?,
                 ended => return ended,
             }

@@ -201,7 +201,7 @@ fn failure_16_an_event_cut_half_way_arrives_once() {
 /// Faults of all kinds, one after the other and together, none for longer than a link must bear.
 #[test]
 fn whatever_the_nemesis_does_every_event_arrives_once() {
-    sim().swarm(0..100, async |net| {
+    sim().swarm(0..200, async |net| {
         let acknowledges = net.rng("nature").random_bool(0.5);
         let mut world = World::with(&net, SHORT_IDLE, 4 * GRACE, Pace::Slow, acknowledges).await?;
         world.under_way().await;

@@ -1,8 +1,11 @@
 //! [`Sim`] and [`run`]: one seed, on a thread and a runtime of its own, and what is reported of it.
 
+use std::convert::Infallible;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
+use std::{process, thread};
 
 use aqueduct_stage::BoxError;
 use tokio::runtime::{Builder, Runtime};
@@ -75,9 +78,15 @@ impl Sim {
     /// Runs `scenario` once: on a fresh thread with a single-threaded runtime whose clock is paused, so that time
     /// jumps to the next timer whenever every task waits. The run ends when the scenario does; what its hosts still run
     /// then is dropped.
+    ///
+    /// A task that never waits keeps the clock from going on. Where a run takes five minutes of real time, and a hundredth of
+    /// the virtual time limit, the process is aborted with the seed on standard error.
     #[must_use = "a failed run says so in its report only"]
     pub fn run(&self, seed: u64, scenario: impl AsyncFnOnce(SimNet) -> Outcome + Send) -> Report {
         thread::scope(|scope| {
+            let (ended, is_over) = channel();
+            let limit = REAL_LIMIT.max(self.time_limit / 100);
+            scope.spawn(move || watch(seed, limit, &is_over));
             let thread = thread::Builder::new().name(format!("sim-seed-{seed}"));
             let inside = || {
                 det::enter(seed);
@@ -86,7 +95,9 @@ impl Sim {
                 report
             };
             let thread = thread.spawn_scoped(scope, inside).expect("the system can start one more thread");
-            thread.join().expect("panics of the scenario are caught inside")
+            let report = thread.join().expect("panics of the scenario are caught inside");
+            drop(ended);
+            report
         })
     }
 
@@ -129,6 +140,16 @@ impl Sim {
                 (None, Ok(Ok(outcome))) => outcome.map_err(|error| error.to_string()),
             },
         }
+    }
+}
+
+/// Aborts the process if a run takes so long: nothing else could end it.
+fn watch(seed: u64, limit: Duration, is_over: &Receiver<Infallible>) {
+    if is_over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+        // Not by a macro: what tests print is kept until they end.
+        let message = format!("SIM_SEED={seed}: no end after {limit:?} of real time, so a task of it never waits\n");
+        let _ = io::stderr().write_all(message.as_bytes());
+        process::abort();
     }
 }
 
@@ -180,3 +201,6 @@ impl Report {
         self
     }
 }
+
+/// The slowest seeds take seconds, on a busy machine a minute.
+const REAL_LIMIT: Duration = Duration::from_secs(300);

@@ -70,16 +70,22 @@ fn failure_18_a_peer_that_takes_too_much_is_closed_with_a_code() {
     println!("{memory}");
 }
 
+/// A connection on which somebody has said who it is, and was answered; the control stream stays open.
+async fn introduced(endpoint: &quinn::Endpoint) -> Option<(quinn::Connection, (quinn::SendStream, quinn::RecvStream))> {
+    let connection = endpoint.accept().await?.await.ok()?;
+    let (mut send, mut recv) = connection.accept_bi().await.ok()?;
+    recv.read_exact(&mut [0; 5]).await.ok()?;
+    send.write_all(&raw::hello_ack("hostile")).await.ok()?;
+    Some((connection, (send, recv)))
+}
+
 /// A producer that sends more than it was asked for: its subscriber gets none of it, and is told so.
 async fn exceeds_credit(world: &World, host: &Host, rng: &mut StdRng) -> Outcome {
     let endpoint = host.endpoint(PORT, Some(raw::server(&world.issues.issue("hostile"))));
     let excess = rng.random_range(1..100);
     host.spawn("hostile", async move {
         let serve = async {
-            let connection = endpoint.accept().await?.await.ok()?;
-            let (mut send, mut recv) = connection.accept_bi().await.ok()?;
-            recv.read_exact(&mut [0; 5]).await.ok()?;
-            send.write_all(&raw::hello_ack("hostile")).await.ok()?;
+            let (connection, _control) = introduced(&endpoint).await?;
             let (mut events, mut asks) = connection.accept_bi().await.ok()?;
             asks.read_exact(&mut [0; 5]).await.ok()?;
             events.write_all(&frame(ACCEPTED, &[0x80])).await.ok()?;
@@ -109,10 +115,7 @@ async fn hoards(world: &World, host: &Host, rng: &mut StdRng) -> Outcome {
     let piece = rng.random_range(20_000..100_000);
     host.spawn("hostile", async move {
         let serve = async {
-            let connection = endpoint.accept().await?.await.ok()?;
-            let (mut send, mut recv) = connection.accept_bi().await.ok()?;
-            recv.read_exact(&mut [0; 5]).await.ok()?;
-            send.write_all(&raw::hello_ack("hostile")).await.ok()?;
+            let (connection, _control) = introduced(&endpoint).await?;
             let mut streams = Vec::new();
             for _ in 0..MAX_SUBSCRIPTIONS {
                 let (mut events, mut asks) = connection.accept_bi().await.ok()?;

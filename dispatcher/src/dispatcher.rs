@@ -87,6 +87,23 @@ pub trait Dispatcher<T>: Send {
     fn held(&self) -> usize {
         0
     }
+
+    /// The events that it holds and that nobody is there for, if there are any: of several partitions the one with the
+    /// most. For reports only: whoever waits for the stage is told what is missing.
+    fn unattended(&self) -> Option<Unattended> {
+        None
+    }
+}
+
+/// Events of a partition that has no subscriber.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unattended {
+    /// The partition.
+    pub partition: PartitionName,
+    /// How many events it holds.
+    pub events: usize,
+    /// Whether somebody else wants events and gets none because of it.
+    pub blocks: bool,
 }
 
 /// What a subscriber wants, besides how much.

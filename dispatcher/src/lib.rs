@@ -67,6 +67,7 @@ pub use by_demand::DemandDispatcher;
 pub use demand::{Demand, Window, WindowError};
 pub use dispatcher::{
     Attempt, Decision, Deliveries, Delivery, Dispatcher, Interest, Lane, Marker, PartitionName, Refused, Selector,
+    Unattended,
 };
 pub use events::Events;
 pub use partition::{Overflow, PartitionDispatcher, Partitions, PartitionsError, StableKey};

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Keep, Lane, Marker, Refused, SubscriptionId};
+use crate::{
+    Attempt, Deliveries, Demand, Dispatcher, Interest, Keep, Lane, Marker, Refused, SubscriptionId, Unattended,
+};
 
 pub use key::StableKey;
 pub use names::{Partitions, PartitionsError};
@@ -165,10 +167,15 @@ impl<T, H> PartitionDispatcher<T, H> {
         self
     }
 
+    /// What all consumers together could be given.
+    fn wanted(&self) -> Demand {
+        let wanted = self.partitions.iter().map(|partition| partition.consumers.demand());
+        wanted.fold(Demand::ZERO, Demand::saturating_add)
+    }
+
     /// What all consumers together could be given, and what fits.
     fn budget(&self) -> Demand {
-        let wanted = self.partitions.iter().map(|partition| partition.consumers.demand());
-        let wanted = wanted.fold(Demand::ZERO, Demand::saturating_add);
+        let wanted = self.wanted();
         match self.overflow {
             Overflow::Keep(_) => wanted,
             Overflow::Block if wanted.is_zero() => wanted,
@@ -313,12 +320,43 @@ where
     fn held(&self) -> usize {
         self.partitions.iter().map(Partition::held).sum()
     }
+
+    fn unattended(&self) -> Option<Unattended> {
+        let mut attended = vec![false; self.partitions.len()];
+        self.places.values().for_each(|place| attended[*place] = true);
+        let unattended = self.partitions.iter().enumerate().filter(|(place, one)| !attended[*place] && one.held() > 0);
+        // The first of those with the most.
+        let (place, partition) = unattended.rev().max_by_key(|(_, partition)| partition.held())?;
+        let is_full = self.overflow == Overflow::Block && partition.room(self.capacity).is_zero();
+        let blocks = is_full && !self.wanted().is_zero();
+        Some(Unattended { partition: self.names.name(place), events: partition.held(), blocks })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Decision;
+
+    #[test]
+    fn a_partition_without_a_consumer_is_named_with_what_it_holds() {
+        let three = Partitions::named(["a", "b", "c"]).expect("three names");
+        let mut dispatcher = PartitionDispatcher::by(three, |event: &usize| event % 3).capacity(2);
+        let mut deliveries = Deliveries::new();
+        let id = SubscriptionId::new();
+        dispatcher.subscribe(id, Interest { selector: None, partition: Some("a".into()) }).expect("a new one");
+        dispatcher.ask(id, Demand::new(10), &mut deliveries);
+        assert_eq!(dispatcher.unattended(), None);
+        dispatcher.dispatch(&mut [0, 1, 2].into(), Attempt::FIRST, &mut deliveries);
+        let unattended =
+            |partition: &str, events, blocks| Some(Unattended { partition: partition.into(), events, blocks });
+        assert_eq!(dispatcher.unattended(), unattended("b", 1, false), "there is room for more");
+        dispatcher.dispatch(&mut [5].into(), Attempt::FIRST, &mut deliveries);
+        assert_eq!(dispatcher.unattended(), unattended("c", 2, true));
+        let other = SubscriptionId::new();
+        dispatcher.subscribe(other, Interest { selector: None, partition: Some("c".into()) }).expect("a new one");
+        assert_eq!(dispatcher.unattended(), unattended("b", 1, false), "c has not asked, but it is there");
+    }
 
     #[test]
     fn choosy_consumers_of_one_partition_and_a_queue_that_drops_what_blocks() {

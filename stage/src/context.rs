@@ -100,9 +100,17 @@ impl<'a, O> Cx<'a, O> {
 
     /// Ends the stage after this callback.
     ///
-    /// With [`Exit::Normal`] everything emitted so far is delivered first: a producer says so when its source is
-    /// exhausted, and its consumers then end in their turn. With another exit the stage ends at once, and what is in
-    /// its buffer is dropped. The first call counts.
+    /// With [`Exit::Normal`] a stage with an output emits nothing more, is not called for demand or events any more, and
+    /// leaves its producers; it has ended as soon as everything emitted so far is delivered. A producer says so when its
+    /// source is exhausted, and its consumers then end in their turn. Delivered means: given to consumers that asked for
+    /// it, and handled by those that [acknowledge](crate::Stage::subscribe_acknowledged). So the stage still waits for
+    /// consumers that have not asked, for one of each partition that has events, and, if it never had a subscriber, for
+    /// its [first](crate::Stage::wait_for_subscribers), even with nothing to deliver: nobody would know of its end
+    /// otherwise. [`WaitingFor`](crate::WaitingFor) says for which, and [`Graph::patience`](crate::Graph::patience) what
+    /// comes of it if nobody does.
+    ///
+    /// A consumer ends at once, and so does any stage with another exit: what is in its buffer is dropped. The first
+    /// call counts.
     pub fn stop(&mut self, exit: Exit) {
         self.wishes.stop.get_or_insert(exit);
     }

@@ -1,17 +1,22 @@
 //! [`Counters`]: what a stage has done so far, for whoever looks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::edge_counters::Edges;
+use crate::waiting::Waits;
 
 /// Written by the stage's driver alone, a few relaxed stores for each batch; read by anybody.
 #[derive(Debug)]
 pub(crate) struct Counters {
     pub(crate) started: Instant,
     pub(crate) edges: Edges,
+    /// What it waits for.
+    pub(crate) waits: Waits,
     pub(crate) events_in: Counter,
     pub(crate) events_out: Counter,
     pub(crate) discarded: Counter,
@@ -54,11 +59,12 @@ impl Counter {
 }
 
 impl Counters {
-    /// Of a stage that starts now.
-    pub(crate) fn new() -> Self {
+    /// Of a stage that starts now. `changed` is notified when somebody is missing, or not any more.
+    pub(crate) fn new(changed: Arc<Notify>) -> Self {
         Self {
             started: Instant::now(),
             edges: Edges::default(),
+            waits: Waits::new(changed),
             events_in: Counter::default(),
             events_out: Counter::default(),
             discarded: Counter::default(),
@@ -87,6 +93,11 @@ impl Counters {
         self.waiting.set(0);
         let nanos = self.nanos(Instant::now()) - since;
         if is_blocked { self.blocked_nanos.add(nanos) } else { self.idle_nanos.add(nanos) }
+    }
+
+    /// Whether it waits at this moment.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.get() > 0
     }
 
     /// How long it has waited for events and for demand, up to `until`.

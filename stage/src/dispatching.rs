@@ -10,7 +10,7 @@ use aqueduct_dispatcher::{
 };
 
 use crate::graph::Stage;
-use crate::message::Local;
+use crate::message::{Expected, Local};
 use crate::{Publisher, Source, SubscribeError, Subscription};
 
 /// By demand: each batch goes to the consumer with the most. The default.
@@ -191,6 +191,10 @@ macro_rules! whole_stages_are_sources {
                 ready(self.open_with(instance, subscription, Interest::ALL))
             }
 
+            fn expect_subscribers(&self) -> Option<Expected> {
+                Some(self.place.expected.clone())
+            }
+
             fn local(&self) -> Option<Arc<dyn Local<O>>> {
                 Some(Arc::clone(&self.place) as _)
             }
@@ -263,6 +267,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: Selects> Source for Se
         ready(self.stage.open_with(instance, subscription, interest))
     }
 
+    fn expect_subscribers(&self) -> Option<Expected> {
+        Some(self.stage.place.expected.clone())
+    }
+
     fn local(&self) -> Option<Arc<dyn Local<O>>> {
         Some(Arc::clone(&self.stage.place) as _)
     }
@@ -304,6 +312,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static> Source for Part<S, I, O> 
     ) -> impl Future<Output = Result<Arc<dyn Publisher<O>>, SubscribeError>> + Send {
         let interest = Interest { selector: None, partition: Some(self.partition.clone()) };
         ready(self.stage.open_with(instance, subscription, interest))
+    }
+
+    fn expect_subscribers(&self) -> Option<Expected> {
+        Some(self.stage.place.expected.clone())
     }
 
     fn local(&self) -> Option<Arc<dyn Local<O>>> {

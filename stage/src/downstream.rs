@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use aqueduct_dispatcher::{
     Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Keep, Marker, Refused,
-    SubscriptionId, Window,
+    SubscriptionId, Unattended, Window,
 };
 
 use crate::by_id::ById;
-use crate::{ConsumerId, DemandMode, Edge, Peer};
+use crate::{ConsumerId, DemandMode, Edge, Peer, WaitingFor};
 
 /// The producing half of a stage.
 ///
@@ -242,6 +242,30 @@ impl<T> Downstream<T> {
         self.seen >= self.awaited && self.subscribers.is_empty()
     }
 
+    /// What it waits for, if it does. An `exhausted` stage is to emit nothing more: then nothing here may be left behind.
+    pub(crate) fn waits_for(&self, exhausted: bool) -> Option<WaitingFor> {
+        if self.seen < self.awaited {
+            return Some(WaitingFor::Subscribers { missing: self.awaited - self.seen });
+        }
+        if self.mode == DemandMode::Accumulate {
+            return Some(WaitingFor::Forwarding);
+        }
+        let events = self.waiting();
+        if self.subscribers.is_empty() && !(exhausted && events == 0) {
+            // One that may still emit lives on for whoever comes; one that may not holds what somebody has to take.
+            return Some(if exhausted { WaitingFor::Subscribers { missing: 1 } } else { WaitingFor::NextSubscriber });
+        }
+        if !(if exhausted { events > 0 } else { self.owed.is_zero() }) {
+            return None;
+        }
+        match self.dispatcher.unattended() {
+            Some(Unattended { partition, events, blocks }) if blocks || exhausted => {
+                Some(WaitingFor::Partition { partition, events })
+            }
+            _ => Some(WaitingFor::Demand { events }),
+        }
+    }
+
     /// How many events wait for demand.
     pub(crate) fn waiting(&self) -> usize {
         let returned: usize = self.returned.iter().map(|(_, events)| events.len()).sum();
@@ -429,6 +453,27 @@ mod tests {
         assert_eq!(ask(&mut down, second, 3), 2, "two of the first four are here");
         assert_eq!(down.pull(), Demand::new(3), "each ask is answered by itself");
         assert_eq!(sent(&mut down), [vec![0, 1]]);
+    }
+
+    #[test]
+    fn says_who_or_what_is_missing() {
+        let mut down =
+            Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(10, Keep::Last), DemandMode::Accumulate, 2);
+        assert_eq!(down.waits_for(false), Some(WaitingFor::Subscribers { missing: 2 }));
+        let first = subscriber(&mut down);
+        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
+        let second = subscriber(&mut down);
+        assert_eq!(down.waits_for(false), Some(WaitingFor::Forwarding));
+        down.set_mode(DemandMode::Forward);
+        emit(&mut down, 0..3);
+        assert_eq!(down.waits_for(false), Some(WaitingFor::Demand { events: 3 }));
+        assert_eq!((ask(&mut down, first, 4), down.waits_for(false)), (1, None), "it owes one");
+        down.cancel(second);
+        emit(&mut down, 3..6);
+        assert_eq!(down.waits_for(true), Some(WaitingFor::Demand { events: 2 }));
+        down.cancel(first);
+        assert_eq!(down.waits_for(false), Some(WaitingFor::NextSubscriber));
+        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
     }
 
     #[test]

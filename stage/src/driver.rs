@@ -17,6 +17,7 @@ use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
 use crate::mailbox::{Message, Opening, Renews};
 use crate::upstream::{AfterEnd, Upstream};
+use crate::waiting::{Halves, WaitingFor};
 use crate::{Batch, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Peer, Publisher, Subscriber, Subscription};
 
 /// Everything a running stage owns.
@@ -316,6 +317,10 @@ impl<C: Callbacks> Driver<C> {
                 ControlFlow::Continue(())
             }
             (_, Role::Consumer) => self.on_ended(id, cause).await,
+            (Some(producer), _) => {
+                producer.counters.left.set(1);
+                self.queue(Arrival::Ended(id, cause)).await
+            }
             _ => self.queue(Arrival::Ended(id, cause)).await,
         }
     }
@@ -440,5 +445,18 @@ impl<C: Callbacks> Driver<C> {
         counters.demand.set(self.downstream.demand().count());
         counters.gives_to_all.set(self.downstream.gives_to_all().into());
         counters.outstanding.set(self.upstream.outstanding().count());
+        counters.waits.begin(self.waits_for());
+    }
+
+    fn waits_for(&self) -> WaitingFor {
+        let is_exhausted = self.state == State::Exhausted;
+        let name = |id| self.producers.get(id).map(|producer| Arc::clone(&producer.name));
+        WaitingFor::of(Halves {
+            role: C::ROLE,
+            is_exhausted,
+            has_arrivals: !self.arrivals.is_empty(),
+            downstream: if C::ROLE == Role::Consumer { None } else { self.downstream.waits_for(is_exhausted) },
+            upstream: self.upstream.waits_for(name),
+        })
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct EdgeCounters {
     pub(crate) asked: Counter,
     /// Given by a producer; handled by a consumer.
     pub(crate) passed: Counter,
+    /// 1 once the other end has left, while what it sent before is still to be handled.
+    pub(crate) left: Counter,
 }
 
 /// The ends of edges that a stage holds now.
@@ -57,6 +59,14 @@ impl Edges {
 
     pub(crate) fn clear(&self) {
         *self.lock() = State::default();
+    }
+
+    /// The subscriptions whose other end is still there, on whichever side.
+    pub(crate) fn ids(&self) -> Vec<SubscriptionId> {
+        let state = self.lock();
+        let there = state.to_producers.iter().filter(|(_, (_, edge))| edge.left.get() == 0);
+        let ids = there.map(|(id, _)| id);
+        ids.chain(state.to_consumers.iter().map(|(id, _)| id)).collect()
     }
 
     /// What has come from each producer.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::counters::Counters;
 use crate::mailbox::{Mailbox, Message};
-use crate::{EndCause, Exit, Failure, FailureKind, Subscription};
+use crate::{EndCause, Exit, Failure, FailureKind, Subscription, WaitingFor};
 
 /// Closes the stage's mailbox, answers what nobody has read, and reports the end: once, and at the latest when it is
 /// dropped, which means that the stage was killed.
@@ -54,7 +54,12 @@ impl<I, O> Ending<I, O> {
     }
 
     pub(crate) fn killed(&self) -> Exit {
-        Exit::Failed(Failure::new(&*self.stage, FailureKind::Killed, "its task was dropped before it had ended"))
+        let waits_for = self.counters.waits.last().filter(|_| self.counters.is_waiting());
+        // One that has nothing to do need not have been kept from its end.
+        let waits_for = waits_for.filter(|what| *what != WaitingFor::Emission);
+        let why = waits_for.map_or_else(String::new, |what| format!(", as it waited {what}"));
+        let why = format!("its task was dropped before it had ended{why}");
+        Exit::Failed(Failure::new(&*self.stage, FailureKind::Killed, why))
     }
 }
 

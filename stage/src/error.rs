@@ -76,6 +76,8 @@ pub enum FailureKind {
     Shutdown,
     /// A stage that is to run always ended without a failure, and more often than it may be restarted.
     Ended,
+    /// A stage waited for a subscriber, and nobody was left who could come.
+    Waiting,
     /// Tasks of a supervisor have failed, or it has given up restarting them.
     Tasks,
     /// The connection to the producer's or consumer's node was lost.
@@ -144,6 +146,7 @@ impl fmt::Display for Failure {
             FailureKind::Overflow => write!(f, "stage {origin:?} overflowed: {message}"),
             FailureKind::Shutdown => write!(f, "stage {origin:?} was shut down early: {message}"),
             FailureKind::Ended => write!(f, "stage {origin:?} ended: {message}"),
+            FailureKind::Waiting => write!(f, "stage {origin:?} waits in vain {message}"),
             FailureKind::Tasks => write!(f, "tasks of {origin:?}: {message}"),
             FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
             FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),

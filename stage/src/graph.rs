@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aqueduct_dispatcher::{Buffer, DemandDispatcher, Keep};
 
 use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, Role};
 use crate::dispatching::NoOutput;
 use crate::members::Shared;
+use crate::message::Expected;
 use crate::running::Running;
 use crate::supervision::driver::{Declared, Enrolled, Supervisor};
 use crate::{
@@ -148,6 +150,26 @@ impl Graph {
         self
     }
 
+    /// Sets how long a stage may wait for somebody who is missing, before that is said. Default 5 s: longer than stages
+    /// of one program need to find each other, and soon enough for whoever looks at a program that does nothing.
+    /// [`Duration::MAX`] is never.
+    ///
+    /// It concerns a stage, or a partition of one, that nobody subscribes to; one that accumulates demand; a consumer that
+    /// nobody subscribes; and a subscription that is not being made. It is looked at while the graph is
+    /// [run](Self::run), [joined](Running::join) or [served](Running::serve), and said by a warning with the name of the
+    /// stage and [what it waits for](crate::WaitingFor), once for each wait. Of a stage that is published for other nodes
+    /// it is no warning, but there for information.
+    ///
+    /// A graph that is run or joined fails after that time ([`FailureKind::Waiting`]) if a stage lacks a subscriber and
+    /// nobody is left who could come: all other stages have ended or wait as well, none has a neighbour outside the graph,
+    /// and the stage is not published. Whoever subscribes to the stage later than that by himself, as to a stream in
+    /// another task, raises the time, or has the graph [served](Running::serve).
+    #[must_use = "the returned graph is the one to declare stages in"]
+    pub fn patience(self, patience: Duration) -> Self {
+        self.shared.set_patience(patience);
+        self
+    }
+
     /// Declares a producer. Its buffer holds [`Buffer::DEFAULT_CAPACITY`] events that nobody has asked for, and drops
     /// the oldest beyond that, with a warning, a count in the [`Outcome`], and an error at the end: see [`Stage::buffer`].
     ///
@@ -204,8 +226,8 @@ impl Graph {
 
     /// Runs the graph until every source is exhausted and everything emitted has been handled.
     ///
-    /// A stage with an output waits for its first subscriber, which may be on another node; one that nobody ever
-    /// subscribes to keeps the graph from ending.
+    /// A stage with an output waits for its first subscriber, which may be on another node. One that nobody subscribes to
+    /// keeps the graph from ending; if nobody is left who could, that is an error [after 5 s](Self::patience).
     ///
     /// # Errors
     ///
@@ -303,7 +325,7 @@ impl Graph {
             partitions: 0,
             restart: Restart::Temporary,
         };
-        let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec) });
+        let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec), expected: Expected::default() });
         let (unstarted, make) = (Unstarted::new(&place), Arc::new(Mutex::new(Some(make))));
         let enrol = move |shared: &Shared| unstarted.start().enrol::<S, C, _>(&make, shared);
         let mut plan = self.lock();

@@ -84,7 +84,7 @@
 //! * `stream`: to and from `tokio_stream`; `closure`, `any`: closures and boxed values as stages
 //! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to; `answer`: what is said of a
 //!   single event
-//! * `upstream`, `downstream`: the two pure halves of a stage
+//! * `upstream`, `downstream`: the two pure halves of a stage; `waiting`: what it waits for, and whether in vain
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `edge_counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `supervisor`: one task for each event, and tasks that are started at any time
@@ -129,11 +129,12 @@ mod supervision;
 mod supervisor;
 pub mod testing;
 mod upstream;
+mod waiting;
 
 pub use aqueduct_dispatcher::{
     Attempt, BroadcastDispatcher, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher, Dispatcher,
     Events, Interest, Keep, Lane, Marker, Overflow, PartitionDispatcher, PartitionName, Partitions, PartitionsError,
-    Refused, RoundRobinDispatcher, Selector, SubscribeOptions, SubscriptionId, Window, WindowError,
+    Refused, RoundRobinDispatcher, Selector, SubscribeOptions, SubscriptionId, Unattended, Window, WindowError,
 };
 
 pub use answer::Answer;
@@ -149,7 +150,7 @@ pub use edge::{DemandMode, Edge, Mode, OnCancel, Peer};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};
 pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
-pub use message::{ConsumerId, EndCause, Publisher, Source, Subscriber, Subscription};
+pub use message::{ConsumerId, EndCause, Expected, Publisher, Source, Subscriber, Subscription};
 pub use metrics::{Metric, MetricLabels};
 pub use outcome::{Outcome, StageOutcome};
 pub use producer::Producer;
@@ -164,3 +165,4 @@ pub use supervisor::{
     Child, ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, Shutdown, StartChildError, Stopping,
     SupervisorOptions, TaskHandle, TaskOptions, TaskRestart, TaskSupervisor, Tasks, TasksRef, Temporary, Transient,
 };
+pub use waiting::WaitingFor;

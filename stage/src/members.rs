@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,8 +16,10 @@ use crate::counters::Counters;
 use crate::{BoxFuture, Exit, Failure, Intensity, Outcome, Snapshot, Spawner, snapshot};
 
 mod member;
+mod watching;
 
 pub(crate) use member::Member;
+use watching::PATIENCE;
 
 /// What a graph tells its stages.
 pub(crate) trait Control: Send + Sync {
@@ -30,6 +33,8 @@ pub(crate) trait Control: Send + Sync {
     fn is_down(&self) -> bool;
     /// Takes messages again, for what runs there next.
     fn renew(&self);
+    /// Whether somebody may subscribe to it who is no part of the graph.
+    fn is_expected(&self) -> bool;
     /// Drops what was handed back and nobody has taken since; returns how many events that were.
     fn drop_returned(&self) -> usize;
     /// Nothing is made any more: lets go of what makes it.
@@ -60,7 +65,7 @@ pub(crate) struct Shared {
     spawner: Arc<dyn Spawner>,
     state: Mutex<State>,
     /// Notified when the state has changed; only the handle waits.
-    changed: Notify,
+    pub(crate) changed: Arc<Notify>,
     /// Notified when a stage has fallen; only the supervisor waits.
     pub(crate) fell: Notify,
     /// Read by every task whenever it is polled.
@@ -83,6 +88,8 @@ pub(crate) struct State {
     is_supervised: bool,
     /// What that somebody has not seen yet.
     fallen: VecDeque<Fallen>,
+    /// How long a stage may wait for somebody who is missing.
+    patience: Duration,
 }
 
 /// What wakes a task that has been polled, and ends it.
@@ -144,8 +151,9 @@ impl Shared {
             next_task: 0,
             is_supervised: false,
             fallen: VecDeque::new(),
+            patience: PATIENCE,
         };
-        let (state, changed, fell) = (Mutex::new(state), Notify::new(), Notify::new());
+        let (state, changed, fell) = (Mutex::new(state), Arc::default(), Notify::new());
         Self { graph, spawner, state, changed, fell, killed: AtomicBool::new(false) }
     }
 

@@ -182,12 +182,25 @@ pub trait Source: Send + Sync + 'static {
         subscription: Subscription<Self::Item>,
     ) -> impl Future<Output = Result<Arc<dyn Publisher<Self::Item>>, SubscribeError>> + Send;
 
+    /// Held by whoever may have others subscribe at any time, as a node to which it is published: then it is waited for
+    /// them. Nothing for a source that is not waited for. There is no need to call it; a source that wraps another one
+    /// passes it on.
+    #[doc(hidden)]
+    fn expect_subscribers(&self) -> Option<Expected> {
+        None
+    }
+
     /// The stage of this process behind it, if there is one. There is no need to call or implement it.
     #[doc(hidden)]
     fn local(&self) -> Option<Arc<dyn Local<Self::Item>>> {
         None
     }
 }
+
+/// For as long as it lives, somebody may subscribe to a stage who is no part of its graph.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default)]
+pub struct Expected(pub(crate) Arc<()>);
 
 /// A stage of this process, as those see it who subscribe again.
 pub trait Local<T>: Send + Sync {

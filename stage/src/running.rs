@@ -146,7 +146,9 @@ impl Running {
     /// [may be](Stage::restart) are restarted meanwhile.
     ///
     /// From this call on, a stage ends when it has nothing left to do, rather than wait for somebody to subscribe: a
-    /// consumer when its last subscription has ended, a producer when its last subscriber has left.
+    /// consumer when its last subscription has ended, a producer when its last subscriber has left. A producer that has had
+    /// none waits for its first; if nobody is left who could come, that is an error
+    /// [after 5 s](crate::Graph::patience).
     ///
     /// # Errors
     ///
@@ -159,7 +161,7 @@ impl Running {
     /// Nothing is lost; it can be called again.
     pub async fn join(&mut self) -> Result<Outcome, GraphError> {
         self.supervisor.complete();
-        self.serve().await
+        self.finish(true).await
     }
 
     /// Waits until a stage fails for good, or all have ended by themselves. Meanwhile stages wait for whoever may still
@@ -189,7 +191,11 @@ impl Running {
     ///
     /// Nothing is lost; it can be called again.
     pub async fn serve(&mut self) -> Result<Outcome, GraphError> {
-        self.shared.until(|state| state.is_over() || state.has_failed()).await;
+        self.finish(false).await
+    }
+
+    async fn finish(&mut self, is_joined: bool) -> Result<Outcome, GraphError> {
+        self.shared.finished(is_joined).await;
         self.end(GRACE_AFTER_FAILURE).await;
         let (outcome, mut failures, exceeded) = self.shared.conclude();
         failures.extend(self.shared.losses());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aqueduct_dispatcher::{Demand, SubscriptionId};
 
+use crate::WaitingFor;
 use crate::members::Member;
 
 /// What the stages and subscriptions of a running graph are doing. Nothing is computed until somebody asks for it, and
@@ -46,6 +47,8 @@ pub struct StageSnapshot {
     pub demand: Demand,
     /// What it has asked of its producers and not handled yet.
     pub outstanding: Demand,
+    /// What it waits for; nothing while it is at work, and once it has ended.
+    pub waiting_for: Option<WaitingFor>,
     /// Time in callbacks and in passing events on. With the two others it adds up to the time since the start, less the
     /// time in which the stage waited for its restart.
     pub busy: Duration,

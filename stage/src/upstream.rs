@@ -1,11 +1,12 @@
 //! The subscriptions a stage holds: when to ask its producers again, and for how much. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
 
 use crate::by_id::ById;
-use crate::{Edge, EndCause, Exit, FailureKind, Mode, Peer};
+use crate::{Edge, EndCause, Exit, FailureKind, Mode, Peer, WaitingFor};
 
 /// All subscriptions of one stage.
 #[derive(Debug, Default)]
@@ -30,6 +31,8 @@ struct Subscribed {
     outstanding: Demand,
     /// Asked for in all.
     asked: Demand,
+    /// The producer has taken it.
+    is_open: bool,
     renewal: Renewal,
 }
 
@@ -85,7 +88,8 @@ impl Upstream {
     /// Takes in a subscription that is being made.
     pub(crate) fn subscribe(&mut self, id: SubscriptionId, window: Window, cancel: Cancel) {
         let (mode, outstanding, asked) = (Mode::Automatic, Demand::ZERO, Demand::ZERO);
-        let subscribed = Subscribed { window, cancel, mode, outstanding, asked, renewal: Renewal::Never };
+        let (is_open, renewal) = (false, Renewal::Never);
+        let subscribed = Subscribed { window, cancel, mode, outstanding, asked, is_open, renewal };
         self.subscriptions.insert(id, subscribed);
     }
 
@@ -111,7 +115,7 @@ impl Upstream {
     /// The edge is there: what to ask first, all in all. Nothing in manual mode, or if it has ended in the meantime.
     pub(crate) fn opened(&mut self, id: SubscriptionId, mode: Mode) -> Option<Demand> {
         let subscribed = self.subscriptions.get_mut(id)?;
-        subscribed.mode = mode;
+        (subscribed.mode, subscribed.is_open) = (mode, true);
         match mode {
             Mode::Automatic => subscribed.ask(subscribed.window.max()),
             Mode::Manual => None,
@@ -204,6 +208,17 @@ impl Upstream {
     /// How a producer ended that was not exhausted: then something is missing, whatever the policy of its subscription.
     pub(crate) fn lost(&self) -> Option<Exit> {
         self.lost.clone().or_else(|| self.awaited.values().flatten().next().cloned())
+    }
+
+    /// What it waits for. `name` says what the producer of a subscription is called.
+    pub(crate) fn waits_for(&self, name: impl Fn(SubscriptionId) -> Option<Arc<str>>) -> WaitingFor {
+        if self.is_empty() {
+            return WaitingFor::Producers;
+        }
+        let opening = self.subscriptions.iter().find(|(_, subscribed)| !subscribed.is_open);
+        opening
+            .and_then(|(id, _)| name(id))
+            .map_or(WaitingFor::Events, |producer| WaitingFor::Subscription { producer })
     }
 
     /// Asked for and not yet handled, over all subscriptions.
@@ -335,6 +350,20 @@ mod tests {
         assert!(up.lost().is_none() && up.saw_everything());
         up.ended(third, &EndCause::Cancelled(Exit::Normal));
         assert!(up.lost().is_none() && !up.saw_everything(), "nothing failed, but something was missed");
+    }
+
+    #[test]
+    fn waits_for_the_producer_that_is_not_there_yet() {
+        let name = |_: SubscriptionId| Some("far".into());
+        let (mut up, id) = subscribed(0, 1, Cancel::Temporary);
+        assert_eq!(up.waits_for(name), WaitingFor::Events);
+        let second = SubscriptionId::new();
+        up.subscribe(second, Window::NEAR, Cancel::Temporary);
+        assert_eq!(up.waits_for(name), WaitingFor::Subscription { producer: "far".into() });
+        up.opened(second, Mode::Manual);
+        assert_eq!(up.waits_for(name), WaitingFor::Events);
+        [id, second].iter().for_each(|id| drop(up.ended(*id, &EndCause::Down(Exit::Normal))));
+        assert_eq!(up.waits_for(name), WaitingFor::Producers);
     }
 
     #[test]

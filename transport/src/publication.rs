@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Attempt, BoxFuture, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, Source,
-    SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
+    Attempt, BoxFuture, ConsumerId, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Interest,
+    Publisher, Source, SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -69,6 +69,8 @@ pub(crate) struct Published<Src: Source> {
     pub(crate) lag_limit: Duration,
     /// What its events are called, if that is not the name of their type.
     pub(crate) signature: Option<Arc<str>>,
+    /// The source may be subscribed to for as long as this is there.
+    pub(crate) expected: Option<Expected>,
 }
 
 impl<Src: Source<Item: Wire>> Publication for Published<Src> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_stage::{Publisher, Source, SubscribeError, Subscription, Window};
+use aqueduct_stage::{Expected, Publisher, Source, SubscribeError, Subscription, Window};
 use tokio::time::{Instant, sleep, timeout};
 
 /// A source to which one subscribes with patience: as long as it cannot be reached, is not published, or refuses, it is
@@ -69,6 +69,10 @@ impl<Src: Source> Source for Retrying<Src> {
 
     fn instances(&self) -> usize {
         self.source.instances()
+    }
+
+    fn expect_subscribers(&self) -> Option<Expected> {
+        self.source.expect_subscribers()
     }
 
     async fn open(

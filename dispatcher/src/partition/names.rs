@@ -46,6 +46,11 @@ impl Partitions {
         self.names.len()
     }
 
+    /// What the partition at a place is called.
+    pub(super) fn name(&self, place: usize) -> PartitionName {
+        self.names[place].clone()
+    }
+
     /// The place of the partition that a subscriber wants.
     pub(super) fn find<T>(&self, interest: &Interest<T>) -> Result<usize, Refused> {
         let Some(got) = &interest.partition else {

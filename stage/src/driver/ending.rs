@@ -23,6 +23,7 @@ impl<C: Callbacks> Driver<C> {
         counters.demand.set(0);
         counters.outstanding.set(0);
         counters.edges.clear();
+        counters.waits.end();
         self.ending.announce(exit);
     }
 

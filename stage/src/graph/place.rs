@@ -16,7 +16,7 @@ use crate::ending::Ending;
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
-use crate::message::Local;
+use crate::message::{Expected, Local};
 use crate::supervision::driver::Enrolled;
 use crate::{BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publisher, Restart, StageRef, Subscription};
 
@@ -24,6 +24,8 @@ use crate::{BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publish
 pub(crate) struct Place<I, O> {
     pub(crate) name: Arc<str>,
     pub(super) spec: Mutex<Spec<I, O>>,
+    /// Held by whoever may have somebody subscribe who is no part of the graph.
+    pub(crate) expected: Expected,
 }
 
 /// What was said of the stage.
@@ -98,7 +100,7 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
     ) -> Vec<Enrolled> {
         let spec = self.lock();
         let enrol = |(instance, seat): (usize, &Arc<Seat<I, O>>)| {
-            let counters = Arc::new(Counters::new());
+            let counters = Arc::new(Counters::new(Arc::clone(&shared.changed)));
             let runs = Runs::<S, C, F> {
                 place: Arc::clone(self),
                 instance,
@@ -186,6 +188,10 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
     fn forget(&self) {
         // Whatever it has captured is dropped outside the lock.
         let _make = self.make.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn is_expected(&self) -> bool {
+        Arc::strong_count(&self.place.expected.0) > 1
     }
 
     fn drop_returned(&self) -> usize {

@@ -30,7 +30,7 @@ impl<I, O> Drop for Unstarted<I, O> {
             let mut ending = Ending::new(
                 Arc::clone(&place.name),
                 seat.mailbox(),
-                Arc::new(Counters::new()),
+                Arc::new(Counters::new(Arc::default())),
                 // No graph waits for it.
                 Box::new(drop),
             );

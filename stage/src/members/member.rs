@@ -43,6 +43,11 @@ impl Member {
         Self { stage, instance, control, counters, may_drop, task, was_made, restarts, fallen, ended, down }
     }
 
+    /// Whether something runs there.
+    pub(super) fn is_up(&self) -> bool {
+        self.ended.is_none() && self.fallen.is_none()
+    }
+
     /// Events that nobody got who should have, and that the user did not say may be dropped.
     pub(super) fn losses(&self) -> impl Iterator<Item = Failure> {
         let Counters { overflowed, undispatched, .. } = &*self.counters;
@@ -91,6 +96,7 @@ impl Member {
             buffered: counters.buffered.get(),
             demand: crate::Demand::new(counters.demand.get()),
             outstanding: crate::Demand::new(counters.outstanding.get()),
+            waiting_for: counters.waits.last().filter(|_| counters.is_waiting()),
             busy: alive.saturating_sub(idle + blocked),
             idle,
             blocked,

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, SubscribeError, Subscriber,
-    Subscription, SubscriptionId, Window,
+    Attempt, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Publisher, Source, SubscribeError,
+    Subscriber, Subscription, SubscriptionId, Window,
 };
 use serde::{Deserialize, Serialize};
 
@@ -116,6 +116,10 @@ impl<T: Send + 'static, Src: Source<Item = Numbered<T>>, P: Positions> Source fo
 
     fn default_window(&self) -> Window {
         self.source.default_window()
+    }
+
+    fn expect_subscribers(&self) -> Option<Expected> {
+        self.source.expect_subscribers()
     }
 
     async fn open(

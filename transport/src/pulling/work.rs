@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Answer, Attempt, Demand, EndCause, Events, Exit, Interest, Publisher, Source, SubscribeError, Subscriber,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Expected, Interest, Publisher, Source, SubscribeError, Subscriber,
     Subscription, SubscriptionId, Window,
 };
 
@@ -150,6 +150,10 @@ impl<S: Source> Source for Works<S> {
 
     fn instances(&self) -> usize {
         self.source.instances()
+    }
+
+    fn expect_subscribers(&self) -> Option<Expected> {
+        self.source.expect_subscribers()
     }
 
     async fn open(

@@ -1,0 +1,104 @@
+//! Watches the stages of a graph that somebody waits for: what they lack is said, and what lacks it in vain fails.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{Shared, State};
+use crate::waiting::{Overdue, SHORTEST_LOOK, Standing, crossing, in_vain};
+use crate::{Failure, FailureKind, WaitingFor};
+
+impl Shared {
+    /// Sets how long a stage may wait for somebody who is missing.
+    pub(crate) fn set_patience(&self, patience: Duration) {
+        self.lock().patience = patience;
+    }
+
+    /// Waits until all stages have ended, or one has failed. `is_joined` says that the graph ends with its work: then it
+    /// is a failure if a stage waits in vain.
+    pub(crate) async fn finished(&self, is_joined: bool) {
+        loop {
+            let mut state = self.lock();
+            if state.is_over() || state.has_failed() {
+                return;
+            }
+            let (look_again, failures) = state.look(Instant::now(), is_joined);
+            drop(state);
+            if !failures.is_empty() {
+                self.fail(failures, None);
+                return;
+            }
+            match look_again {
+                None => self.changed.notified().await,
+                Some(at) => tokio::select! {
+                    biased;
+                    () = self.changed.notified() => {}
+                    () = sleep_until(at) => {}
+                },
+            }
+        }
+    }
+}
+
+impl State {
+    /// Says what stages have lacked for too long. Returns when to look again, and what waits in vain.
+    fn look(&mut self, now: Instant, is_joined: bool) -> (Option<Instant>, Vec<Failure>) {
+        let (mut look_again, mut overdue) = (None::<Instant>, vec![false; self.stages.len()]);
+        for (number, stage) in self.stages.iter().enumerate().filter(|(_, stage)| stage.is_up()) {
+            let waits = &stage.counters.waits;
+            match waits.overdue(now, self.patience, !stage.counters.is_waiting()) {
+                Some(Overdue::At(at)) => look_again = Some(look_again.map_or(at, |other| other.min(at))),
+                Some(Overdue::Said) => overdue[number] = true,
+                Some(Overdue::Now(what)) => {
+                    overdue[number] = true;
+                    let (stage, instance) = (&*stage.stage, stage.instance);
+                    let may_come =
+                        matches!(what, WaitingFor::Subscribers { .. }) && self.stages[number].control.is_expected();
+                    if may_come {
+                        tracing::info!(stage, instance, "stage waits {what}");
+                    } else {
+                        tracing::warn!(stage, instance, "stage waits {what}");
+                    }
+                }
+                None => {}
+            }
+        }
+        if !is_joined || !overdue.contains(&true) {
+            return (look_again, Vec::new());
+        }
+        let failures = self.in_vain(&overdue);
+        // Others may come to wait without anybody being told.
+        let next = now.checked_add(self.patience.max(SHORTEST_LOOK));
+        (look_again.into_iter().chain(next).min(), failures)
+    }
+
+    fn in_vain(&self, overdue: &[bool]) -> Vec<Failure> {
+        // Whatever else is at work may bring somebody.
+        let up = self.stages.iter().filter(|stage| stage.is_up()).count();
+        if self.tasks.len() > up + usize::from(self.is_supervised) {
+            return Vec::new();
+        }
+        let stages: Vec<_> = self.stages.iter().zip(overdue).filter(|(stage, _)| stage.ended.is_none()).collect();
+        let held: Vec<Vec<_>> = stages.iter().map(|(stage, _)| stage.counters.edges.ids()).collect();
+        let crosses = crossing(held.iter().flatten().copied());
+        let waits: Vec<_> = stages
+            .iter()
+            .map(|(stage, _)| stage.counters.waits.last().filter(|_| stage.is_up() && stage.counters.is_waiting()))
+            .collect();
+        let standings = stages.iter().zip(&held).zip(&waits).map(|(((stage, overdue), held), waits)| Standing {
+            waits_for: waits.as_ref(),
+            is_overdue: **overdue,
+            is_reached_from_outside: stage.control.is_expected() || held.iter().any(|id| crosses(*id)),
+        });
+        let lacking = in_vain(standings);
+        let failure = |number: usize| {
+            let what = waits[number].as_ref().map_or_else(String::new, ToString::to_string);
+            let why = format!("{what}: all others have ended or wait as well, and it is not published for other nodes");
+            Failure::new(&*stages[number].0.stage, FailureKind::Waiting, why)
+        };
+        lacking.into_iter().map(failure).collect()
+    }
+}
+
+/// How long a stage may wait for somebody who is missing, unless something else is said.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);

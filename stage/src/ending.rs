@@ -42,7 +42,7 @@ impl<I, O> Ending<I, O> {
             Message::Subscribe(subscription) => {
                 let Subscription { id, subscriber, .. } = *subscription;
                 let exit = match exit {
-                    Exit::Normal => Exit::Failed(Failure::new(&*self.stage, FailureKind::Refused, "it has ended")),
+                    Exit::Normal => Exit::Failed(Failure::new(&*self.stage, FailureKind::AlreadyEnded, "it has ended")),
                     exit => exit.clone(),
                 };
                 subscriber.ended(id, EndCause::Down(exit));

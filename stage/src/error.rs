@@ -70,6 +70,8 @@ pub enum FailureKind {
     Overflow,
     /// A producer refused a subscription.
     Refused,
+    /// The producer had ended before the consumer could subscribe.
+    AlreadyEnded,
     /// Events could not be dispatched, because the function that says where panicked or named no partition.
     Dispatch,
     /// A stage was shut down before its work was done.
@@ -139,7 +141,9 @@ impl fmt::Display for Failure {
             FailureKind::Panic => write!(f, "stage {origin:?} panicked: {message}"),
             FailureKind::Killed => write!(f, "stage {origin:?} was killed: {message}"),
             FailureKind::Subscribe => write!(f, "stage {origin:?} could not subscribe: {message}"),
-            FailureKind::Refused => write!(f, "stage {origin:?} refused a subscription: {message}"),
+            FailureKind::Refused | FailureKind::AlreadyEnded => {
+                write!(f, "stage {origin:?} refused a subscription: {message}")
+            }
             FailureKind::Dispatch => write!(f, "stage {origin:?} could not dispatch: {message}"),
             FailureKind::AlreadySubscribed => write!(f, "stage {origin:?} refused a subscription: {message}"),
             FailureKind::Selector => write!(f, "selector of a subscription to stage {origin:?} panicked: {message}"),

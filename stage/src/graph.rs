@@ -21,11 +21,13 @@ use crate::{
 
 mod place;
 pub(crate) mod remainder;
+pub(crate) mod siblings;
 mod stage;
 mod unstarted;
 
 use place::{Place, Seat, Spec};
 pub use stage::Stage;
+pub(crate) use stage::Subscribing;
 use unstarted::Unstarted;
 
 /// A graph of stages, described and not yet running.

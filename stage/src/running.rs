@@ -7,7 +7,7 @@ use std::time::Duration;
 use aqueduct_dispatcher::{SubscribeOptions, SubscriptionId};
 use tokio::sync::oneshot;
 
-use crate::graph::{Graph, Stage};
+use crate::graph::{Graph, Stage, Subscribing};
 use crate::mailbox::Message;
 use crate::members::{Shared, State};
 use crate::supervision::driver::{How, Supervisor};
@@ -83,7 +83,7 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        let (id, opening) = consumer.opening(0, source, (0, None), options.into(), None, How::Once);
+        let (id, opening) = consumer.opening(0, source, (0, None), &Subscribing::new(options.into()), How::Once);
         self.shared.spawn_polled("subscribe", opening);
         id
     }
@@ -116,7 +116,7 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        let (id, opening) = consumer.opening(0, source, (0, None), options.into(), None, How::Once);
+        let (id, opening) = consumer.opening(0, source, (0, None), &Subscribing::new(options.into()), How::Once);
         let told: Vec<_> = consumer
             .seats()
             .iter()

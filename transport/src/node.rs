@@ -203,8 +203,8 @@ impl Node {
             return Err(PublishError::Instances { name: source.name(), instances: source.instances() });
         }
         let PublishOptions { subscribers, selectors, lag_limit } = options;
-        let (source, expected) = (source.clone(), source.expect_subscribers());
-        let published = Published { source, selectors, lag_limit, signature: None, expected };
+        let (source, _expected) = (source.clone(), source.expect_subscribers());
+        let published = Published { source, selectors, lag_limit, signature: None, _expected };
         self.inner.publish_as(name, subscribers, Arc::new(published))
     }
 

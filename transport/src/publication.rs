@@ -70,7 +70,7 @@ pub(crate) struct Published<Src: Source> {
     /// What its events are called, if that is not the name of their type.
     pub(crate) signature: Option<Arc<str>>,
     /// The source may be subscribed to for as long as this is there.
-    pub(crate) expected: Option<Expected>,
+    pub(crate) _expected: Option<Expected>,
 }
 
 impl<Src: Source<Item: Wire>> Publication for Published<Src> {
@@ -551,6 +551,7 @@ fn reason(kind: FailureKind) -> Reason {
         FailureKind::Disconnected => Reason::Disconnected,
         FailureKind::Protocol => Reason::Protocol,
         FailureKind::AlreadySubscribed => Reason::AlreadySubscribed,
+        FailureKind::AlreadyEnded => Reason::Ended,
         _ => Reason::Error,
     }
 }

@@ -68,6 +68,11 @@ impl<T: Send + 'static> Remainder<T> {
         Arc::new(remainder)
     }
 
+    /// Of a producer that had ended before anything of it could be had: it ends at once.
+    pub(super) fn nothing(subscription: Subscription<T>) -> Arc<dyn Publisher<T>> {
+        Self::open(Returned::new(), &[], subscription)
+    }
+
     /// Gives up to so many events in all, and says so if they were the last.
     fn give(&self, up_to: Demand) {
         let mut state = self.lock();

@@ -8,11 +8,15 @@ use aqueduct_dispatcher::{Events, Keep, SubscribeOptions, SubscriptionId};
 
 use super::Plan;
 use super::place::{MakeDispatcher, Place, Seat};
+use super::remainder::Remainder;
+use super::siblings::{Sibling, Siblings, Witness};
 use crate::dispatching::{ByDemand, Output};
 use crate::mailbox::{Message, Opening, Renews};
 use crate::members::Shared;
 use crate::supervision::driver::{Declared, How};
-use crate::{BoxFuture, DemandMode, Exit, Never, OnCancel, Restart, Source, StageRef, Subscription};
+use crate::{
+    BoxFuture, DemandMode, Exit, Never, OnCancel, Publisher, Restart, Source, StageRef, SubscribeError, Subscription,
+};
 
 /// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
 ///
@@ -24,6 +28,27 @@ pub struct Stage<S, I, O, D = ByDemand> {
     pub(super) plan: Weak<Mutex<Plan>>,
     pub(super) shared: Arc<Shared>,
     pub(super) types: PhantomData<fn() -> (S, D)>,
+}
+
+/// How a stage subscribes, whichever of its instances and however often.
+pub(crate) struct Subscribing<I> {
+    options: SubscribeOptions,
+    /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.
+    keep: Option<fn(Events<I>) -> Events<I>>,
+    /// There if several instances subscribe to the same.
+    siblings: Option<Arc<Siblings>>,
+}
+
+impl<I> Subscribing<I> {
+    pub(crate) fn new(options: SubscribeOptions) -> Self {
+        Self { options, keep: None, siblings: None }
+    }
+}
+
+impl<I> Clone for Subscribing<I> {
+    fn clone(&self) -> Self {
+        Self { options: self.options, keep: self.keep, siblings: self.siblings.clone() }
+    }
 }
 
 impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O, D> {
@@ -70,8 +95,9 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         self.declare_edge(source.name(), move || {
             let count = consumer.seats().len();
             let known = source.instances();
+            let how = Subscribing { options, keep, siblings: (count > 1).then(Arc::default) };
             let pairs = (0..count).flat_map(|mine| (0..known).map(move |theirs| (mine, theirs)));
-            pairs.map(|(mine, theirs)| consumer.wire(mine, &source, theirs, known, options, keep)).collect()
+            pairs.map(|(mine, theirs)| consumer.wire(mine, &source, theirs, known, &how)).collect()
         });
         self
     }
@@ -86,9 +112,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let (consumer, pairs) = (self.clone(), pairs.into_iter().collect::<Vec<_>>());
         self.declare_edge(name, move || {
             let mut wires = Vec::new();
+            let how = Subscribing::new(options);
             for (mine, source) in &pairs {
                 let known = source.instances();
-                wires.extend((0..known).map(|theirs| consumer.wire(*mine, source, theirs, known, options, None)));
+                wires.extend((0..known).map(|theirs| consumer.wire(*mine, source, theirs, known, &how)));
             }
             wires
         });
@@ -115,17 +142,16 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         source: &Src,
         theirs: usize,
         known: usize,
-        options: SubscribeOptions,
-        keep: Option<fn(Events<I>) -> Events<I>>,
+        subscribing: &Subscribing<I>,
     ) -> Declared {
         let producer = source.local().map(|place| (place.id(), theirs));
         let rest = (theirs == 0 && producer.is_none()).then_some(known);
-        let (consumer, source) = (self.clone(), source.clone());
+        let (consumer, source, subscribing) = (self.clone(), source.clone(), subscribing.clone());
         Declared {
             consumer: (self.place.id(), mine),
             producer,
-            cancel: options.cancel_policy(),
-            connect: Box::new(move |how| consumer.opening(mine, &source, (theirs, rest), options, keep, how)),
+            cancel: subscribing.options.cancel_policy(),
+            connect: Box::new(move |how| consumer.opening(mine, &source, (theirs, rest), &subscribing, how)),
         }
     }
 
@@ -136,12 +162,12 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         mine: usize,
         source: &Src,
         (theirs, rest): (usize, Option<usize>),
-        options: SubscribeOptions,
-        keep: Option<fn(Events<I>) -> Events<I>>,
+        subscribing: &Subscribing<I>,
         how: How,
     ) -> (SubscriptionId, BoxFuture<'static>) {
         let mailbox = self.seats()[mine].mailbox();
         let id = SubscriptionId::new();
+        let Subscribing { options, keep, siblings } = subscribing.clone();
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
         let renews = match &how {
             How::Once => None,
@@ -152,7 +178,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let (to, is_far) = (source.name().into(), source.local().is_none());
         let opening = Opening { id, to, is_far, window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
-        let (consumer, source) = (self.clone(), source.clone());
+        let sibling = siblings.map(|siblings| siblings.begin(theirs));
+        let (consumer, source, subscribing) = (self.clone(), source.clone(), subscribing.clone());
         let opening: BoxFuture<'static> = Box::pin(async move {
             let subscription = Subscription {
                 id,
@@ -161,15 +188,15 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
                 interest: Default::default(),
                 subscriber: Arc::clone(&mailbox) as _,
             };
-            let opened = match (how, source.local()) {
-                (How::Remainder(former), Some(place)) => Ok(place.remainder(theirs, &former, subscription)),
-                _ => source.open(theirs, subscription).await,
+            let opened = match (how, source.local(), sibling) {
+                (How::Remainder(former), Some(place), _) => Ok(place.remainder(theirs, &former, subscription)),
+                (_, _, None) => source.open(theirs, subscription).await,
+                (_, _, Some(sibling)) => consumer.open_witnessed(&source, theirs, subscription, sibling).await,
             };
             // Announced before it is known that this one is there, or it might be taken for the only one.
             let rest = rest.filter(|_| opened.is_ok()).map_or(0..0, |known| known..source.instances());
-            let others: Vec<_> = rest
-                .map(|theirs| consumer.opening(mine, &source, (theirs, None), options, keep, How::Once).1)
-                .collect();
+            let others: Vec<_> =
+                rest.map(|theirs| consumer.opening(mine, &source, (theirs, None), &subscribing, How::Once).1).collect();
             if let Err(Message::Opened(id, Ok(publisher))) = mailbox.push(Message::Opened(id, opened.map_err(Box::new)))
             {
                 publisher.cancel(id, Exit::Normal);
@@ -179,6 +206,34 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
             }
         });
         (id, opening)
+    }
+
+    /// Opens a subscription that has siblings: if it is too late and one of them saw the end of the source, nothing is
+    /// missing.
+    async fn open_witnessed<Src: Source<Item = I>>(
+        &self,
+        source: &Src,
+        theirs: usize,
+        subscription: Subscription<I>,
+        sibling: Arc<Sibling>,
+    ) -> Result<Arc<dyn Publisher<I>>, SubscribeError> {
+        let Subscription { id, consumer, options, interest, subscriber } = subscription;
+        let shared = Arc::clone(&self.shared);
+        let spawn = Box::new(move |task| shared.spawn_helper("subscribe", task));
+        let witness = Witness { subscriber: Arc::clone(&subscriber), sibling: Arc::clone(&sibling), spawn };
+        let witnessed =
+            Subscription { id, consumer, options, interest: interest.clone(), subscriber: Arc::new(witness) };
+        let opened = source.open(theirs, witnessed).await;
+        match &opened {
+            Ok(_) => {}
+            Err(SubscribeError::Ended(_)) => {
+                if sibling.come_late().await.unwrap_or(false) {
+                    return Ok(Remainder::nothing(Subscription { id, consumer, options, interest, subscriber }));
+                }
+            }
+            Err(_) => sibling.close(false),
+        }
+        opened
     }
 
     /// Runs `count` instances of the stage, at least 1, each a task of its own. As consumers they share the events of

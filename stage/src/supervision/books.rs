@@ -360,7 +360,7 @@ impl Books {
 
     /// Whether a stage could not subscribe only because it came as a producer ended, which is no cause of its own.
     fn was_late(&mut self, number: usize, exit: &Exit) -> bool {
-        if !matches!(exit, Exit::Failed(failure) if matches!(failure.kind(), FailureKind::Subscribe | FailureKind::Refused))
+        if !matches!(exit, Exit::Failed(failure) if matches!(failure.kind(), FailureKind::Subscribe | FailureKind::AlreadyEnded))
         {
             return false;
         }

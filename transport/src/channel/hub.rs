@@ -149,7 +149,7 @@ impl Publication for Workplace {
         let place = Place { hub, pool, node: link.peer.clone(), id: Mutex::default() };
         let PublishOptions { selectors, lag_limit, .. } = PublishOptions::new();
         let signature = Some(Arc::clone(&self.signature));
-        Arc::new(Published { source: place, selectors, lag_limit, signature, expected: None }).serve(link)
+        Arc::new(Published { source: place, selectors, lag_limit, signature, _expected: None }).serve(link)
     }
 }
 

@@ -35,6 +35,26 @@ async fn a_consumer_that_has_enough_ends_its_subscription_only() {
 }
 
 #[tokio::test]
+async fn instances_that_come_after_the_end_of_a_short_source_have_an_empty_share() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        for (round, events) in [0, 1, 10].into_iter().cycle().take(30).enumerate() {
+            let name = format!("short-{round}");
+            let mut producing = produce(&there, &name, events, |n| n);
+            let (seen, graph) = (Seen::default(), Graph::new("consuming"));
+            let source = here.source::<u64>(&name, there.local_addr());
+            collect(&graph, &seen, |_, _| ready()).concurrency(4).subscribe(&source, 50..100);
+            graph.run().await.unwrap();
+            let mut seen = seen.take();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..events).collect::<Vec<_>>());
+            producing.join().await.unwrap();
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_consumer_that_is_dropped_ends_its_subscription() {
     guarded(async {
         let [here, there] = nodes(["here", "there"]).await;

@@ -155,7 +155,7 @@ impl<T: Wire> Publication for Workplace<T> {
         let place = Place { intake: Arc::clone(&self.0), node: link.peer.as_str().into(), id: Mutex::default() };
         let PublishOptions { selectors, lag_limit, .. } = PublishOptions::new();
         let signature = Some(Arc::clone(&self.0.signature));
-        Arc::new(Published { source: place, selectors, lag_limit, signature, expected: None }).serve(link)
+        Arc::new(Published { source: place, selectors, lag_limit, signature, _expected: None }).serve(link)
     }
 }
 

@@ -100,6 +100,11 @@ impl fmt::Display for Demand {
 /// | `750..1000` | 250 | 1000 | 250 after every 250 |
 /// | `0..1` | 1 | 1 | 1 after each event |
 ///
+/// It is not a pace. Asks that come while the producer is busy are answered together: with `80..100`, one that was busy
+/// while 100 events were handled is asked for 100 at once, not five times for 20; and a stage in between has asked for
+/// its `max` before it was asked itself. What a producer is asked for at a time is bounded by the sum of the `max` of its
+/// consumers and by nothing else. Where a source is to be used evenly, `Rate` of `aqueduct-stage` does that.
+///
 /// A larger `max` costs memory and fairness, a smaller distance between the two costs a wake for fewer events.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {

@@ -63,6 +63,8 @@
 //! | one crash counts once for each stage that falls with it | counts once | the cause is one, and the bound on restarts is for causes |
 //! | a consumer that outlives its producer must subscribe to the next one itself | declared subscriptions are made again | the graph knows them |
 //! | asks are messages that add up | asks are cumulative | a repeated or overtaken ask does no harm, which matters between machines |
+//! | each ask is a call of `handle_demand/2` | asks that wait for a busy producer are one call for all of them, up to 1,000 events | a call costs more than a few events |
+//! | events of an unknown subscription are dropped and answered with a cancel | they are dropped and counted; an ask of one is ignored | whoever sends them was told of the end |
 //! | `call` may wait for ever | always has a timeout, 5 s by default, and fails fast while the stage drains | |
 //! | `cast` fills the mailbox without bound | is refused beyond 1,024 waiting messages | everything is bounded |
 //! | `handle_call` without a clause crashes the stage | does not compile | |

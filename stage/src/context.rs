@@ -93,7 +93,7 @@ impl<'a, O> Cx<'a, O> {
     }
 
     /// Ends a subscription of this stage, on either side. What that means for the consumer depends on its
-    /// [`Cancel`](crate::Cancel) policy.
+    /// [`Cancel`](crate::Cancel) policy. A subscriber is given nothing more from here on.
     pub fn cancel(&mut self, id: SubscriptionId, reason: Exit) {
         self.wishes.cancels.push((id, reason));
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use aqueduct_dispatcher::{
-    Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Keep, Marker, Refused,
+    Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Keep, Lane, Marker, Refused,
     SubscriptionId, Unattended, Window,
 };
 
@@ -49,6 +49,8 @@ struct Subscribed {
     cancel: Cancel,
     /// Asked for in all.
     asked: Demand,
+    /// It is leaving, and is given nothing any more. This is the lane in which it was given what it may hand back.
+    leaving: Option<Lane>,
 }
 
 impl<T> Downstream<T> {
@@ -86,7 +88,7 @@ impl<T> Downstream<T> {
             return Err(Refused::AlreadySubscribed);
         }
         self.dispatcher.subscribe(id, interest)?;
-        self.subscribers.insert(id, Subscribed { consumer, window, cancel, asked: Demand::ZERO });
+        self.subscribers.insert(id, Subscribed { consumer, window, cancel, asked: Demand::ZERO, leaving: None });
         self.seen += 1;
         Ok(())
     }
@@ -106,6 +108,23 @@ impl<T> Downstream<T> {
         }
     }
 
+    /// A subscriber that was just taken in is refused after all: it does not count as having come.
+    pub(crate) fn refuse(&mut self, id: SubscriptionId) {
+        if self.cancel(id).is_some() {
+            self.seen -= 1;
+        }
+    }
+
+    /// From now on a subscriber is given nothing, whatever it asks. It is still to [leave](Self::leave).
+    pub(crate) fn begin_to_leave(&mut self, id: SubscriptionId) {
+        let Some(subscribed) = self.subscribers.get_mut(id).filter(|subscribed| subscribed.leaving.is_none()) else {
+            return;
+        };
+        subscribed.leaving = Some(self.dispatcher.lane(id));
+        self.kept.retain(|(other, _)| *other != id);
+        self.dispatcher.cancel(id, &mut self.deliveries);
+    }
+
     /// A subscriber leaves; nothing if it was not there.
     pub(crate) fn cancel(&mut self, id: SubscriptionId) -> Option<Edge> {
         let edge = self.edge(id)?;
@@ -117,7 +136,7 @@ impl<T> Downstream<T> {
 
     /// As [`cancel`](Self::cancel), and takes back what the subscriber did not finish, oldest first.
     pub(crate) fn leave(&mut self, id: SubscriptionId, unfinished: Vec<(Events<T>, Attempt)>) -> Option<Edge> {
-        let lane = self.dispatcher.lane(id);
+        let lane = self.subscribers.get(id)?.leaving.unwrap_or_else(|| self.dispatcher.lane(id));
         let edge = self.cancel(id)?;
         // The oldest first, because whoever has demand gets them at once.
         let mut left = Vec::new();
@@ -287,7 +306,7 @@ impl<T> Downstream<T> {
     }
 
     fn pass_on(&mut self, id: SubscriptionId, up_to: Demand) {
-        let Some(Subscribed { asked, .. }) = self.subscribers.get_mut(id) else { return };
+        let Some(Subscribed { asked, leaving: None, .. }) = self.subscribers.get_mut(id) else { return };
         let more = up_to.saturating_sub(*asked);
         if !more.is_zero() {
             *asked = up_to;
@@ -453,6 +472,34 @@ mod tests {
         assert_eq!(ask(&mut down, second, 3), 2, "two of the first four are here");
         assert_eq!(down.pull(), Demand::new(3), "each ask is answered by itself");
         assert_eq!(sent(&mut down), [vec![0, 1]]);
+    }
+
+    #[test]
+    fn who_is_leaving_is_given_nothing_and_still_hands_back() {
+        let mut down = downstream(10, Keep::Last);
+        let (first, second) = (subscriber(&mut down), subscriber(&mut down));
+        assert_eq!(ask(&mut down, first, 3), 3);
+        emit(&mut down, 0..2);
+        assert_eq!(sent(&mut down), [vec![0, 1]]);
+        down.begin_to_leave(first);
+        assert_eq!(ask(&mut down, first, 100), 0);
+        emit(&mut down, 2..3);
+        assert!(sent(&mut down).is_empty() && !down.is_abandoned());
+        assert!(down.leave(first, vec![(vec![1].into(), Attempt::FIRST)]).is_some());
+        ask(&mut down, second, 2);
+        assert_eq!(sent(&mut down), [vec![1], vec![2]]);
+        let third = subscriber(&mut down);
+        down.refuse(third);
+        assert_eq!((down.edge(third).is_none(), down.waits_for(false)), (true, Some(WaitingFor::Demand { events: 0 })));
+    }
+
+    #[test]
+    fn who_is_refused_was_never_there() {
+        let mut down = downstream(10, Keep::Last);
+        let first = subscriber(&mut down);
+        down.refuse(first);
+        assert!(!down.is_abandoned());
+        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
     }
 
     #[test]

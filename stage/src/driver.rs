@@ -18,7 +18,9 @@ use crate::handle::{Letter, Post, Status};
 use crate::mailbox::{Message, Opening, Renews};
 use crate::upstream::{AfterEnd, Upstream};
 use crate::waiting::{Halves, WaitingFor};
-use crate::{Batch, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Peer, Publisher, Subscriber, Subscription};
+use crate::{
+    Batch, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Peer, Publisher, Refusal, Subscriber, Subscription,
+};
 
 /// Everything a running stage owns.
 ///

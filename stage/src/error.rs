@@ -161,6 +161,47 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What [`handle_subscribe`](crate::Producer::handle_subscribe) of a stage with an output fails with to refuse a subscriber,
+/// and not to fail itself.
+///
+/// The subscriber is given nothing, and is told [`FailureKind::Refused`] with the reason; what that means for it is for its
+/// [`Cancel`](crate::Cancel) policy to say. It does not count as a subscriber that has come.
+///
+/// ```
+/// use aqueduct_stage::{Cx, Edge, Producer, Refusal, Result};
+///
+/// struct Small {
+///     places: usize,
+/// }
+///
+/// impl Producer for Small {
+///     type Out = u64;
+///     async fn handle_demand(&mut self, _demand: usize, _cx: &mut Cx<'_, u64>) -> Result {
+///         Ok(())
+///     }
+///     async fn handle_subscribe(&mut self, _edge: &Edge, _cx: &mut Cx<'_, u64>) -> Result {
+///         self.places = self.places.checked_sub(1).ok_or(Refusal::new("all places are taken"))?;
+///         Ok(())
+///     }
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    reason: String,
+}
+
+impl Refusal {
+    /// A refusal for this reason, which the subscriber is told.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+
+    pub(crate) fn into_reason(self) -> String {
+        self.reason
+    }
+}
+
 /// Why a subscription was not made.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -147,7 +147,7 @@ pub use dispatching::{
     Broadcast, ByDemand, NoOutput, Output, Part, Partitionable, Partitioned, RoundRobin, Selected, Selects,
 };
 pub use edge::{DemandMode, Edge, Mode, OnCancel, Peer};
-pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Result, SubscribeError};
+pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Refusal, Result, SubscribeError};
 pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
 pub use message::{ConsumerId, EndCause, Expected, Publisher, Source, Subscriber, Subscription};

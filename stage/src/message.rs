@@ -103,7 +103,7 @@ pub trait Subscriber<T>: Send + Sync {
         Ok(())
     }
 
-    /// The edge has ended, and nothing follows.
+    /// The edge has ended, and nothing follows. What does all the same is dropped, and counted as discarded.
     fn ended(&self, id: SubscriptionId, cause: EndCause);
 }
 

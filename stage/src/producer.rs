@@ -54,11 +54,13 @@ pub trait Producer: Send + 'static {
     /// The future is dropped only when the stage is killed: after the grace of [`Running::stop`](crate::Running::stop).
     fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send;
 
-    /// Called when a consumer has subscribed.
+    /// Called when a consumer has subscribed, before it is given anything: one that is [cancelled](Cx::cancel) here gets
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// An error ends the stage and is reported as the graph's.
+    /// A [`Refusal`](crate::Refusal) refuses the subscriber, and the stage goes on. Any other error ends the stage and is
+    /// reported as the graph's.
     fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, Self::Out>) -> impl Future<Output = Result> + Send {
         let _ = (edge, cx);
         async { Ok(()) }

@@ -135,15 +135,11 @@ impl Upstream {
     }
 
     /// Takes note of `count` events that arrived. The answer is to be cut into [pieces](Self::next_piece). Events that were
-    /// not asked for, or that belong to an unknown subscription, are to be handled all the same.
-    pub(crate) fn receive(&self, id: SubscriptionId, count: usize) -> Arrived {
-        let (whole, excess) = match self.subscriptions.get(id) {
-            Some(Subscribed { mode, outstanding, .. }) => {
-                (*mode == Mode::Manual, Demand::from(count).saturating_sub(*outstanding).as_len())
-            }
-            None => (true, 0),
-        };
-        Arrived { rest: count, excess, whole }
+    /// not asked for are to be handled all the same; those of an unknown subscription, or of one that has ended, are not.
+    pub(crate) fn receive(&self, id: SubscriptionId, count: usize) -> Option<Arrived> {
+        let Subscribed { mode, outstanding, .. } = self.subscriptions.get(id)?;
+        let excess = Demand::from(count).saturating_sub(*outstanding).as_len();
+        Some(Arrived { rest: count, excess, whole: *mode == Mode::Manual })
     }
 
     /// Cuts the next piece of at most `max - min` events from what arrived, and says what to ask after it: GenStage's
@@ -253,7 +249,7 @@ mod tests {
 
     /// The pieces of one arrival: how many events, and the cumulative ask after it.
     fn receive(upstream: &mut Upstream, id: SubscriptionId, count: usize) -> (Vec<(usize, Option<u64>)>, usize) {
-        let mut arrived = upstream.receive(id, count);
+        let mut arrived = upstream.receive(id, count).expect("a known subscription");
         let excess = arrived.excess;
         let pieces = std::iter::from_fn(|| upstream.next_piece(id, &mut arrived));
         (pieces.map(|p| (p.events, p.then_ask.map(Demand::count))).collect(), excess)
@@ -370,7 +366,7 @@ mod tests {
     fn what_comes_after_the_end_is_unknown() {
         let (mut up, id) = subscribed(0, 1, Cancel::Temporary);
         up.ended(id, &EndCause::Down(Exit::Normal));
-        assert_eq!(receive(&mut up, id, 1).0, [(1, None)], "handled, and nothing is asked for");
+        assert!(up.receive(id, 1).is_none(), "not handled");
         assert_eq!(up.opened(id, Mode::Automatic), None);
         assert!(matches!(up.ended(id, &EndCause::Down(failed())), AfterEnd::Live));
     }

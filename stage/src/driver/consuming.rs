@@ -132,7 +132,12 @@ impl<C: Callbacks> Driver<C> {
         mut events: Events<C::In>,
         attempt: Attempt,
     ) -> Flow {
-        let mut arrived = self.upstream.receive(id, events.len());
+        let Some(mut arrived) = self.upstream.receive(id, events.len()) else {
+            // Its publisher was told of the end, or told it: there is nobody to be answered.
+            tracing::warn!(%id, events = events.len(), "events for a subscription that has ended were dropped");
+            self.lose(events.len());
+            return ControlFlow::Continue(());
+        };
         if arrived.excess > 0 {
             tracing::warn!(%id, excess = arrived.excess, "more events than were asked for");
         }

@@ -13,12 +13,22 @@ impl<C: Callbacks> Driver<C> {
                     id,
                     Consumer { subscriber, counters: self.ending.counters.edges.to_consumer(id), handled: None },
                 );
-                // Whoever comes after a failure takes what is left.
-                self.lost_subscriber = None;
                 if self.state == State::Running {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
-                    callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+                    let answered = callback!(self, |callbacks, cx| async {
+                        match callbacks.handle_subscribe(&edge, &mut cx).await {
+                            Ok(_) => Ok(None),
+                            Err(error) => error.downcast::<Refusal>().map(Some),
+                        }
+                    });
+                    if let Some(refusal) = answered {
+                        self.refuse(id, *refusal);
+                    }
                     self.after_callback()?;
+                }
+                if self.subscribers.get(id).is_some() {
+                    // Whoever comes after a failure takes what is left.
+                    self.lost_subscriber = None;
                 }
                 self.on_demand().await
             }
@@ -33,6 +43,17 @@ impl<C: Callbacks> Driver<C> {
                 subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
                 ControlFlow::Continue(())
             }
+        }
+    }
+
+    /// The stage does not want a subscriber that its dispatcher would have taken.
+    fn refuse(&mut self, id: SubscriptionId, refusal: Refusal) {
+        self.downstream.refuse(id);
+        self.ending.counters.edges.remove(id);
+        let failure = Failure::new(&*self.ending.stage, FailureKind::Refused, refusal.into_reason());
+        tracing::debug!(%id, %failure, "subscription refused");
+        if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(id) {
+            subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
         }
     }
 
@@ -99,7 +120,9 @@ impl<C: Callbacks> Driver<C> {
             }
         }
         for (id, reason) in std::mem::take(&mut self.wishes.cancels) {
-            // Handled when its turn comes, like any cancel: a callback is not called within another.
+            // Nothing more goes out to it. The rest is done when its turn comes, like any cancel: a callback is not called
+            // within another.
+            self.downstream.begin_to_leave(id);
             let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, None));
         }
         match self.wishes.stop.take() {

@@ -208,7 +208,10 @@ impl<T: Send + 'static> EventStream<T> {
         match arrival {
             Arrival::Events(id, events) => {
                 debug_assert!(self.piece.is_none());
-                let arrived = self.upstream.receive(id, events.len());
+                let Some(arrived) = self.upstream.receive(id, events.len()) else {
+                    tracing::warn!(%id, events = events.len(), "events for a subscription that has ended were dropped");
+                    return Ok(());
+                };
                 if arrived.excess > 0 {
                     tracing::warn!(%id, excess = arrived.excess, "more events than were asked for");
                 }

@@ -23,6 +23,8 @@ pub(crate) struct Counters {
     /// Those of the discarded that found the buffer full.
     pub(crate) overflowed: Counter,
     pub(crate) failed: Counter,
+    /// How many tasks of a supervisor were started again.
+    pub(crate) restarted: Counter,
     /// Those of the failed that the dispatcher did not know where to send.
     pub(crate) undispatched: Counter,
     /// Events that wait for demand.
@@ -70,6 +72,7 @@ impl Counters {
             discarded: Counter::default(),
             overflowed: Counter::default(),
             failed: Counter::default(),
+            restarted: Counter::default(),
             undispatched: Counter::default(),
             buffered: Counter::default(),
             demand: Counter::default(),

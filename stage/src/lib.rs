@@ -162,7 +162,8 @@ pub use spawner::{BoxFuture, Spawner, TokioSpawner};
 pub use stream::{EventStream, EventStreamError, FromIter, FromStream, SourceExt};
 pub use supervision::Strategy;
 pub use supervisor::{
-    Child, ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, Shutdown, StartChildError, Stopping,
-    SupervisorOptions, TaskHandle, TaskOptions, TaskRestart, TaskSupervisor, Tasks, TasksRef, Temporary, Transient,
+    Child, ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, DeadEvent, DeadLetters, Shutdown,
+    StartChildError, Stopping, SupervisorOptions, TaskHandle, TaskOptions, TaskRestart, TaskSupervisor, Tasks,
+    TasksRef, Temporary, Transient,
 };
 pub use waiting::WaitingFor;

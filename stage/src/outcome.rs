@@ -33,7 +33,8 @@ pub struct StageOutcome {
     pub discarded: u64,
     /// How many events could not be dispatched, because the function that says where to panicked or named no partition.
     pub failed: u64,
-    /// How often it was [restarted](crate::Stage::restart). The numbers above are those of all its lives together.
+    /// How often it was [restarted](crate::Stage::restart), and how often [tasks](crate::Graph::tasks_with) of it were. The
+    /// numbers above are those of all its lives together.
     pub restarts: u64,
 }
 

@@ -31,7 +31,7 @@ pub struct StageSnapshot {
     pub instance: usize,
     /// Whether it has ended, for good.
     pub ended: bool,
-    /// How often it was [restarted](crate::Stage::restart).
+    /// How often it was [restarted](crate::Stage::restart), and how often [tasks](crate::Graph::tasks_with) of it were.
     pub restarts: u64,
     /// How many events it has handled.
     pub events_in: u64,

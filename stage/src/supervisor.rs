@@ -23,7 +23,7 @@ pub use child::{ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, Shut
 use children::{Rules, Spec};
 use pool::{Pool, Work};
 pub use stopping::Stopping;
-pub use task_options::{TaskOptions, TaskRestart, Temporary, Transient};
+pub use task_options::{DeadEvent, DeadLetters, TaskOptions, TaskRestart, Temporary, Transient};
 pub use tasks::{Tasks, TasksRef};
 
 /// Starts tasks at any time, restarts those that are to be, and ends them together: OTP's `DynamicSupervisor` and
@@ -71,7 +71,8 @@ impl TaskSupervisor {
         let name: Arc<str> = name.into();
         let child = Arc::clone(&name);
         let spawn = Box::new(move |runner| spawner.spawn(&child, runner));
-        Self { pool: Pool::new(name, Rules { intensity, backoff, max_children }, ChildWork, spawn), shutdown }
+        let rules = Rules { intensity: Some(intensity), max_attempts: None, backoff, max_children };
+        Self { pool: Pool::new(name, rules, ChildWork, spawn), shutdown }
     }
 
     /// Starts a child: a [`Child`], or a future, which is then temporary. With the default spawner it must be called on

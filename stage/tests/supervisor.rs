@@ -13,6 +13,8 @@ mod support;
 
 #[path = "supervisor/alone.rs"]
 mod alone;
+#[path = "supervisor/attempts.rs"]
+mod attempts;
 #[path = "supervisor/demand.rs"]
 mod demand;
 #[path = "supervisor/ending.rs"]

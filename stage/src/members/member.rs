@@ -75,7 +75,7 @@ impl Member {
             events_out: events_out.get(),
             discarded: discarded.get(),
             failed: failed.get(),
-            restarts: self.restarts,
+            restarts: self.restarts + self.counters.restarted.get(),
         })
     }
 
@@ -88,7 +88,7 @@ impl Member {
             stage: self.stage.to_string(),
             instance: self.instance,
             ended: self.ended.is_some(),
-            restarts: self.restarts,
+            restarts: self.restarts + counters.restarted.get(),
             events_in: counters.events_in.get(),
             events_out: counters.events_out.get(),
             discarded: counters.discarded.get(),

@@ -1,6 +1,7 @@
 //! [`Children`]: which children a supervisor has, what the end of one means, and what demand that returns. Pure.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use aqueduct_dispatcher::{SubscriptionId, Window};
@@ -13,8 +14,10 @@ use crate::{Backoff, Exit, Failure, Intensity, Restart};
 /// What a supervisor holds to, over all of its children.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
-    /// How many restarts are borne.
-    pub(crate) intensity: Intensity,
+    /// How many restarts are borne, over all children; any number without.
+    pub(crate) intensity: Option<Intensity>,
+    /// How often one child is started in all; any number of times without.
+    pub(crate) max_attempts: Option<NonZeroU32>,
     pub(crate) backoff: Backoff,
     pub(crate) max_children: usize,
 }
@@ -54,6 +57,22 @@ struct Child {
     spec: Spec,
     from: Option<SubscriptionId>,
     state: ChildState,
+    /// How often it was started, and is to be.
+    attempts: u32,
+}
+
+impl Child {
+    /// Whether it is to be started again when it ends like this, if that is borne.
+    fn returns(&self, ended: &Ended) -> bool {
+        self.state != ChildState::Stopping
+            && match ended {
+                Ended::Done => self.spec.restart == Restart::Permanent,
+                Ended::Failed(failure) => self.spec.restart.applies_to(&Exit::Failed(failure.clone())),
+                // What could never be started is not tried again: its own account would not bring it further.
+                Ended::NotStarted(_) => self.state != ChildState::Active,
+                Ended::Killed => false,
+            }
+    }
 }
 
 /// The demand of one subscription.
@@ -125,7 +144,7 @@ impl Children {
         self.counts.started += 1;
         self.counts.specs += 1;
         let id = ChildId { number: self.counts.started, slot };
-        self.slots[slot as usize] = Some(Child { id, spec, from, state: ChildState::Active });
+        self.slots[slot as usize] = Some(Child { id, spec, from, state: ChildState::Active, attempts: 1 });
         Some(id)
     }
 
@@ -151,25 +170,23 @@ impl Children {
         now: impl FnOnce() -> Instant,
         entropy: impl FnOnce() -> u64,
     ) -> Next {
-        let closed = self.closed;
+        let (closed, Rules { intensity, max_attempts, backoff, .. }) = (self.closed, self.rules);
         let Some(child) = self.child(id) else {
             debug_assert!(false, "child {id} ends twice");
             return Next::Gone(false);
         };
-        let first = child.state == ChildState::Active;
-        let stays = !closed
-            && child.state != ChildState::Stopping
-            && match &ended {
-                Ended::Done => child.spec.restart == Restart::Permanent,
-                Ended::Failed(failure) => child.spec.restart.applies_to(&Exit::Failed(failure.clone())),
-                // What could never be started is not tried again: its own account would not bring it further.
-                Ended::NotStarted(_) => !first,
-                Ended::Killed => false,
-            };
-        if stays {
+        let is_left = max_attempts.is_none_or(|max| child.attempts < max.get());
+        if !closed && is_left && child.returns(&ended) {
             child.state = ChildState::Restarting;
-            let Rules { intensity, backoff, .. } = self.rules;
-            if let Some(number) = self.restarts.count(intensity, now()) {
+            // The wait grows with the failures of this one where those are counted, else with those of all.
+            let own = child.attempts as usize;
+            child.attempts = child.attempts.saturating_add(1);
+            let number = match intensity {
+                Some(intensity) => self.restarts.count(intensity, now()),
+                None => Some(own),
+            };
+            if let Some(number) = number {
+                let number = if max_attempts.is_some() { own } else { number };
                 self.counts.restarts += 1;
                 let delay = if backoff == Backoff::NONE { Duration::ZERO } else { backoff.delay(number, entropy()) };
                 return Next::Restart(delay);
@@ -179,6 +196,16 @@ impl Children {
             return Next::GiveUp;
         }
         Next::Gone(self.gone(id, ended))
+    }
+
+    /// Whether a child that fails like this is not started again because it has been often enough, or cannot be: then it
+    /// is known how often it was.
+    pub(crate) fn dies(&mut self, id: ChildId, ended: &Ended) -> Option<u32> {
+        let (closed, max_attempts) = (self.closed, self.rules.max_attempts);
+        let child = self.child(id).filter(|child| !closed && child.state != ChildState::Stopping)?;
+        let is_left = max_attempts.is_none_or(|max| child.attempts < max.get());
+        let failed = matches!(ended, Ended::Failed(_) | Ended::NotStarted(_));
+        (failed && !(is_left && child.returns(ended))).then_some(child.attempts)
     }
 
     /// Takes a child off the books. Returns whether there is demand to be asked for.
@@ -278,8 +305,8 @@ mod tests {
     const TRANSIENT: Spec = Spec { restart: Restart::Transient, shutdown: Shutdown::Unlimited };
 
     fn children(max_restarts: usize) -> Children {
-        let intensity = Intensity::new(max_restarts, Duration::from_secs(5));
-        Children::new(Rules { intensity, backoff: Backoff::NONE, max_children: usize::MAX })
+        let intensity = Some(Intensity::new(max_restarts, Duration::from_secs(5)));
+        Children::new(Rules { intensity, max_attempts: None, backoff: Backoff::NONE, max_children: usize::MAX })
     }
 
     fn boom() -> Ended {
@@ -341,6 +368,26 @@ mod tests {
         assert_eq!(children.which()[0].state, ChildState::Restarting);
         assert!(matches!(end(&mut children, id, not_started()), Next::GiveUp), "each try counts");
         assert!(children.start(TEMPORARY, None).is_none());
+    }
+
+    #[test]
+    fn a_child_that_was_started_often_enough_dies_and_the_others_do_not() {
+        let max_attempts = NonZeroU32::new(3);
+        let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60));
+        let rules = Rules { intensity: None, max_attempts, backoff, max_children: usize::MAX };
+        let mut children = Children::new(rules);
+        for _ in 0..100 {
+            let id = children.start(TRANSIENT, None).expect("open");
+            for wait in [1, 2] {
+                assert_eq!(children.dies(id, &boom()), None);
+                let next = end(&mut children, id, boom());
+                assert!(matches!(next, Next::Restart(delay) if delay == Duration::from_secs(wait)), "{next:?}");
+                children.restarted(id);
+            }
+            assert_eq!((children.dies(id, &Ended::Done), children.dies(id, &boom())), (None, Some(3)));
+            assert!(matches!(end(&mut children, id, boom()), Next::Gone(false)));
+        }
+        assert_eq!((children.counts().restarts, children.counts().failed, children.has_given_up()), (200, 100, false));
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::{BoxFuture, Exit, Failure, FailureKind, Result};
 /// A child is the user's function, called with an event.
 pub(super) struct EventWork<T, R, F> {
     pub(super) task: Arc<F>,
-    pub(super) types: PhantomData<fn(T) -> R>,
+    pub(super) restart: R,
+    pub(super) types: PhantomData<fn(T)>,
 }
 
 impl<T, R, F, Fut> Work for EventWork<T, R, F>
@@ -38,6 +39,10 @@ where
 
     fn start(&self, event: T) -> Fut {
         (self.task)(event)
+    }
+
+    fn bury(&self, event: T, failure: &Failure, attempts: u32) {
+        self.restart.bury(event, failure, attempts);
     }
 }
 

@@ -27,6 +27,12 @@ pub(crate) trait Work: Send + Sync + 'static {
     fn keep(&self, item: &Self::Item) -> Option<Self::Item>;
 
     fn start(&self, item: Self::Item) -> Self::Task;
+
+    /// A child has failed as often as it may, and this is what it was made from.
+    fn bury(&self, item: Self::Item, failure: &Failure, attempts: u32) {
+        let _ = (failure, attempts);
+        drop(item);
+    }
 }
 
 /// The children of one supervisor, shared by it, by whoever has a reference, and by the runners.
@@ -353,6 +359,18 @@ impl<W: Work> Pool<W> {
         self.kill();
     }
 
+    /// How often a child was started, if it is not again after failing like this.
+    pub(crate) fn dies(&self, id: ChildId, ended: &Ended) -> Option<u32> {
+        self.lock().children.dies(id, ended)
+    }
+
+    /// Gives up what a child was made from.
+    pub(crate) fn bury(&self, item: W::Item, failure: &Failure, attempts: u32) {
+        if let Err(panic) = guarded_now(&self.name, || self.work.bury(item, failure, attempts)) {
+            tracing::error!(supervisor = &*self.name, %failure, %panic, "a dead letter was lost");
+        }
+    }
+
     /// Drops what a child was to be made from.
     pub(crate) fn discard(&self, item: W::Item) {
         if let Err(failure) = guarded_now(&self.name, || drop(item)) {
@@ -482,7 +500,7 @@ impl<W: Work> State<W> {
                 }
             }
             Next::GiveUp => {
-                let intensity = self.children.rules().intensity;
+                let intensity = self.children.rules().intensity.unwrap_or_default();
                 let (restarts, within) = (intensity.max_restarts(), intensity.within());
                 let last = failure.as_ref().map_or("it ended", Failure::message);
                 let why = format!("more than {restarts} restarts within {within:?}; the last child to end: {last}");

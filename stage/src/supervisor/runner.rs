@@ -123,6 +123,13 @@ impl<W: Work> Runner<W> {
         };
         if let Some(failure) = &failure {
             tracing::warn!(supervisor = &*this.pool.name, child = %child.id, %failure, "child failed");
+            // Before anybody can think that all is done.
+            if child.again.is_some()
+                && let Some(attempts) = this.pool.dies(child.id, &ended)
+                && let Some(item) = child.again.take()
+            {
+                this.pool.bury(item, failure, attempts);
+            }
         }
         match this.pool.ended(*this.index, child.id, ended) {
             Turn::Restart(delay) => {

@@ -73,7 +73,31 @@ impl Graph {
     }
 
     /// As [`tasks`](Self::tasks), with options: how long a task is given to end, whether failures are tolerated, and
-    /// whether a task that fails is [started again](TaskOptions::transient) with its event.
+    /// whether a task that fails is [started again](TaskOptions::transient) with its event, how often, and what becomes of
+    /// an event that [always fails](TaskOptions::max_attempts):
+    ///
+    /// ```
+    /// # use std::sync::{Arc, Mutex};
+    /// # use aqueduct_stage::{DeadEvent, Graph, Result, TaskOptions};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result {
+    /// let graph = Graph::new("demo");
+    /// let numbers = graph.iterate("numbers", || 0..100_u64);
+    /// let dead = Arc::new(Mutex::new(Vec::new()));
+    /// let options = TaskOptions::transient().max_attempts(3).dead_letters({
+    ///     let dead = Arc::clone(&dead);
+    ///     move |letter: DeadEvent<u64>| dead.lock().expect("not poisoned").push((letter.event, letter.attempts))
+    /// });
+    /// let check = |n: u64| async move { if n % 40 == 13 { Err("unlucky".into()) } else { Ok(()) } };
+    /// graph.tasks_with("check", options, check).subscribe(&numbers, 25..50);
+    /// let outcome = graph.run().await?;
+    /// let mut dead = dead.lock().expect("not poisoned").clone();
+    /// dead.sort();
+    /// assert_eq!(dead, [(13, 3), (53, 3), (93, 3)]);
+    /// assert_eq!(outcome.stage("check").map(|stage| (stage.failed, stage.restarts)), Some((3, 6)));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Panics
     ///
@@ -94,16 +118,17 @@ impl Graph {
         let (shared, task) = (Arc::clone(self.shared()), Arc::new(task));
         let supervisor: Arc<str> = name.into();
         self.consumer(name, move || {
-            let work = EventWork { task: Arc::clone(&task), types: PhantomData::<fn(T) -> R> };
-            let (intensity, backoff) = options.restart.bounds();
-            let rules = Rules { intensity, backoff, max_children: usize::MAX };
+            let restart = options.restart.clone();
+            let (intensity, max_attempts, backoff) = restart.bounds();
+            let work = EventWork { task: Arc::clone(&task), restart, types: PhantomData };
+            let rules = Rules { intensity, max_attempts, backoff, max_children: usize::MAX };
             let (spawner, child) = (Arc::clone(&shared), Arc::clone(&supervisor));
             let spawn = move |runner| spawner.spawn_helper(&child, runner);
             let pool = Pool::new(Arc::clone(&supervisor), rules, work, Box::new(spawn));
             let spec = Spec { restart: R::RESTART, shutdown: options.shutdown };
             let crew = Arc::new(EventCrew { pool, spec, tolerates: options.tolerates, instance: OnceLock::new() });
             shared.accompany(Arc::clone(&crew) as _);
-            Tasks { crew, counters: None }
+            Tasks { crew, counters: None, before: (0, 0) }
         })
     }
 }
@@ -111,8 +136,10 @@ impl Graph {
 /// The consumer of [`Graph::tasks`]. Its children are reached through [`StageRef::children`].
 pub struct Tasks<T> {
     crew: Arc<dyn Crew<T>>,
-    /// Those of the stage, to show there how many tasks have failed.
+    /// Those of the stage, to show there how many tasks have failed and how many were restarted.
     counters: Option<Arc<Counters>>,
+    /// As many did in former lives of the stage.
+    before: (u64, u64),
 }
 
 impl<T: Send + 'static> Tasks<T> {
@@ -121,6 +148,7 @@ impl<T: Send + 'static> Tasks<T> {
         if self.counters.is_none() {
             let stage = cx.stage_ref::<Self>();
             self.counters = stage.counters();
+            self.before = self.counters.as_ref().map_or((0, 0), |of| (of.failed.get(), of.restarted.get()));
             let instance = stage.instance();
             self.crew.set_owner(
                 instance,
@@ -134,7 +162,9 @@ impl<T: Send + 'static> Tasks<T> {
 
     fn show(&self) {
         if let Some(counters) = &self.counters {
-            counters.failed.set(self.crew.counts().failed);
+            let ChildCounts { failed, restarts, .. } = self.crew.counts();
+            counters.failed.set(self.before.0 + failed);
+            counters.restarted.set(self.before.1 + restarts);
         }
     }
 }

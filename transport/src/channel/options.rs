@@ -174,6 +174,7 @@ impl JoinOptions {
     /// be read. Short tasks far away need more, so that it does not wait for the network; long ones less (`0..1`), since
     /// what waits in one worker cannot go to another before [`ack_wait`](ChannelOptions::ack_wait) is over.
     #[must_use]
+    #[track_caller]
     pub fn values(mut self, window: impl Into<SubscribeOptions>) -> Self {
         self.window = window.into();
         self

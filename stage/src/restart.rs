@@ -66,28 +66,38 @@ impl Default for Intensity {
 /// How long to wait before a restart: exponentially longer each time, less a random part, so that what failed together
 /// does not come back together.
 ///
-/// The wait before the first restart is at most `first`, and doubles up to `max`. The jitter takes away up to half of
+/// Or [constant](Self::constant). The wait before the first restart is at most `first`, and doubles up to `max`. The jitter takes away up to half of
 /// it. The number of the restart is counted over the period of the [`Intensity`]: what has run longer than that starts
 /// anew. Default: no wait, as in OTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
     max: Duration,
+    /// Without jitter.
+    is_exact: bool,
 }
 
 impl Backoff {
     /// No wait at all.
-    pub const NONE: Self = Self { first: Duration::ZERO, max: Duration::ZERO };
+    pub const NONE: Self = Self::constant(Duration::ZERO);
 
     /// Waits from at most `first` up to at most `max`. A `max` below `first` counts as `first`.
     pub const fn exponential(first: Duration, max: Duration) -> Self {
-        Self { first, max }
+        Self { first, max, is_exact: false }
+    }
+
+    /// Waits so long each time, no less and no longer: without jitter, so that what failed together comes back together.
+    pub const fn constant(wait: Duration) -> Self {
+        Self { first: wait, max: wait, is_exact: true }
     }
 
     /// The wait before restart `number`, from 1, drawn with `entropy`.
     pub(crate) fn delay(self, number: usize, entropy: u64) -> Duration {
         let doublings = u32::try_from(number.saturating_sub(1)).unwrap_or(u32::MAX).min(31);
         let longest = self.first.saturating_mul(1 << doublings).min(self.max.max(self.first));
+        if self.is_exact {
+            return longest;
+        }
         let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(nanos - entropy % (nanos / 2 + 1))
     }
@@ -141,5 +151,7 @@ mod tests {
             assert!((50_000_000..=100_000_000).contains(&delay), "{delay}");
         }
         assert_eq!(Backoff::NONE.delay(7, u64::MAX), Duration::ZERO);
+        let second = Duration::from_secs(1);
+        assert_eq!([1, 2, 99].map(|number| Backoff::constant(second).delay(number, u64::MAX)), [second; 3]);
     }
 }

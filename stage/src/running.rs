@@ -88,6 +88,28 @@ impl Running {
         id
     }
 
+    /// As [`subscribe`](Self::subscribe), and the stage hands back what it was given and did not finish, as with
+    /// [`Stage::subscribe_acknowledged`].
+    #[track_caller]
+    pub fn subscribe_acknowledged<S, I, O, D, Src>(
+        &self,
+        consumer: &Stage<S, I, O, D>,
+        source: &Src,
+        options: impl Into<SubscribeOptions>,
+    ) -> SubscriptionId
+    where
+        S: 'static,
+        D: 'static,
+        I: Clone + Send + Sync + 'static,
+        O: Send + 'static,
+        Src: Source<Item = I> + Clone,
+    {
+        let subscribing = Subscribing::new(options.into()).acknowledged();
+        let (id, opening) = consumer.opening(0, source, (0, None), &subscribing, How::Once);
+        self.shared.spawn_polled("subscribe", opening);
+        id
+    }
+
     /// Ends a subscription of a running stage, from either side. What that means for the consumer depends on its
     /// [`Cancel`](crate::Cancel) policy. An unknown subscription is ignored.
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]

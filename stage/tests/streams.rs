@@ -595,3 +595,30 @@ async fn a_boxed_consumer_is_told_everything_that_it_would_be() {
         log.all().iter().map(|note| format!("{note:?}").split(['(', ' ']).next().unwrap().to_owned()).collect();
     assert_eq!(kinds, ["Subscribed", "Events", "Cancelled", "End", "Terminated"]);
 }
+
+/// Where it panicked.
+fn panics_in(misuse: impl FnOnce()) -> Option<u32> {
+    use std::sync::OnceLock;
+
+    static LINES: OnceLock<()> = OnceLock::new();
+    thread_local! { static LINE: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) }; }
+    LINES.get_or_init(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let here = panic.location().filter(|at| at.file() == file!());
+            LINE.set(here.map(std::panic::Location::line));
+            report(panic);
+        }));
+    });
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(misuse)).unwrap_err();
+    LINE.take()
+}
+
+#[test]
+fn a_window_that_is_none_points_at_the_caller() {
+    let graph = Graph::new("test");
+    let numbers = graph.iterate("numbers", || 0..3_u64);
+    assert_eq!(panics_in(|| drop(numbers.events(0..0))), Some(line!()));
+    let sink = || graph.consumer(&format!("sink {}", line!()), || each(async |_: u64| Ok(())));
+    assert_eq!(panics_in(|| drop(sink().subscribe(&numbers, 0..0))), Some(line!()));
+}

@@ -264,3 +264,12 @@ async fn a_source_that_does_not_answer_is_given_up() {
         "silent: cannot subscribe: cannot reach silent: no answer within 5s"
     );
 }
+
+/// Without the feature, `start_paused` and `tokio::time::pause` do not compile.
+#[test]
+fn the_features_that_the_readme_gives_have_the_clock_that_the_examples_of_testing_stop() {
+    let readme = include_str!("../../README.md");
+    let (_, manifest) = readme.split_once("[dev-dependencies]").unwrap();
+    let (manifest, _) = manifest.split_once("```").unwrap();
+    assert!(manifest.contains("\"test-util\""), "{manifest}");
+}

@@ -43,6 +43,14 @@ impl<I> Subscribing<I> {
     pub(crate) fn new(options: SubscribeOptions) -> Self {
         Self { options, keep: None, siblings: None }
     }
+
+    /// What is not finished is to be handed back.
+    pub(crate) fn acknowledged(self) -> Self
+    where
+        I: Clone + Send + Sync + 'static,
+    {
+        Self { keep: Some(|events| Events::share(events.into_vec())), ..self }
+    }
 }
 
 impl<I> Clone for Subscribing<I> {

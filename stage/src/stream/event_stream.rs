@@ -40,6 +40,11 @@ pub trait SourceExt: Source {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// If a range is given that is not a [`Window`](crate::Window).
+    #[track_caller]
     fn events(&self, options: impl Into<SubscribeOptions>) -> EventStream<Self::Item>
     where
         Self: Clone,

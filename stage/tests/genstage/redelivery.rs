@@ -168,3 +168,15 @@ async fn what_a_consumer_fails_on_after_the_source_was_exhausted_is_redelivered_
     assert_eq!(events.collect::<Vec<_>>(), [Note::Events(vec![3, 4, 5], 2), Note::Events(vec![6, 7], 1)]);
     assert!(ended("well") && ended("numbers"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_made_later_is_acknowledged_if_that_is_asked_for() {
+    let (graph, log, source) = (Graph::new("test"), Log::new(), ProbeSource::new());
+    let sick = graph.consumer("sick", sink_with(&log, |sink| sink.poison = Some(2)));
+    let running = graph.start();
+    running.subscribe_acknowledged(&sick, &source, 5..10);
+    source.expect_demand(10).await;
+    source.send(0..10);
+    assert_eq!(source.expect_cancel().await.to_string(), PANICKED);
+    assert_eq!(numbered(source.take_handed_back()), [((0..5).collect(), 2), ((5..10).collect(), 1)]);
+}

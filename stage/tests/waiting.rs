@@ -48,7 +48,7 @@ impl ProducerConsumer for Pass {
     type Out = u64;
 
     async fn handle_events(&mut self, events: Batch<u64>, cx: &mut Cx<'_, u64>) -> Result {
-        cx.emit_all(events.into_iter());
+        cx.emit_all(events);
         Ok(())
     }
 }

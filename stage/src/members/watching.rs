@@ -18,12 +18,7 @@ impl Shared {
     /// is a failure if a stage waits in vain.
     pub(crate) async fn finished(&self, is_joined: bool) {
         loop {
-            let mut state = self.lock();
-            if state.is_over() || state.has_failed() {
-                return;
-            }
-            let (look_again, failures) = state.look(Instant::now(), is_joined);
-            drop(state);
+            let Some((look_again, failures)) = self.look(is_joined) else { return };
             if !failures.is_empty() {
                 self.fail(failures, None);
                 return;
@@ -38,11 +33,18 @@ impl Shared {
             }
         }
     }
+
+    /// As [`State::look`]; nothing if there is nothing to wait for any more.
+    fn look(&self, is_joined: bool) -> Option<(Option<Instant>, Vec<Failure>)> {
+        let state = self.lock();
+        let is_finished = state.is_over() || state.has_failed();
+        (!is_finished).then(|| state.look(Instant::now(), is_joined))
+    }
 }
 
 impl State {
     /// Says what stages have lacked for too long. Returns when to look again, and what waits in vain.
-    fn look(&mut self, now: Instant, is_joined: bool) -> (Option<Instant>, Vec<Failure>) {
+    fn look(&self, now: Instant, is_joined: bool) -> (Option<Instant>, Vec<Failure>) {
         let (mut look_again, mut overdue) = (None::<Instant>, vec![false; self.stages.len()]);
         for (number, stage) in self.stages.iter().enumerate().filter(|(_, stage)| stage.is_up()) {
             let waits = &stage.counters.waits;

@@ -1,4 +1,13 @@
 //! Events to bytes and back: MessagePack values one after the other, checked before they are decoded.
+//!
+//! Structures are written without the names of their fields. An event that is not read so as it was written, for instance
+//! because serde has skipped a field, is written with names, and refused if that does not do either.
+
+mod shapes;
+#[cfg(test)]
+mod table;
+mod watched;
+mod writing;
 
 use std::fmt;
 
@@ -8,6 +17,8 @@ use serde::Deserialize;
 
 use crate::prescan::{self, StructureError};
 use crate::{Limits, Wire};
+use shapes::Shapes;
+use writing::write;
 
 /// A batch of events, encoded once; cloning and slicing it copies nothing.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,15 +36,9 @@ pub(crate) struct Encoded {
 pub(crate) fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, EncodeError> {
     let mut bytes = Vec::with_capacity(events.len().saturating_mul(size_of::<T>().min(MAX_GUESS) + 1));
     let mut ends = Vec::with_capacity(events.len());
-    let bound = limits.event_bytes();
+    let mut shapes = Shapes::of::<T>();
     for (index, event) in events.iter().enumerate() {
-        let start = bytes.len();
-        rmp_serde::encode::write(&mut bytes, event)
-            .map_err(|error| EncodeError { index, cause: EncodeErrorCause::Value(error) })?;
-        let got = bytes.len() - start;
-        if got > bound {
-            return Err(EncodeError { index, cause: EncodeErrorCause::TooLarge { got, bound } });
-        }
+        write(event, &mut bytes, &mut shapes, limits).map_err(|cause| EncodeError { index, cause })?;
         ends.push(bytes.len());
     }
     Ok(Encoded { bytes: bytes.into(), ends })
@@ -51,12 +56,13 @@ pub(crate) fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Re
     let mut events = Vec::with_capacity(count);
     let mut deserializer = Deserializer::from_read_ref(payload);
     for index in 0..count {
-        events.push(T::deserialize(&mut deserializer).map_err(|source| DecodeError::Value { index, source })?);
+        let value = T::deserialize(&mut deserializer);
+        events.push(value.map_err(|source| DecodeError::Value { index, signature: T::signature(), source })?);
     }
     // rmp-serde does not tell where it stands in a slice, but a further value must find nothing to read.
     match bool::deserialize(&mut deserializer) {
         Err(ValueError::InvalidMarkerRead(_)) => Ok(events),
-        _ => Err(DecodeError::Unused),
+        _ => Err(DecodeError::Unused { signature: T::signature() }),
     }
 }
 
@@ -117,6 +123,19 @@ pub enum EncodeErrorCause {
     /// Its `Serialize` failed.
     #[error("its value cannot be written: {0}")]
     Value(#[source] rmp_serde::encode::Error),
+    /// It goes beyond the [`Limits`], and would be refused where it arrives.
+    #[error("it would be refused where it arrives: {0}")]
+    Structure(#[from] StructureError),
+    /// Its `Deserialize` does not read what its `Serialize` writes: see the table at [`Wire`].
+    #[error("a value of {signature:?} would not be read as it is written, {place}: {reason}")]
+    Unreadable {
+        /// What its type is called: [`Wire::signature`].
+        signature: String,
+        /// Where in the type, by the names of the field and of the structure or variant.
+        place: String,
+        /// How what is read differs.
+        reason: String,
+    },
 }
 
 /// What came from another node is not a list of events of the type that was agreed upon.
@@ -126,17 +145,40 @@ pub enum DecodeError {
     /// The bytes are not the announced number of values, or go beyond the [`Limits`].
     #[error("malformed events: {0}")]
     Structure(#[from] StructureError),
-    /// An event is not a value of its type.
-    #[error("event {index} of the batch cannot be decoded: {source}")]
+    /// An event is not a value of its type. Both ends call the type the same, so one of them has changed it and not its
+    /// version.
+    #[error(
+        "event {index} of the batch cannot be decoded as {signature:?}: {source}; \
+         if the type was changed, its version must be, too, and where it is written as well as where it is read"
+    )]
     Value {
         /// Which one of the batch, from 0.
         index: usize,
+        /// What the type is called: [`Wire::signature`].
+        signature: String,
         /// What serde says of it.
         source: ValueError,
     },
-    /// Every event was decoded, and something is left: a type reads less than it writes.
-    #[error("bytes are left that no event has used")]
-    Unused,
+    /// Every event was decoded, and something is left: a type reads less than it writes, or than another program does under
+    /// the same version.
+    #[error(
+        "bytes are left that no event has used, read as {signature:?}; if the type was changed, its version must be, too"
+    )]
+    Unused {
+        /// What the type is called: [`Wire::signature`].
+        signature: String,
+    },
+}
+
+impl DecodeError {
+    /// What it says of a single event that was not written by another program.
+    fn of_one(&self) -> String {
+        match self {
+            Self::Structure(error) => error.to_string(),
+            Self::Value { source, .. } => source.to_string(),
+            Self::Unused { .. } => "not everything is read".to_owned(),
+        }
+    }
 }
 
 /// The most bytes that an event is guessed to need before it is encoded: what it points to is not known.
@@ -276,6 +318,6 @@ mod tests {
         }
         crate::wire!(Lazy, "lazy", 1);
         let error = decode::<Lazy>(&[1, 2], 2, &Limits::default()).unwrap_err();
-        assert_eq!(error.to_string(), "bytes are left that no event has used");
+        assert!(error.to_string().starts_with("bytes are left that no event has used"), "{error}");
     }
 }

@@ -34,9 +34,36 @@ use serde::de::DeserializeOwned;
 /// # Encoding
 ///
 /// Events are MessagePack, structs as arrays without field names: compact, and a field added or removed needs a new
-/// version. As everywhere in MessagePack, `Some(None)` arrives as `None`, and so does `Some(())`. A `Vec<u8>` is a list
-/// of numbers; [`Bytes`] are one value, and much cheaper. At most 64 arrays, maps and enum variants with data may be
-/// nested ([`Limits::max_depth`](crate::Limits::max_depth)).
+/// version. A `Vec<u8>` is a list of numbers; [`Bytes`] are one value, and much cheaper. At most 64 arrays, maps and enum
+/// variants with data may be nested ([`Limits::max_depth`](crate::Limits::max_depth)).
+///
+/// An event that would not be read so as it was written is written with the names of its fields, and reads as it would in
+/// JSON. If that does not do either, it is refused where it is written, on links, in queues and in channels, with an
+/// [`EncodeError`](crate::EncodeError) that names the type and the field. To find out, the first 16 values of each
+/// structure, with the fields that serde wrote of it, and of each variant are read back where they are written, as is
+/// every value that gives a reason: so `Deserialize` runs at the writing end, too.
+///
+/// | serde | here |
+/// |---|---|
+/// | `rename`, `rename_all`, `alias`, `deny_unknown_fields` | work |
+/// | `default` | works; a field that was added needs a new version all the same |
+/// | `skip` | works: it has its default at the other end |
+/// | `skip_serializing_if` | works for an `Option` and with `default`, and costs the names of the fields where one is skipped; refused without a default, and on a field without a name |
+/// | `skip_serializing` alone | works with `default`, and costs the names; refused without |
+/// | `skip_deserializing` alone | refused when the field holds something else than its default |
+/// | `flatten` | works, and costs the names; refused with 128 bits inside |
+/// | enums | work |
+/// | `tag` | works; refused with 128 bits inside |
+/// | `tag` and `content` | works; a variant without data costs the names |
+/// | `untagged` | works where the first variant that fits is the right one, if need be by the names of its fields; refused where it is not |
+/// | `other` | works |
+/// | `with`, `serialize_with`, `from`, `into`, `try_from` | work if one reads what the other writes; refused otherwise |
+/// | `transparent`, newtypes, unit and empty structs | work |
+/// | `u128`, `i128`, [`Bytes`] and their like | work |
+/// | `borrow` | `Cow<'static, str>` works; `&str` does not compile |
+/// | maps and sets, with any keys | work |
+/// | `Option<Option<_>>`, `Option<()>` | `Some(None)` and `Some(())` are refused, as both ends would call them `None`, unless the field has a `deserialize_with` that knows them from a field that was skipped |
+/// | a value that is written differently each time, such as the time since something | is not compared, only read |
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent to another node",
     label = "not an event type with a name on the wire",

@@ -1,0 +1,72 @@
+//! [`Shapes`]: which structures of a type are known to be read as they are written.
+
+use std::any::TypeId;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A structure with the fields that were written of it, or a variant of an enum.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) id: u64,
+    pub(super) name: &'static str,
+}
+
+/// What is known of a type. It is the same for everybody in a process, so it is learned once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shapes {
+    /// Each with what is known of it; 0 is the type as a whole.
+    states: BTreeMap<u64, State>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    /// How often it was read back.
+    read_back: u8,
+    needs_names: bool,
+}
+
+/// The type as a whole.
+pub(super) const WHOLE: u64 = 0;
+
+impl Shapes {
+    /// What is known of `T`.
+    pub(super) fn of<T: 'static>() -> Arc<Self> {
+        let types = TYPES.read().unwrap_or_else(PoisonError::into_inner);
+        types.get(&TypeId::of::<T>()).cloned().unwrap_or_default()
+    }
+
+    /// Notes that values with these shapes were read back, and are written with the names of their fields if they need it.
+    pub(super) fn learn<T: 'static>(ids: impl IntoIterator<Item = u64>, needs_names: bool) -> Arc<Self> {
+        let mut types = TYPES.write().unwrap_or_else(PoisonError::into_inner);
+        let known = types.entry(TypeId::of::<T>()).or_default();
+        let shapes = Arc::make_mut(known);
+        if shapes.states.len() >= MOST_SHAPES {
+            shapes.states.clear();
+        }
+        for id in ids {
+            let state = shapes.states.entry(id).or_default();
+            state.read_back = state.read_back.saturating_add(1);
+            state.needs_names |= needs_names && id != WHOLE;
+        }
+        Arc::clone(known)
+    }
+
+    /// Whether it is to be read back once more.
+    #[inline]
+    pub(super) fn is_fresh(&self, id: u64) -> bool {
+        self.states.get(&id).is_none_or(|state| state.read_back < ENOUGH)
+    }
+
+    /// Whether it is known to be read right only with the names of its fields.
+    #[inline]
+    pub(super) fn needs_names(&self, id: u64) -> bool {
+        self.states.get(&id).is_some_and(|state| state.needs_names)
+    }
+}
+
+static TYPES: RwLock<BTreeMap<TypeId, Arc<Shapes>>> = RwLock::new(BTreeMap::new());
+
+/// A value that looks the same by chance, such as a zero in place of a zero, is not the rule.
+const ENOUGH: u8 = 16;
+/// A structure with ten fields that may be skipped has as many; beyond that, all is learned anew.
+const MOST_SHAPES: usize = 1024;

@@ -200,22 +200,41 @@ pub enum StoreError {
         /// The most there may be.
         bound: usize,
     },
-    /// The file was written by a later version of this crate.
-    #[error("expected a store of format {expected}, got {got}")]
+    /// The file was written by an earlier or a later version of this crate, which alone can read it. To change versions, let
+    /// the other one empty its queues, and begin with a new file.
+    #[error("expected a store of format {expected}, got {got}, which {} version of this crate has written", age(*.expected, *.got))]
     Format {
         /// What this version writes.
         expected: u64,
         /// What the file has.
         got: u64,
     },
-    /// The store could not be read or written: the disk is full, or the file is in use or damaged. It is opened anew for the
-    /// next call.
+    /// The store could not be read or written: the disk is full, or the file is in use or cannot be read at all. It is opened
+    /// anew for the next call.
     #[error("the store failed: {0}")]
     Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Something in the file is not as it was written: its checksum tells. An entry of a queue can still be acknowledged,
+    /// which removes it, and then those behind it can be taken.
+    #[error("the file is damaged: {0} is not as it was written")]
+    Damaged(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
     /// What was to be done together with storing a position has failed; nothing was changed.
     #[error("the effect failed: {0}")]
     Effect(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     Shutdown,
+}
+
+impl StoreError {
+    /// Whether it will be the same whenever it is tried again.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::Closed | Self::Format { .. })
+    }
+}
+
+fn age(expected: u64, got: u64) -> &'static str {
+    if got < expected { "an earlier" } else { "another" }
 }

@@ -335,6 +335,31 @@ async fn what_a_worker_ends_for_good_says_why() {
     .await;
 }
 
+/// A queue that has room for one value only, and a channel that holds one at a time.
+#[tokio::test]
+async fn a_dead_letter_gives_its_room_back_when_it_is_read_and_not_before() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let queue = Arc::new(MemoryQueue::new(1));
+        let options = ChannelOptions::default().capacity(1);
+        let (sender, mut receiver) =
+            here.serve_durable_channel::<u64, u64, _>("squares", Arc::clone(&queue), options).unwrap();
+        let mut worker = join(&there, &here);
+        sender.send(1).await.unwrap();
+        worker.next().await.unwrap().unwrap().give_up("unlucky");
+        assert!(tokio::time::timeout(Duration::from_millis(300), sender.send(2)).await.is_err(), "there was room");
+        let letter = sender.monitor().dead_letters().next().await.unwrap();
+        assert_eq!((letter.payload, queue.len().await.unwrap() <= 1), (1, true));
+        let within = Duration::from_secs(20);
+        tokio::time::timeout(within, sender.send(3)).await.expect("its room is given back").unwrap();
+        let task = tokio::time::timeout(within, worker.next()).await.expect("the next one comes").unwrap().unwrap();
+        assert_eq!(*task.value(), 3);
+        task.answer(&9).unwrap();
+        assert_eq!(receiver.recv().await.unwrap().unwrap().answer, 9);
+    })
+    .await;
+}
+
 fn squares(node: &Node, queue: &Arc<MemoryQueue>) -> (DurableSender<u64, MemoryQueue>, DurableReceiver<u64>) {
     node.serve_durable_channel("squares", Arc::clone(queue), ChannelOptions::default()).unwrap()
 }

@@ -1,24 +1,34 @@
 //! Positions and queues in a redb file.
 
 mod effects;
+mod file;
+mod records;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aqueduct_stage::BoxError;
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 use tokio::sync::Notify;
 
 use super::{Numbered, Positions, Queue, QueueEntry, QueueId, StoreError};
+use effects::call;
+use file::{Index, Inner, storage};
+use records::{ATTEMPTS, Attempts, ENTRIES, POSITIONS, Payload, Position, Tally, put_position, remove_position};
 
 /// A file with any number of positions and queues, which survive the process, also one that is killed, and the machine.
 ///
 /// Every change is a transaction that is on the disk (fsync) when the call returns. That takes the disk's time, so hand
 /// over entries in batches. The work is done on tokio's threads for blocking work, one call at a time, and never holds
 /// up the runtime; it must be called on a tokio runtime. Cloning gives another handle to the same file. Only one process
-/// can have it open.
+/// can have it open. When the last handle is dropped, and those of its queues and of their sources, it is closed a little
+/// later; [`close`](Self::close) waits for that.
+///
+/// Each entry and each position has a checksum (xxh3), and a file that was damaged is an error:
+/// [`StoreError::Damaged`] where a checksum tells, [`StoreError::Storage`] where redb cannot read the file. What effects
+/// write to tables of their own has none.
 ///
 /// ```
 /// use aqueduct_transport::{Positions, Queue, RedbStore};
@@ -29,12 +39,12 @@ use super::{Numbered, Positions, Queue, QueueEntry, QueueId, StoreError};
 /// let store = RedbStore::open(&path).await?;
 /// store.positions().store("orders to billing", 17).await?;
 /// store.queue("mails", 1_000_000).push(vec!["a letter".into()]).await?;
-/// drop(store);
+/// store.close().await;
 ///
 /// let store = RedbStore::open(&path).await?;
 /// assert_eq!(store.positions().position("orders to billing").await?, Some(17));
 /// assert_eq!(store.queue("mails", 1_000_000).take(10).await?[0].payload, "a letter");
-/// # drop(store);
+/// # store.close().await;
 /// # std::fs::remove_file(path)?;
 /// # Ok(())
 /// # }
@@ -46,42 +56,38 @@ pub struct RedbStore {
     arrived: Arc<Notify>,
 }
 
-#[derive(Debug)]
-struct Inner {
-    path: PathBuf,
-    /// `None` after a failure, until the next call opens the file anew.
-    database: Option<Database>,
-    /// What is known of each queue that was used; as in the file whenever no call is under way.
-    queues: BTreeMap<String, Index>,
-}
-
-/// What of a queue is in memory: about 50 bytes for each entry.
-#[derive(Debug, Default)]
-struct Index {
-    next: u64,
-    /// With the attempts made.
-    waiting: BTreeMap<u64, u32>,
-    /// Not in the file: after a start, everything is waiting.
-    taken: BTreeMap<u64, u32>,
-}
-
 impl RedbStore {
     /// Opens the file, or makes it.
     ///
     /// # Errors
     ///
     /// [`StoreError::Storage`] if it cannot be opened, for instance because another process has it open;
-    /// [`StoreError::Format`] if a later version wrote it.
+    /// [`StoreError::Format`] if another version wrote it, [`StoreError::Damaged`] if a position is not as it was written.
     ///
     /// # Cancel safety
     ///
     /// On cancel the file may have been made.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        let path = path.as_ref().to_owned();
-        let inner = Inner { path, database: None, queues: BTreeMap::new() };
+        let inner = Inner::new(path.as_ref().to_owned());
         let store = Self { inner: Arc::new(Mutex::new(inner)), arrived: Arc::default() };
         store.run(|_| Ok(())).await?;
         Ok(store)
+    }
+
+    /// Closes the file, for all handles and for everything that was made of them, and returns when another one can open it.
+    /// Calls that are under way end before; later ones fail with [`StoreError::Closed`], and a source or a channel that
+    /// still uses one of its queues ends with that. End those before: a graph that has been shut down, or has run to its
+    /// end, has told its queues everything.
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel it is closed a little later.
+    pub async fn close(&self) {
+        let inner = Arc::clone(&self.inner);
+        let close = move || inner.lock().unwrap_or_else(PoisonError::into_inner).close();
+        // It does not panic; and a runtime that shuts down drops the file as well.
+        let _ = tokio::task::spawn_blocking(close).await;
+        self.arrived.notify_waiters();
     }
 
     /// The positions in this file.
@@ -103,18 +109,8 @@ impl RedbStore {
     ) -> Result<R, StoreError> {
         let inner = Arc::clone(&self.inner);
         let work = move || {
-            // A panic in redb leaves a file that is as after a crash, so it is opened anew.
-            let mut inner = inner.lock().unwrap_or_else(|poisoned: PoisonError<_>| {
-                let mut inner = poisoned.into_inner();
-                inner.database = None;
-                inner
-            });
-            let result = inner.open().and_then(|()| work(&mut inner));
-            if matches!(result, Err(StoreError::Storage(_))) {
-                // After a failure to write, redb refuses everything.
-                inner.database = None;
-            }
-            result
+            let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.run(work)
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
@@ -126,75 +122,6 @@ impl RedbStore {
     }
 }
 
-impl Inner {
-    fn open(&mut self) -> Result<(), StoreError> {
-        if self.database.is_some() {
-            return Ok(());
-        }
-        let database = Database::create(&self.path).map_err(storage)?;
-        let transaction = database.begin_write().map_err(storage)?;
-        {
-            let mut meta = transaction.open_table(META).map_err(storage)?;
-            let got = meta.get(FORMAT_KEY).map_err(storage)?.map(|format| format.value());
-            match got {
-                None => drop(meta.insert(FORMAT_KEY, FORMAT).map_err(storage)?),
-                Some(FORMAT) => {}
-                Some(got) => return Err(StoreError::Format { expected: FORMAT, got }),
-            }
-            transaction.open_table(POSITIONS).map_err(storage)?;
-            transaction.open_table(ENTRIES).map_err(storage)?;
-            transaction.open_table(ATTEMPTS).map_err(storage)?;
-        }
-        transaction.commit().map_err(storage)?;
-        // Whether the last change before a failure is in the file shows only now. What is taken stays taken.
-        for (name, index) in &mut self.queues {
-            let taken: BTreeSet<_> = index.taken.keys().copied().collect();
-            *index = load(&database, name)?;
-            for id in taken {
-                if let Some(attempts) = index.waiting.remove(&id) {
-                    index.taken.insert(id, attempts);
-                }
-            }
-        }
-        self.database = Some(database);
-        Ok(())
-    }
-
-    fn database(&self) -> Result<&Database, StoreError> {
-        self.database.as_ref().ok_or_else(|| storage("the store is not open"))
-    }
-
-    /// A change that is on the disk afterwards.
-    fn write<R>(&self, change: impl FnOnce(&WriteTransaction) -> Result<R, StoreError>) -> Result<R, StoreError> {
-        let transaction = self.database()?.begin_write().map_err(storage)?;
-        let result = change(&transaction)?;
-        transaction.commit().map_err(storage)?;
-        Ok(result)
-    }
-
-    fn index(&mut self, name: &str) -> Result<&mut Index, StoreError> {
-        if !self.queues.contains_key(name) {
-            let index = load(self.database()?, name)?;
-            self.queues.insert(name.to_owned(), index);
-        }
-        Ok(self.queues.get_mut(name).expect("it was just inserted"))
-    }
-}
-
-/// Reads what is in memory of a queue.
-fn load(database: &Database, name: &str) -> Result<Index, StoreError> {
-    let transaction = database.begin_read().map_err(storage)?;
-    let attempts = transaction.open_table(ATTEMPTS).map_err(storage)?;
-    let next = transaction.open_table(META).map_err(storage)?;
-    let next = next.get(next_key(name).as_str()).map_err(storage)?.map_or(1, |next| next.value());
-    let mut waiting = BTreeMap::new();
-    for entry in attempts.range((name, 0)..=(name, u64::MAX)).map_err(storage)? {
-        let (key, attempts) = entry.map_err(storage)?;
-        waiting.insert(key.value().1, attempts.value());
-    }
-    Ok(Index { next, waiting, taken: BTreeMap::new() })
-}
-
 /// The positions in a [`RedbStore`].
 #[derive(Clone, Debug)]
 pub struct RedbPositions {
@@ -204,8 +131,8 @@ pub struct RedbPositions {
 impl RedbPositions {
     /// Applies each event's effect exactly once: in one transaction, calls `effect` for every event behind the stored
     /// position, and stores the number of the last one. Returns for how many it was called. The effect writes to tables of
-    /// its own in the same file, through the transaction; `meta`, `positions`, `entries` and `attempts` are the store's. It
-    /// runs on a thread for blocking work, and nothing else happens in the store meanwhile.
+    /// its own in the same file, through the transaction; `meta`, `positions`, `entries`, `attempts` and `tallies` are the
+    /// store's. It runs on a thread for blocking work, and nothing else happens in the store meanwhile.
     ///
     /// ```
     /// use aqueduct_transport::redb::{ReadableTable, TableDefinition};
@@ -252,17 +179,17 @@ impl RedbPositions {
         let apply = move |transaction: &WriteTransaction| {
             let mut position = {
                 let positions = transaction.open_table(POSITIONS).map_err(storage)?;
-                positions.get(subscription.as_str()).map_err(storage)?.map_or(0, |position| position.value())
+                let stored = positions.get(subscription.as_str()).map_err(storage)?;
+                stored.map_or(Ok(0), |stored| Position::read(&subscription, stored.value()))?
             };
             let mut applied = 0;
             for Numbered { number, event } in events {
                 if number > position {
-                    effect(transaction, event).map_err(StoreError::Effect)?;
+                    call(&mut effect, transaction, event)?;
                     (position, applied) = (number, applied + 1);
                 }
             }
-            let mut positions = transaction.open_table(POSITIONS).map_err(storage)?;
-            positions.insert(subscription.as_str(), position).map_err(storage)?;
+            put_position(transaction, &subscription, position)?;
             Ok(applied)
         };
         self.store.run(|inner| inner.write(apply)).await
@@ -275,29 +202,21 @@ impl Positions for RedbPositions {
         let read = move |inner: &mut Inner| {
             let transaction = inner.database()?.begin_read().map_err(storage)?;
             let positions = transaction.open_table(POSITIONS).map_err(storage)?;
-            let position = positions.get(subscription.as_str()).map_err(storage)?;
-            Ok(position.map(|position| position.value()))
+            let stored = positions.get(subscription.as_str()).map_err(storage)?;
+            stored.map(|stored| Position::read(&subscription, stored.value())).transpose()
         };
         self.store.run(read).await
     }
 
     async fn store(&self, subscription: &str, position: u64) -> Result<(), StoreError> {
         let subscription = subscription.to_owned();
-        let store = move |transaction: &WriteTransaction| {
-            let mut positions = transaction.open_table(POSITIONS).map_err(storage)?;
-            positions.insert(subscription.as_str(), position).map_err(storage)?;
-            Ok(())
-        };
+        let store = move |transaction: &WriteTransaction| put_position(transaction, &subscription, position);
         self.store.run(|inner| inner.write(store)).await
     }
 
     async fn remove(&self, subscription: &str) -> Result<bool, StoreError> {
         let subscription = subscription.to_owned();
-        let remove = move |transaction: &WriteTransaction| {
-            let mut positions = transaction.open_table(POSITIONS).map_err(storage)?;
-            let before = positions.remove(subscription.as_str()).map_err(storage)?;
-            Ok(before.is_some())
-        };
+        let remove = move |transaction: &WriteTransaction| remove_position(transaction, &subscription);
         self.store.run(|inner| inner.write(remove)).await
     }
 }
@@ -325,12 +244,10 @@ impl Queue for RedbQueue {
                 let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
                 let mut attempts = transaction.open_table(ATTEMPTS).map_err(storage)?;
                 for (id, payload) in ids.clone().zip(&payloads) {
-                    entries.insert((&*name, id), &payload[..]).map_err(storage)?;
-                    attempts.insert((&*name, id), 0).map_err(storage)?;
+                    entries.insert((&*name, id), &Payload::write(&name, id, payload)[..]).map_err(storage)?;
+                    attempts.insert((&*name, id), Attempts::write(&name, id, 0)).map_err(storage)?;
                 }
-                let mut meta = transaction.open_table(META).map_err(storage)?;
-                meta.insert(next_key(&name).as_str(), ids.end).map_err(storage)?;
-                Ok(())
+                Tally { next: ids.end, len: (len + more) as u64 }.set(transaction, &name)
             })?;
             let index = inner.index(&name)?;
             index.next = ids.end;
@@ -354,10 +271,14 @@ impl Queue for RedbQueue {
                 let mut attempts = transaction.open_table(ATTEMPTS).map_err(storage)?;
                 let mut taken = Vec::with_capacity(next.len());
                 for (id, attempt) in next {
-                    attempts.insert((&*name, id), attempt).map_err(storage)?;
-                    let payload = entries.get((&*name, id)).map_err(storage)?;
-                    let payload = payload.ok_or_else(|| storage(format!("entry {id} has no payload")))?;
-                    let payload = Bytes::copy_from_slice(payload.value());
+                    let stored = entries.get((&*name, id)).map_err(storage)?;
+                    let payload = match Payload::read(&name, id, stored.as_ref().map_or(&[], |stored| stored.value())) {
+                        Ok(payload) => payload,
+                        // Those before it can be dealt with.
+                        Err(_) if !taken.is_empty() => break,
+                        Err(error) => return Err(error),
+                    };
+                    attempts.insert((&*name, id), Attempts::write(&name, id, attempt)).map_err(storage)?;
                     taken.push(QueueEntry { id: QueueId(id), attempt, payload });
                 }
                 Ok(taken)
@@ -381,6 +302,7 @@ impl Queue for RedbQueue {
             if there.is_empty() {
                 return Ok(0);
             }
+            let tally = index.tally(there.len());
             inner.write(|transaction| {
                 let mut entries = transaction.open_table(ENTRIES).map_err(storage)?;
                 let mut attempts = transaction.open_table(ATTEMPTS).map_err(storage)?;
@@ -388,7 +310,7 @@ impl Queue for RedbQueue {
                     entries.remove((&*name, id.0)).map_err(storage)?;
                     attempts.remove((&*name, id.0)).map_err(storage)?;
                 }
-                Ok(())
+                tally.set(transaction, &name)
             })?;
             let index = inner.index(&name)?;
             for id in &there {
@@ -433,28 +355,3 @@ impl Queue for RedbQueue {
         self.store.run(move |inner| Ok(inner.index(&name)?.len())).await
     }
 }
-
-impl Index {
-    fn len(&self) -> usize {
-        self.waiting.len() + self.taken.len()
-    }
-}
-
-fn storage(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
-    StoreError::Storage(error.into())
-}
-
-/// Where the id of a queue's next entry stands.
-fn next_key(queue: &str) -> String {
-    format!("next/{queue}")
-}
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const POSITIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("positions");
-/// The payloads, by queue and id.
-const ENTRIES: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("entries");
-/// How often each entry was taken; apart from the payloads, which are not written again for it.
-const ATTEMPTS: TableDefinition<'_, (&str, u64), u32> = TableDefinition::new("attempts");
-const FORMAT_KEY: &str = "format";
-/// What this version writes. A later one is refused.
-const FORMAT: u64 = 1;

@@ -46,8 +46,9 @@ use crate::{EncodeError, Limits, Wire};
 /// after twice as long each time, every 5 s at last, until it works. Each failure is a warning in the log, and
 /// [`trouble`](Self::trouble) tells. Consumers notice nothing but a pause.
 ///
-/// An entry that cannot be read as a `T`, for instance because another version of the program wrote it, stops the source:
-/// what is before it is handled, and then every consumer fails with the number of the entry. It stays in the queue, until
+/// An entry that cannot be read as a `T`, for instance because another version of the program wrote it, or because the file
+/// is [damaged](StoreError::Damaged), stops the source: what is before it is handled, and then every consumer fails with the
+/// number of the entry. It stays in the queue, until
 /// a program reads it that can, or somebody acknowledges it there.
 ///
 /// Nothing runs before the first subscription, which must be made on a tokio runtime. Cloning gives another handle to the
@@ -418,31 +419,49 @@ enum Next {
 
 impl<T: Wire, Q: Queue> Clerk<T, Q> {
     async fn run(mut self) {
-        // Whoever had something before has gone.
-        self.insist("requeue", || self.queue.requeue_all()).await;
-        loop {
+        if let Err(failure) = self.work().await {
+            let mut state = self.desk.lock();
+            state.phase = Phase::Ended;
+            state.end_all(&Exit::Failed(failure));
+            drop(state);
             self.say_farewell();
-            self.settle().await;
+        }
+    }
+
+    /// # Errors
+    ///
+    /// The store will never work again.
+    async fn work(&mut self) -> Result<(), Failure> {
+        // Whoever had something before has gone.
+        self.insist("requeue", || self.queue.requeue_all()).await?;
+        loop {
+            // Whoever leaves knows then that what it has handled has left the queue.
+            self.settle().await?;
+            self.say_farewell();
             // Before looking into the queue, so that nothing is missed.
             let queue = Arc::clone(&self.queue);
             let arrival = queue.arrival();
             match self.next() {
-                Next::Take(count) => {
-                    let taken = self.insist("take", || self.queue.take(count)).await;
-                    if !taken.is_empty() {
-                        self.give(taken).await;
+                Next::Take(count) => match self.insist("take", || self.queue.take(count)).await {
+                    Ok(taken) if taken.is_empty() => {}
+                    Ok(taken) => {
+                        self.give(taken).await?;
                         continue;
                     }
-                }
+                    Err(failure) => {
+                        self.unreadable = Some(failure);
+                        continue;
+                    }
+                },
                 Next::Fail(failure) => {
                     self.desk.lock().end_all(&Exit::Failed(failure));
                     continue;
                 }
                 Next::Again => continue,
-                Next::End => return,
+                Next::End => return Ok(()),
                 Next::Wait => {}
             }
-            if self.is_exhausted().await {
+            if self.is_exhausted().await? {
                 continue;
             }
             tokio::select! {
@@ -473,32 +492,33 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
     }
 
     /// Ends the source if it is closed, the queue is empty, and nobody has anything.
-    async fn is_exhausted(&self) -> bool {
+    async fn is_exhausted(&self) -> Result<bool, Failure> {
         let is_over = |state: &State<T>| state.is_closed && state.lending.is_idle();
-        if !is_over(&self.desk.lock()) || self.insist("count", || self.queue.len()).await > 0 {
-            return false;
+        if !is_over(&self.desk.lock()) || self.insist("count", || self.queue.len()).await? > 0 {
+            return Ok(false);
         }
         let mut state = self.desk.lock();
         state.phase = Phase::Ended;
         state.end_all(&Exit::Normal);
-        true
+        Ok(true)
     }
 
     /// Tells the queue what was handled and what waits again, in this order.
-    async fn settle(&self) {
+    async fn settle(&self) -> Result<(), Failure> {
         let (handled, returned) = {
             let mut state = self.desk.lock();
             (state.lending.take_handled(), state.lending.take_returned())
         };
         if !handled.is_empty() {
-            self.insist("acknowledge", || self.queue.acknowledge(&handled)).await;
+            self.insist("acknowledge", || self.queue.acknowledge(&handled)).await?;
         }
         if !returned.is_empty() {
-            self.insist("requeue", || self.queue.requeue(&returned)).await;
+            self.insist("requeue", || self.queue.requeue(&returned)).await?;
         }
+        Ok(())
     }
 
-    async fn give(&mut self, mut taken: Vec<QueueEntry>) {
+    async fn give(&mut self, mut taken: Vec<QueueEntry>) -> Result<(), Failure> {
         let (mut events, mut unread) = (BTreeMap::new(), Vec::new());
         for (index, entry) in taken.iter().enumerate() {
             match read::<T>(&entry.payload, &self.limits) {
@@ -521,7 +541,7 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
         for Loan { to, entries, is_final } in loans {
             if is_final {
                 let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
-                self.insist("acknowledge", || self.queue.acknowledge(&ids)).await;
+                self.insist("acknowledge", || self.queue.acknowledge(&ids)).await?;
             }
             let attempt = entries.first().and_then(|entry| NonZeroU32::new(entry.attempt));
             let count = entries.len();
@@ -542,6 +562,7 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
                 );
             }
         }
+        Ok(())
     }
 
     fn say_farewell(&self) {
@@ -551,8 +572,8 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
         }
     }
 
-    /// Uses the queue until it works.
-    async fn insist<R, Fut>(&self, what: &'static str, mut use_queue: impl FnMut() -> Fut) -> R
+    /// Uses the queue until it works, or never will.
+    async fn insist<R, Fut>(&self, what: &'static str, mut use_queue: impl FnMut() -> Fut) -> Result<R, Failure>
     where
         Fut: Future<Output = Result<R, StoreError>>,
     {
@@ -563,7 +584,13 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
                     if self.desk.lock().trouble.take().is_some() {
                         tracing::info!(queue = &*self.desk.name, what, "the store works again");
                     }
-                    return done;
+                    return Ok(done);
+                }
+                Err(error) if error.is_permanent() => {
+                    let message = error_chain(&error);
+                    tracing::error!(queue = &*self.desk.name, what, message, "the source stops");
+                    self.desk.lock().trouble = Some(Arc::new(error));
+                    return Err(Failure::new(&*self.desk.name, FailureKind::Error, message));
                 }
                 Err(error) => error,
             };
@@ -601,7 +628,7 @@ impl<T, Q> Drop for Clerk<T, Q> {
 }
 
 /// What is stored for each event: what its type is called, as a hash, and its encoding.
-fn payloads<T: Wire>(events: &[T], limits: &Limits) -> Result<Vec<Bytes>, EncodeError> {
+pub(super) fn payloads<T: Wire>(events: &[T], limits: &Limits) -> Result<Vec<Bytes>, EncodeError> {
     let (encoded, mark) = (encode(events, limits)?, mark::<T>());
     let mut start = 0;
     let payload = |end: &usize| {

@@ -57,13 +57,19 @@ impl<Q: Queue> Clerk<Q> {
                         self.give(taken).await;
                         continue;
                     }
-                    _ => next = self.when_nothing_is_taken(),
+                    _ => {
+                        self.note_failure();
+                        next = self.when_nothing_is_taken();
+                    }
                 }
             }
-            if let Next::Count = next
-                && let Some(len) = self.insist("count", || self.queue.len()).await
-            {
-                self.come_to_an_end(len);
+            if let Next::Count = next {
+                let len = self.insist("count", || self.queue.len()).await;
+                self.note_failure();
+                // A queue that has failed for good is not counted.
+                if let Some(len) = len.or_else(|| self.unreadable.is_some().then_some(0)) {
+                    self.come_to_an_end(len);
+                }
             }
             if let Next::End = next {
                 break;
@@ -98,6 +104,14 @@ impl<Q: Queue> Clerk<Q> {
         }
         drop(ledger);
         self.when_nothing_is_taken()
+    }
+
+    /// If the queue has failed for good, nothing more is taken.
+    fn note_failure(&mut self) {
+        if self.unreadable.is_none() {
+            let failure = self.desk().lock().failure.clone();
+            self.unreadable = failure;
+        }
     }
 
     fn when_nothing_is_taken(&self) -> Next {
@@ -164,7 +178,11 @@ impl<Q: Queue> Clerk<Q> {
         if settled.is_empty() {
             return;
         }
-        self.insist("acknowledge", || self.queue.acknowledge(&settled)).await;
+        if self.insist("acknowledge", || self.queue.acknowledge(&settled)).await.is_none()
+            && self.desk().lock().failure.is_some()
+        {
+            return;
+        }
         self.desk().lock().left(&settled);
         self.desk().acknowledged.notify_waiters();
     }
@@ -178,6 +196,9 @@ impl<Q: Queue> Clerk<Q> {
                 let ledger = self.desk().lock();
                 if ledger.is_abandoned {
                     break EndCause::Cancelled(Exit::Shutdown);
+                }
+                if let Some(failure) = &ledger.failure {
+                    break EndCause::Down(Exit::Failed(failure.clone()));
                 }
                 let is_received = ledger.unreceived() == 0 && ledger.is_acknowledged();
                 if let Some(cause) = ledger.pool_end.clone().filter(|_| is_received) {
@@ -195,7 +216,7 @@ impl<Q: Queue> Clerk<Q> {
         while {
             self.settle().await;
             let ledger = self.desk().lock();
-            ledger.dead() > 0 && ledger.letter_readers > 0
+            ledger.dead() > 0 && ledger.letter_readers > 0 && ledger.failure.is_none()
         } {
             self.desk().changed.notified().await;
         }
@@ -221,7 +242,7 @@ impl<Q: Queue> Clerk<Q> {
         Ok(())
     }
 
-    /// Uses the queue until it works; `None` if nobody needs the answer any more.
+    /// Uses the queue until it works; `None` if nobody needs the answer any more, or if it never will.
     async fn insist<R, Fut>(&self, what: &'static str, mut use_queue: impl FnMut() -> Fut) -> Option<R>
     where
         Fut: Future<Output = Result<R, StoreError>>,
@@ -234,6 +255,14 @@ impl<Q: Queue> Clerk<Q> {
                         tracing::info!(channel = &*self.hub.name, what, "the store works again");
                     }
                     return Some(done);
+                }
+                Err(error) if error.is_permanent() => {
+                    let message = error_chain(&error);
+                    tracing::error!(channel = &*self.hub.name, what, message, "the channel stops");
+                    let mut ledger = self.desk().lock();
+                    ledger.failure = Some(Failure::new(&*self.hub.name, FailureKind::Error, message));
+                    ledger.trouble = Some(Arc::new(error));
+                    return None;
                 }
                 Err(error) => error,
             };

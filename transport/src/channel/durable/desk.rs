@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aqueduct_stage::EndCause;
+use aqueduct_stage::{EndCause, Failure};
 use tokio::sync::Notify;
 
 use crate::pulling::TaskId;
@@ -49,6 +49,8 @@ pub(super) struct Ledger {
     /// How many read the dead letters.
     pub(super) letter_readers: isize,
     pub(super) trouble: Option<Arc<StoreError>>,
+    /// The queue will never work again.
+    pub(super) failure: Option<Failure>,
 }
 
 /// An entry without its payload.

@@ -1,11 +1,15 @@
 //! [`RedbQueue::apply`]: an effect together with the end of its entry.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use aqueduct_stage::BoxError;
 use redb::WriteTransaction;
 
-use super::{ATTEMPTS, ENTRIES, Inner, RedbQueue, storage};
+use super::RedbQueue;
+use super::file::{Inner, storage};
+use super::records::{ATTEMPTS, ENTRIES, Tally};
 use crate::{QueueId, StoreError};
 
 impl RedbQueue {
@@ -13,8 +17,8 @@ impl RedbQueue {
     /// queue, and takes it out. Returns for how many it was called. What was applied before a crash is no longer there when
     /// it comes again, and is skipped; acknowledging an entry afterwards is harmless.
     ///
-    /// The effect writes to tables of its own in the same file, through the transaction; `meta`, `positions`, `entries` and
-    /// `attempts` are the store's. It runs on a thread for blocking work, and nothing else happens in the store meanwhile.
+    /// The effect writes to tables of its own in the same file, through the transaction; `meta`, `positions`, `entries`,
+    /// `attempts` and `tallies` are the store's. It runs on a thread for blocking work, and nothing else happens in the store meanwhile.
     /// It takes the disk's time, so hand over many at once, as
     /// [`DurableReceiver::recv_many`](crate::DurableReceiver::recv_many) does.
     ///
@@ -62,7 +66,7 @@ impl RedbQueue {
         let name = Arc::clone(&self.name);
         let apply = move |inner: &mut Inner| {
             // The index is there from the first use on, and is read again when the file is opened anew.
-            inner.index(&name)?;
+            let Tally { next, len } = inner.index(&name)?.tally(0);
             let applied = inner.write(|transaction| {
                 let mut applied = Vec::new();
                 for (id, value) in entries {
@@ -74,9 +78,10 @@ impl RedbQueue {
                         let mut payloads = transaction.open_table(ENTRIES).map_err(storage)?;
                         payloads.remove((&*name, id.0)).map_err(storage)?;
                     }
-                    effect(transaction, value).map_err(StoreError::Effect)?;
+                    call(&mut effect, transaction, value)?;
                     applied.push(id);
                 }
+                Tally { next, len: len - applied.len() as u64 }.set(transaction, &name)?;
                 Ok(applied)
             })?;
             let index = inner.index(&name)?;
@@ -89,3 +94,18 @@ impl RedbQueue {
         self.store.run(apply).await
     }
 }
+
+/// Calls an effect, and marks what it panics with as its own.
+pub(super) fn call<T>(
+    effect: &mut impl FnMut(&WriteTransaction, T) -> Result<(), BoxError>,
+    transaction: &WriteTransaction,
+    value: T,
+) -> Result<(), StoreError> {
+    match catch_unwind(AssertUnwindSafe(|| effect(transaction, value))) {
+        Ok(result) => result.map_err(StoreError::Effect),
+        Err(panic) => resume_unwind(Box::new(EffectPanic(panic))),
+    }
+}
+
+/// What an effect has panicked with, which goes on to its caller.
+pub(super) struct EffectPanic(pub(super) Box<dyn Any + Send>);

@@ -5,6 +5,7 @@ mod memory;
 mod once;
 #[cfg(feature = "redb")]
 mod redb;
+mod sink;
 mod source;
 
 use std::fmt;
@@ -17,6 +18,7 @@ pub use self::memory::{MemoryPositions, MemoryQueue};
 pub use self::once::{Numbered, Once};
 #[cfg(feature = "redb")]
 pub use self::redb::{RedbPositions, RedbQueue, RedbStore};
+pub use self::sink::QueueSink;
 pub use self::source::{ExclusiveSource, PushError, QueueSource};
 
 /// How far named subscriptions have come: the number of the last event that was handled.

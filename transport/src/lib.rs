@@ -121,7 +121,7 @@ pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};
 pub use durable::{
     ExclusiveSource, MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueEntry, QueueId,
-    QueueSource, StoreError,
+    QueueSink, QueueSource, StoreError,
 };
 #[cfg(feature = "redb")]
 pub use durable::{RedbPositions, RedbQueue, RedbStore};

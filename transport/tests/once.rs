@@ -11,7 +11,8 @@ use std::time::Duration;
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{Batch, Consumer, Cx, Demand, FailureKind, Graph, Result, Source, SubscribeError};
 use aqueduct_transport::{
-    MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueId, QueueSource, StoreError,
+    MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueId, QueueSink, QueueSource,
+    StoreError,
 };
 use tokio::sync::watch;
 
@@ -278,6 +279,56 @@ async fn an_effect_that_fails_changes_nothing_and_one_that_was_applied_is_not_ap
     assert_eq!(positions.position("s").await.unwrap(), Some(4));
     drop(positions);
     std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_puts_whole_batches_into_a_queue_and_waits_for_room() {
+    let queue = Arc::new(MemoryQueue::new(10));
+    let graph = Graph::new("filling");
+    let numbers = graph.iterate("numbers", || 0..50_u64);
+    let sink = QueueSink::<u64, _>::new(&queue);
+    graph.consumer("queue", move || sink.clone()).subscribe_acknowledged(&numbers, 4..8);
+    let mut running = graph.start();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(queue.len().await.unwrap(), 8, "two batches of four fit");
+    let source = QueueSource::<u64, _>::new("numbers", Arc::clone(&queue));
+    let (seen, reading) = consume(&source, None);
+    let mut reading = reading.start();
+    running.join().await.unwrap();
+    source.close();
+    reading.join().await.unwrap();
+    assert_eq!(seen.take(), (0..50).map(|number| (number, 1)).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_fails_with_what_never_fits_and_nothing_of_it_is_in_the_queue() {
+    let queue = Arc::new(MemoryQueue::new(3));
+    let graph = Graph::new("filling");
+    let numbers = graph.iterate("numbers", || 0..50_u64);
+    let sink = QueueSink::<u64, _>::new(&queue);
+    graph.consumer("queue", move || sink.clone()).subscribe_acknowledged(&numbers, 4..8);
+    let error = graph.run().await.unwrap_err().to_string();
+    assert!(error.contains("the queue has 0 entries, and 4 more would exceed 3"), "{error}");
+    assert!(queue.is_empty().await.unwrap());
+}
+
+/// What a sink had not put into its queue when it failed comes to the next one.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_restarted_loses_nothing() {
+    let queue = Arc::new(Flaky { queue: MemoryQueue::new(1000), fails: AtomicBool::new(true) });
+    let graph = Graph::new("filling")
+        .backoff(aqueduct_stage::Backoff::exponential(Duration::from_secs(1), Duration::from_secs(1)));
+    let numbers = graph.iterate("numbers", || 0..100_u64);
+    let sink = QueueSink::<u64, _>::new(&queue);
+    let filling = graph.consumer("queue", move || sink.clone());
+    filling.subscribe_acknowledged(&numbers, 4..8).restart(aqueduct_stage::Restart::Transient);
+    let mut running = graph.start();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(queue.queue.is_empty().await.unwrap());
+    queue.fails.store(false, Ordering::Relaxed);
+    running.join().await.unwrap();
+    let entries = queue.take(1000).await.unwrap();
+    assert_eq!(entries.len(), 100);
 }
 
 /// A sink that acknowledges by hand.

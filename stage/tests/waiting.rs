@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Batch, Cx, Exit, FailureKind, Graph, PartitionName, Producer, ProducerConsumer, Result, SourceExt, WaitingFor, each,
+    Batch, Cx, Exit, FailureKind, Graph, PartitionName, Producer, ProducerConsumer, Result, Source, SourceExt, WaitingFor, each,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
@@ -148,6 +148,20 @@ async fn who_is_late_but_comes_while_others_are_at_work_is_waited_for() {
     let (joined, events) = tokio::join!(running.join(), late);
     assert_eq!((joined.is_ok(), events.len()), (true, 3));
     assert_eq!(warnings.lines().len(), 1, "said once: {:?}", warnings.lines());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_come_from_elsewhere_is_waited_for_for_as_long_as_he_may() {
+    let warnings = Warnings::collect();
+    let graph = Graph::new("g");
+    let numbers = graph.producer("numbers", count(3));
+    let published = numbers.expect_subscribers();
+    let mut running = graph.start();
+    assert!(timeout(Duration::from_secs(3600), running.join()).await.is_err(), "somebody may still come");
+    assert_eq!(warnings.lines(), [] as [&str; 0], "that is what it is there for");
+    drop(published);
+    let error = timeout(2 * PATIENCE, running.join()).await.expect("nobody may").unwrap_err();
+    assert_eq!(error.failure.kind(), FailureKind::Waiting);
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,17 +48,21 @@ impl Producer for Choosy {
 async fn given(choose: Choice, first: Cancel) -> (usize, usize, Result<(), aqueduct_stage::GraphError>) {
     let counts: [Arc<AtomicUsize>; 2] = Default::default();
     let graph = Graph::new("test");
-    let numbers = graph.producer("choosy", choosy(choose));
-    for ((name, count), cancel) in ["first", "second"].into_iter().zip(&counts).zip([first, Cancel::Permanent]) {
+    // Declared and so run before the producer: their asks wait behind their subscriptions when it begins.
+    let consumers = ["first", "second"].into_iter().zip(&counts).map(|(name, count)| {
         let count = Arc::clone(count);
-        let counting = move || {
+        graph.consumer(name, move || {
             let count = Arc::clone(&count);
             each(move |_: u64| {
                 count.fetch_add(1, Ordering::SeqCst);
                 async { Ok(()) }
             })
-        };
-        graph.consumer(name, counting).subscribe(&numbers, SubscribeOptions::demand(25..50).cancel(cancel));
+        })
+    });
+    let consumers: Vec<_> = consumers.collect();
+    let numbers = graph.producer("choosy", choosy(choose));
+    for (consumer, cancel) in consumers.into_iter().zip([first, Cancel::Permanent]) {
+        consumer.subscribe(&numbers, SubscribeOptions::demand(25..50).cancel(cancel));
     }
     let ended = tokio::time::timeout(Duration::from_secs(60), graph.run()).await.expect("it ends").map(drop);
     (counts[0].load(Ordering::SeqCst), counts[1].load(Ordering::SeqCst), ended)

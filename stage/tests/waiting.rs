@@ -8,7 +8,8 @@ mod support;
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Batch, Cx, Exit, FailureKind, Graph, PartitionName, Producer, ProducerConsumer, Result, Source, SourceExt, WaitingFor, each,
+    Batch, Cx, Exit, FailureKind, Graph, PartitionName, Producer, ProducerConsumer, Result, Source, SourceExt,
+    WaitingFor, each,
 };
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;

@@ -92,8 +92,9 @@ impl<'a, O> Cx<'a, O> {
         }
     }
 
-    /// Ends a subscription of this stage, on either side. What that means for the consumer depends on its
-    /// [`Cancel`](crate::Cancel) policy. A subscriber is given nothing more from here on.
+    /// Ends a subscription of this stage, on either side. Nothing more is asked for from now on, and a subscriber is given
+    /// nothing more; what a consumer was given it still handles, and acknowledges if it does so. What the end means for the
+    /// consumer depends on its [`Cancel`](crate::Cancel) policy.
     pub fn cancel(&mut self, id: SubscriptionId, reason: Exit) {
         self.wishes.cancels.push((id, reason));
     }

@@ -26,7 +26,9 @@ pub(crate) struct Downstream<T> {
     /// What waits for a place in the buffer to be left: in the order of places.
     markers: VecDeque<(u64, Marker)>,
     next_marker: u64,
-    subscribers: ById<Subscribed>,
+    subscribers: ById<Subscribed<T>>,
+    /// Those that want no more, and have something in hand of which they have not said that they handled it.
+    parted: ById<Parted<T>>,
     /// Asked of the callback, and not emitted yet.
     owed: Demand,
     deliveries: Deliveries<T>,
@@ -42,8 +44,7 @@ pub(crate) struct Downstream<T> {
     awaited: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Subscribed {
+struct Subscribed<T> {
     consumer: ConsumerId,
     window: Window,
     cancel: Cancel,
@@ -51,6 +52,44 @@ struct Subscribed {
     asked: Demand,
     /// It is leaving, and is given nothing any more. This is the lane in which it was given what it may hand back.
     leaving: Option<Lane>,
+    given: Given<T>,
+}
+
+/// What a subscriber was given, and what became of it.
+struct Given<T> {
+    /// How many events it has taken, in all.
+    count: u64,
+    /// How many of them it has handled, if it hands back what it does not finish; `<= count`.
+    handled: Option<u64>,
+    /// What it did not take, as it had ended, until it says so itself.
+    refused: Unfinished<T>,
+}
+
+struct Parted<T> {
+    lane: Lane,
+    given: Given<T>,
+}
+
+/// Batches to be given again, oldest first, and which attempt is to follow.
+pub(crate) type Unfinished<T> = Vec<(Events<T>, Attempt)>;
+
+impl<T> Given<T> {
+    fn new() -> Self {
+        Self { count: 0, handled: None, refused: Vec::new() }
+    }
+
+    fn handled(&mut self, up_to: Demand) {
+        self.handled = self.handled.max(Some(up_to.count().min(self.count)));
+    }
+
+    fn refused(&self) -> usize {
+        self.refused.iter().map(|(events, _)| events.len()).sum()
+    }
+
+    /// Whether something of it may be handed back.
+    fn may_come_back(&self) -> bool {
+        self.handled.is_some_and(|handled| handled < self.count) || !self.refused.is_empty()
+    }
 }
 
 impl<T> Downstream<T> {
@@ -64,6 +103,7 @@ impl<T> Downstream<T> {
             markers: VecDeque::new(),
             next_marker: 0,
             subscribers: ById::new(),
+            parted: ById::new(),
             owed: Demand::ZERO,
             deliveries: Deliveries::new(),
             scratch: VecDeque::new(),
@@ -88,7 +128,8 @@ impl<T> Downstream<T> {
             return Err(Refused::AlreadySubscribed);
         }
         self.dispatcher.subscribe(id, interest)?;
-        self.subscribers.insert(id, Subscribed { consumer, window, cancel, asked: Demand::ZERO, leaving: None });
+        let (asked, leaving, given) = (Demand::ZERO, None, Given::new());
+        self.subscribers.insert(id, Subscribed { consumer, window, cancel, asked, leaving, given });
         self.seen += 1;
         Ok(())
     }
@@ -125,19 +166,68 @@ impl<T> Downstream<T> {
         self.dispatcher.cancel(id, &mut self.deliveries);
     }
 
-    /// A subscriber leaves; nothing if it was not there.
+    /// A subscriber that hands back what it does not finish has handled `up_to` of what it was given.
+    pub(crate) fn handled(&mut self, id: SubscriptionId, up_to: Demand) {
+        if let Some(subscribed) = self.subscribers.get_mut(id) {
+            subscribed.given.handled(up_to);
+        } else if let Some(leaving) = self.parted.get_mut(id) {
+            leaving.given.handled(up_to);
+            if !leaving.given.may_come_back() {
+                self.parted.remove(id);
+            }
+        }
+    }
+
+    /// A subscriber did not take a delivery, as it has ended: it is about to say so.
+    pub(crate) fn refused(&mut self, id: SubscriptionId, events: Events<T>, attempt: Attempt) {
+        let subscribed = self.subscribers.get_mut(id).map(|subscribed| &mut subscribed.given);
+        match subscribed.or_else(|| self.parted.get_mut(id).map(|leaving| &mut leaving.given)) {
+            Some(given) => {
+                given.count -= events.len() as u64;
+                given.refused.push((events, attempt));
+            }
+            None => self.deliveries.discard(events.len()),
+        }
+    }
+
+    /// A subscriber wants no more; nothing if it was not there. If it hands back what it does not finish, what it has in
+    /// hand is its own until it [has handled](Self::handled) it or [leaves](Self::leave).
     pub(crate) fn cancel(&mut self, id: SubscriptionId) -> Option<Edge> {
         let edge = self.edge(id)?;
-        self.subscribers.remove(id);
+        let Subscribed { leaving, mut given, .. } = self.subscribers.remove(id)?;
+        let lane = leaving.unwrap_or_else(|| self.dispatcher.lane(id));
         self.kept.retain(|(other, _)| *other != id);
         self.dispatcher.cancel(id, &mut self.deliveries);
+        // What it had not taken is nobody's.
+        self.give_back(lane, std::mem::take(&mut given.refused));
+        if given.may_come_back() {
+            self.parted.insert(id, Parted { lane, given });
+        }
         Some(edge)
     }
 
-    /// As [`cancel`](Self::cancel), and takes back what the subscriber did not finish, oldest first.
-    pub(crate) fn leave(&mut self, id: SubscriptionId, unfinished: Vec<(Events<T>, Attempt)>) -> Option<Edge> {
-        let lane = self.subscribers.get(id)?.leaving.unwrap_or_else(|| self.dispatcher.lane(id));
-        let edge = self.cancel(id)?;
+    /// As [`cancel`](Self::cancel), of a subscriber that will handle nothing more, also after a cancel: takes back what it
+    /// did not finish, oldest first.
+    pub(crate) fn leave(&mut self, id: SubscriptionId, mut unfinished: Unfinished<T>) -> Option<Edge> {
+        let mut lane = self.dispatcher.lane(id);
+        if let Some(subscribed) = self.subscribers.get_mut(id) {
+            lane = subscribed.leaving.unwrap_or(lane);
+            unfinished.append(&mut subscribed.given.refused);
+        }
+        let edge = self.cancel(id);
+        if let Some(mut left) = self.parted.remove(id) {
+            lane = left.lane;
+            unfinished.append(&mut left.given.refused);
+        } else if edge.is_none() {
+            // Whoever is unknown has nothing.
+            self.deliveries.discard(unfinished.iter().map(|(events, _)| events.len()).sum());
+            return None;
+        }
+        self.give_back(lane, unfinished);
+        edge
+    }
+
+    fn give_back(&mut self, lane: Lane, unfinished: Unfinished<T>) {
         // The oldest first, because whoever has demand gets them at once.
         let mut left = Vec::new();
         for (events, attempt) in unfinished {
@@ -148,7 +238,6 @@ impl<T> Downstream<T> {
             }
         }
         left.into_iter().rev().for_each(|group| self.returned.push_front(group));
-        Some(edge)
     }
 
     /// What callbacks are told of a subscription.
@@ -239,8 +328,14 @@ impl<T> Downstream<T> {
     /// The next thing to be done.
     pub(crate) fn next_decision(&mut self) -> Option<Decision<T>> {
         let decision = self.deliveries.pop()?;
-        if let Decision::Fail(id, _) = &decision {
-            self.cancel(*id);
+        match &decision {
+            Decision::Deliver(delivery) => {
+                if let Some(subscribed) = self.subscribers.get_mut(delivery.to) {
+                    subscribed.given.count += delivery.events.len() as u64;
+                }
+            }
+            Decision::Fail(id, _) => drop(self.cancel(*id)),
+            Decision::Pass(_) => {}
         }
         Some(decision)
     }
@@ -289,6 +384,23 @@ impl<T> Downstream<T> {
     pub(crate) fn waiting(&self) -> usize {
         let returned: usize = self.returned.iter().map(|(_, events)| events.len()).sum();
         returned + self.buffer.len() + self.dispatcher.held()
+    }
+
+    /// Whether something may be handed back, and have to be given again.
+    pub(crate) fn may_come_back(&self) -> bool {
+        self.subscribers.values().any(|one| one.given.may_come_back())
+            || self.parted.values().any(|one| one.given.may_come_back())
+    }
+
+    /// Whether this one wants no more and may hand back what it has in hand.
+    pub(crate) fn may_hand_back(&self, id: SubscriptionId) -> bool {
+        self.parted.contains(id)
+    }
+
+    /// How many events were not taken by subscribers that have ended.
+    pub(crate) fn not_taken(&self) -> usize {
+        let subscribed: usize = self.subscribers.values().map(|one| one.given.refused()).sum();
+        subscribed + self.parted.values().map(|one| one.given.refused()).sum::<usize>()
     }
 
     /// What subscribers have asked for and not been given.
@@ -422,6 +534,54 @@ mod tests {
         emit(&mut down, 0..10);
         assert_eq!((sent(&mut down), down.waiting()), (vec![vec![0, 1, 2, 3, 4]], 5));
         assert_eq!(ask(&mut down, second, 12), 2, "five of the seven are here");
+    }
+
+    /// A subscriber that hands back what it does not finish, and that was given 0..count.
+    fn acknowledging(down: &mut Downstream<u32>, count: u32) -> SubscriptionId {
+        let id = subscriber(down);
+        down.handled(id, Demand::ZERO);
+        ask(down, id, count.into());
+        emit(down, 0..count);
+        assert_eq!(sent(down), [Vec::from_iter(0..count)]);
+        id
+    }
+
+    #[test]
+    fn what_a_subscriber_has_in_hand_that_wants_no_more_is_its_own_until_it_says_what_it_handled() {
+        let mut down = downstream(10, Keep::Last);
+        let id = acknowledging(&mut down, 6);
+        down.handled(id, Demand::new(2));
+        assert!(down.cancel(id).is_some() && down.is_abandoned());
+        assert_eq!((down.waiting(), down.may_come_back()), (0, true));
+        down.handled(id, Demand::new(4));
+        assert!(down.leave(id, vec![(vec![4, 5].into(), Attempt::FIRST)]).is_none(), "it was told of already");
+        assert_eq!((down.waiting(), down.may_come_back()), (2, false));
+        let next = subscriber(&mut down);
+        ask(&mut down, next, 5);
+        assert_eq!(sent(&mut down), [vec![4, 5]]);
+        let other = acknowledging(&mut downstream(10, Keep::Last), 3);
+        let mut down = downstream(10, Keep::Last);
+        let id = acknowledging(&mut down, 3);
+        down.cancel(id);
+        [id, other].iter().for_each(|id| down.handled(*id, Demand::new(3)));
+        assert!(!down.may_come_back(), "it has handled everything");
+    }
+
+    #[test]
+    fn what_a_subscriber_did_not_take_waits_until_it_leaves() {
+        for is_cancel in [true, false] {
+            let mut down = downstream(10, Keep::Last);
+            let id = acknowledging(&mut down, 3);
+            ask(&mut down, id, 5);
+            emit(&mut down, 3..5);
+            assert_eq!(sent(&mut down), [vec![3, 4]]);
+            down.refused(id, vec![3, 4].into(), Attempt::FIRST);
+            down.handled(id, Demand::new(3));
+            assert_eq!((down.waiting(), down.not_taken(), down.may_come_back()), (0, 2, true));
+            let left = if is_cancel { down.cancel(id) } else { down.leave(id, Vec::new()) };
+            assert!(left.is_some());
+            assert_eq!((down.waiting(), down.not_taken(), down.may_come_back()), (2, 0, false));
+        }
     }
 
     #[test]

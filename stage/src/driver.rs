@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
+use tokio::sync::oneshot;
 
 use crate::by_id::ById;
 use crate::callbacks::{Callbacks, Role, guarded, guarded_now};
 use crate::context::Wishes;
-use crate::downstream::Downstream;
+use crate::downstream::{Downstream, Unfinished};
 use crate::edge_counters::EdgeCounters;
 use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
@@ -47,8 +48,6 @@ pub(crate) struct Driver<C: Callbacks> {
     downstream: Downstream<C::Out>,
     keep: Keep,
     subscribers: ById<Consumer<C::Out>>,
-    /// What was sent to subscribers that had ended, until their cancels arrive.
-    refused: BTreeMap<SubscriptionId, Unfinished<C::Out>>,
     out: Vec<C::Out>,
     /// Infos that wait for their place in the buffer.
     marked: BTreeMap<Marker, Box<dyn Letter<C::Out>>>,
@@ -68,21 +67,23 @@ pub(crate) struct Driver<C: Callbacks> {
     completing: bool,
     /// End as soon as nothing that was emitted waits, whether anybody has subscribed or not.
     draining: bool,
+    /// How it ends once it is exhausted and everything is delivered.
+    exit: Exit,
 }
-
-/// Batches to be given again, oldest first, and which attempt is to follow.
-type Unfinished<T> = Vec<(Events<T>, Attempt)>;
 
 /// A producer this stage is subscribed to.
 struct Producer<I> {
     /// What it is called, for reports.
     name: Arc<str>,
     is_far: bool,
+    is_outside: bool,
     /// How the edge ended, if that was before it was known to be made.
     ended_early: Option<EndCause>,
     /// There once the subscription is made.
     publisher: Option<Arc<dyn Publisher<I>>>,
     keep: Option<fn(Events<I>) -> Events<I>>,
+    /// Dropped when nothing of the edge is in hand any more, for whoever takes its place.
+    replaced: Option<oneshot::Sender<()>>,
     /// What was asked of it, and how many of its events were handled.
     counters: Arc<EdgeCounters>,
 }
@@ -92,8 +93,6 @@ struct Consumer<O> {
     subscriber: Arc<dyn Subscriber<O>>,
     /// What it has asked for, and how many events it was given.
     counters: Arc<EdgeCounters>,
-    /// How many of them it has handled, if it hands back what it does not finish.
-    handled: Option<Demand>,
 }
 
 /// Something that keeps its place in a producer-consumer's in-queue.
@@ -155,7 +154,6 @@ impl<C: Callbacks> Driver<C> {
             downstream,
             keep,
             subscribers: ById::new(),
-            refused: BTreeMap::new(),
             out: Vec::new(),
             marked: BTreeMap::new(),
             due: VecDeque::new(),
@@ -165,6 +163,7 @@ impl<C: Callbacks> Driver<C> {
             demand_left: false,
             completing: false,
             draining: false,
+            exit: Exit::Normal,
         }
     }
 
@@ -255,21 +254,22 @@ impl<C: Callbacks> Driver<C> {
             Message::Deliver(..) | Message::Ask(..) => unreachable!("they are handled where they are received"),
             Message::Subscribe(subscription) => self.on_subscribe(*subscription).await,
             Message::Handled(id, up_to) => {
-                if let Some(Consumer { handled, .. }) = self.subscribers.get_mut(id) {
-                    *handled = (*handled).max(Some(up_to));
-                }
+                self.downstream.handled(id, up_to);
                 ControlFlow::Continue(())
             }
+            Message::Cancel(id, reason) => self.part(id, reason).await,
             Message::Leave(id, cause, unfinished) => self.leave(id, cause, unfinished).await,
             Message::Opening(opening) => {
-                let Opening { id, to, is_far, window, cancel, keep, renews } = *opening;
+                let Opening { id, to, is_far, is_outside, window, cancel, keep, renews } = *opening;
                 self.upstream.subscribe(id, window, cancel);
                 if let Some(Renews { former }) = renews {
                     self.upstream.renew(id, former);
                 }
                 let counters = self.ending.counters.edges.to_producer(id, Arc::clone(&to));
-                self.producers
-                    .insert(id, Producer { name: to, is_far, ended_early: None, publisher: None, keep, counters });
+                let (ended_early, publisher, replaced) = (None, None, None);
+                let producer =
+                    Producer { name: to, is_far, is_outside, ended_early, publisher, keep, replaced, counters };
+                self.producers.insert(id, producer);
                 ControlFlow::Continue(())
             }
             Message::Opened(id, Ok(publisher)) => {
@@ -288,10 +288,13 @@ impl<C: Callbacks> Driver<C> {
                 if replaced.is_some() {
                     self.upstream.abandon(id);
                 }
-                let flow = self.cancel(id, reason).await;
-                if let Some(tell) = replaced {
-                    let _ = tell.send(());
+                if let Some(producer) = self.producers.get_mut(id).filter(|producer| producer.keep.is_some()) {
+                    // What it gave is handled, or handed back, before another takes its place.
+                    producer.replaced = replaced;
+                    return self.cancel(id, reason).await;
                 }
+                let flow = self.cancel(id, reason).await;
+                drop(replaced);
                 flow
             }
             Message::Post(post) => self.on_post(post).await,
@@ -300,8 +303,8 @@ impl<C: Callbacks> Driver<C> {
                 if C::ROLE == Role::Producer {
                     self.exhaust();
                 }
-                self.leave_far_producers();
                 self.downstream.hold_nothing_back();
+                self.leave_outside_producers().await?;
                 self.on_demand().await
             }
             Message::Complete => {
@@ -316,6 +319,11 @@ impl<C: Callbacks> Driver<C> {
         match (self.producers.get_mut(id), C::ROLE) {
             (Some(producer), _) if producer.is_far && producer.publisher.is_none() => {
                 producer.ended_early = Some(cause);
+                ControlFlow::Continue(())
+            }
+            // Nothing more is handled: with this, everything is here that is to be handed back.
+            _ if self.state != State::Running => {
+                self.leave_producer(id, &EndCause::Cancelled(cause.reason().clone()));
                 ControlFlow::Continue(())
             }
             (_, Role::Consumer) => self.on_ended(id, cause).await,
@@ -403,14 +411,10 @@ impl<C: Callbacks> Driver<C> {
         }
         if self.state == State::Exhausted {
             // What may be handed back may have to be given again.
-            let may_come_back = self
-                .subscribers
-                .values()
-                .any(|one| one.handled.is_some_and(|handled| handled.count() < one.counters.passed.get()));
-            let nothing_waits = self.downstream.waiting() == 0 && self.refused.is_empty() && !may_come_back;
+            let nothing_waits = self.downstream.waiting() == 0 && !self.downstream.may_come_back();
             let delivered = self.downstream.is_delivered() && nothing_waits;
             if delivered || (self.draining && nothing_waits) {
-                return ControlFlow::Break(Exit::Normal);
+                return ControlFlow::Break(self.exit.clone());
             }
             if self.completing && self.downstream.is_abandoned() {
                 return ControlFlow::Break(self.lost_subscriber.take().map_or(Exit::Normal, Exit::Failed));

@@ -327,7 +327,8 @@ impl Graph {
             partitions: 0,
             restart: Restart::Temporary,
         };
-        let place = Arc::new(Place { name: Arc::clone(&name), spec: Mutex::new(spec), expected: Expected::default() });
+        let (expected, graph) = (Expected::default(), self.shared().id());
+        let place = Arc::new(Place { name: Arc::clone(&name), graph, spec: Mutex::new(spec), expected });
         let (unstarted, make) = (Unstarted::new(&place), Arc::new(Mutex::new(Some(make))));
         let enrol = move |shared: &Shared| unstarted.start().enrol::<S, C, _>(&make, shared);
         let mut plan = self.lock();

@@ -22,7 +22,9 @@ pub(crate) enum Message<I, O> {
     Ask(SubscriptionId, Demand),
     /// A subscriber that would hand events back has handled `up_to` in all.
     Handled(SubscriptionId, Demand),
-    /// A subscriber leaves, with what it did not finish.
+    /// A subscriber wants no more, and still handles what it was given.
+    Cancel(SubscriptionId, Exit),
+    /// A subscriber handles nothing more, with what it did not finish.
     Leave(SubscriptionId, EndCause, Vec<(Events<O>, Attempt)>),
     /// This stage is being subscribed to a producer.
     Opening(Box<Opening<I>>),
@@ -48,8 +50,10 @@ pub(crate) struct Opening<I> {
     pub(crate) id: SubscriptionId,
     /// What the producer is called.
     pub(crate) to: Arc<str>,
-    /// Not a stage of this process, so that nobody tells it to end with the graph.
+    /// Not a stage of this process: it may say only with the subscription how many instances it has.
     pub(crate) is_far: bool,
+    /// Not a stage of this graph, so that nobody tells it to end with the graph.
+    pub(crate) is_outside: bool,
     pub(crate) window: Window,
     pub(crate) cancel: Cancel,
     /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.
@@ -71,6 +75,8 @@ pub(crate) struct Mailbox<I, O> {
     state: Mutex<State<I, O>>,
     /// Told to end now: looked at between callbacks, whatever waits in the queue.
     stopping: AtomicBool,
+    /// Told to drain, whatever waits in the queue before that.
+    draining: AtomicBool,
     /// The stage's name, for those who come too late.
     stage: String,
     consumer: ConsumerId,
@@ -92,9 +98,9 @@ struct State<I, O> {
 impl<I, O> Mailbox<I, O> {
     pub(crate) fn new(stage: &str, returned: Arc<Returned<O>>) -> Self {
         let state = State { messages: VecDeque::new(), posts: 0, waiting: None, closed: false };
-        let (state, stopping) = (Mutex::new(state), AtomicBool::new(false));
+        let (state, stopping, draining) = (Mutex::new(state), AtomicBool::new(false), AtomicBool::new(false));
         let (stage, counters) = (stage.to_owned(), OnceLock::new());
-        Self { state, stopping, stage, consumer: ConsumerId::new(), returned, counters }
+        Self { state, stopping, draining, stage, consumer: ConsumerId::new(), returned, counters }
     }
 
     /// The stage starts.
@@ -144,6 +150,17 @@ impl<I, O> Mailbox<I, O> {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         wake(self.lock());
+    }
+
+    /// Tells the stage to drain.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let _ = self.push(Message::Drain);
+    }
+
+    /// Whether the stage was told to drain.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// How the stage is to end, if it was told to end now.
@@ -213,7 +230,7 @@ impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
-        self.leave(id, EndCause::Cancelled(reason), Vec::new());
+        let _ = self.push(Message::Cancel(id, reason));
     }
 
     fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<O>, Attempt)>) {

@@ -157,6 +157,11 @@ impl Shared {
         Self { graph, spawner, state, changed, fell, killed: AtomicBool::new(false) }
     }
 
+    /// Names the graph among those of this process.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Takes a stage in; returns its number, for [`report`](Self::report).
     pub(crate) fn enrol(&self, member: Member) -> usize {
         let mut state = self.lock();

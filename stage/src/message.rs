@@ -11,8 +11,10 @@
 //!      │  ◄─────────── Subscriber::deliver(id, batch) │   never more than `up_to` events in all
 //!      │  Publisher::handled(id, up_to) ───────────►  │   cumulative too; only if it would hand events back
 //!      │  Publisher::answer(id, n, answer) ────────►  │   of event n alone; only where answers are taken
-//!      │  Publisher::cancel(id, reason) ───────────►  │   answered with `ended`
-//!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and nothing follows it
+//!      │  Publisher::cancel(id, reason) ───────────►  │   no more, please: answered with `ended`
+//!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and no event follows it
+//!      │  Publisher::handled(id, up_to) ───────────►  │   until everything that was delivered is handled,
+//!      │  Publisher::leave(id, cause, unfinished) ─►  │   or the rest is handed back
 //! ```
 //!
 //! Demand is cumulative, so repeating an ask is harmless and a later one makes an earlier one superfluous. None of the
@@ -74,12 +76,16 @@ pub trait Publisher<T>: Send + Sync {
         false
     }
 
-    /// The subscriber wants the edge to end. It may still be given events that are on their way, and is told
+    /// The subscriber wants no more. It may still be given events that are on their way, and is told
     /// [`ended`](Subscriber::ended) after them.
+    ///
+    /// What was delivered to a subscriber that says what it has [handled](Self::handled), or [answers](Self::answer), stays
+    /// its own, also after `ended`: it goes on to handle it and to say so. Only what it hands back when it
+    /// [leaves](Self::leave) is given to somebody else. So nothing that is handled is given away once more.
     fn cancel(&self, id: SubscriptionId, reason: Exit);
 
-    /// As [`cancel`](Self::cancel), by a subscriber that also says whether it has ended itself
-    /// ([`Down`](EndCause::Down)), and hands back what it had been given and did not finish, oldest first, each with the
+    /// The last word of a subscriber, with or without a [`cancel`](Self::cancel) before: it handles nothing more. It says
+    /// whether it has ended itself ([`Down`](EndCause::Down)), and hands back what it had been given and did not finish, oldest first, each with the
     /// number of the attempt that is to follow. A publisher that cannot take events back drops them.
     fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<T>, Attempt)>) {
         drop(unfinished);
@@ -206,6 +212,9 @@ pub struct Expected(pub(crate) Arc<()>);
 pub trait Local<T>: Send + Sync {
     /// Names the stage among those of this process.
     fn id(&self) -> usize;
+
+    /// Names its graph among those of this process.
+    fn graph(&self) -> usize;
 
     /// What was handed back through former subscriptions to an instance after that had ended, as a producer of its own.
     fn remainder(

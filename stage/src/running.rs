@@ -110,8 +110,9 @@ impl Running {
         id
     }
 
-    /// Ends a subscription of a running stage, from either side. What that means for the consumer depends on its
-    /// [`Cancel`](crate::Cancel) policy. An unknown subscription is ignored.
+    /// Ends a subscription of a running stage, from either side. Nothing more is asked for; what the consumer was given it
+    /// still handles and, [if it does so](crate::Stage::subscribe_acknowledged), acknowledges, before it is told of the end.
+    /// What that means for the consumer depends on its [`Cancel`](crate::Cancel) policy. An unknown subscription is ignored.
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     pub fn cancel<S, I, O, D>(&self, stage: &Stage<S, I, O, D>, id: SubscriptionId, reason: Exit) {
         for seat in stage.seats() {
@@ -120,7 +121,8 @@ impl Running {
     }
 
     /// Ends the subscription `old` and subscribes anew. The end of the old one does not end the consumer, whatever its
-    /// policy, nor does the consumer count as having missed something. An unknown `old` does not matter.
+    /// policy, nor does the consumer count as having missed something. If `old` is acknowledged, everything that came through
+    /// it is handled before the new one is made. An unknown `old` does not matter.
     #[expect(clippy::needless_pass_by_value, reason = "it is written in place, and rarely")]
     #[track_caller]
     pub fn resubscribe<S, I, O, D, Src>(
@@ -236,6 +238,11 @@ impl Running {
     /// Drains the graph: producers emit nothing more, and what they emitted is handled, stage after stage, before it
     /// ends. Stages that are not done after `grace` are killed.
     ///
+    /// Sources outside of the graph (on other nodes, queues, stages of other graphs) are asked for nothing more from now on.
+    /// What they have given is handled and, [where that is done](crate::Stage::subscribe_acknowledged), acknowledged; the rest
+    /// they give to others, as if it had not been on its way here. What stages of this graph make of it is delivered before they
+    /// end, and to consumers elsewhere that end is an early one.
+    ///
     /// # Errors
     ///
     /// [`GraphError`] if a stage has failed, or had to be killed: then events may be missing.
@@ -256,7 +263,7 @@ impl Running {
     }
 
     /// Ends every stage now, without waiting for what is on its way. Stages that are still in a callback after `grace`
-    /// are killed.
+    /// are killed. What a stage that acknowledges has not begun with is given to others, and was no attempt.
     ///
     /// # Errors
     ///

@@ -20,6 +20,7 @@ pub(crate) struct Upstream {
     lost: Option<Exit>,
     /// The same of subscriptions that may be made again, until they are: how the producer ended, if it has.
     awaited: BTreeMap<SubscriptionId, Option<Exit>>,
+    is_draining: bool,
 }
 
 #[derive(Debug)]
@@ -34,6 +35,9 @@ struct Subscribed {
     /// The producer has taken it.
     is_open: bool,
     renewal: Renewal,
+    /// The stage is about to end it by itself: it asks for nothing more, handles what has arrived, and is told the end behind
+    /// that.
+    is_leaving: bool,
 }
 
 /// Whether a subscription that ends early is made again.
@@ -78,6 +82,9 @@ pub(crate) enum AfterEnd {
 
 impl Subscribed {
     fn ask(&mut self, more: Demand) -> Option<Demand> {
+        if self.is_leaving {
+            return None;
+        }
         self.outstanding.add(more);
         self.asked.add(more);
         Some(self.asked)
@@ -88,8 +95,8 @@ impl Upstream {
     /// Takes in a subscription that is being made.
     pub(crate) fn subscribe(&mut self, id: SubscriptionId, window: Window, cancel: Cancel) {
         let (mode, outstanding, asked) = (Mode::Automatic, Demand::ZERO, Demand::ZERO);
-        let (is_open, renewal) = (false, Renewal::Never);
-        let subscribed = Subscribed { window, cancel, mode, outstanding, asked, is_open, renewal };
+        let (is_open, renewal, is_leaving) = (false, Renewal::Never, false);
+        let subscribed = Subscribed { window, cancel, mode, outstanding, asked, is_open, renewal, is_leaving };
         self.subscriptions.insert(id, subscribed);
     }
 
@@ -127,6 +134,24 @@ impl Upstream {
         self.subscriptions.get_mut(id).filter(|subscribed| subscribed.mode == Mode::Manual)?.ask(more)
     }
 
+    /// The stage is about to end this subscription: it asks for nothing more, and handles what has arrived.
+    pub(crate) fn leave(&mut self, id: SubscriptionId) {
+        if let Some(subscribed) = self.subscriptions.get_mut(id) {
+            subscribed.is_leaving = true;
+        }
+    }
+
+    /// Whether nothing more is to be asked through this subscription, as the stage is about to end it.
+    pub(crate) fn is_leaving(&self, id: SubscriptionId) -> bool {
+        self.subscriptions.get(id).is_some_and(|subscribed| subscribed.is_leaving)
+    }
+
+    /// The graph drains: from now on every producer that ends in good order counts as exhausted, whatever the policies say of
+    /// an early end, so that the stage handles what comes from the others.
+    pub(crate) fn drain(&mut self) {
+        self.is_draining = true;
+    }
+
     /// From now on the end of this subscription does not concern the stage: another takes its place.
     pub(crate) fn abandon(&mut self, id: SubscriptionId) {
         if let Some(subscribed) = self.subscriptions.get_mut(id) {
@@ -150,7 +175,7 @@ impl Upstream {
         }
         let whole = std::mem::take(&mut arrived.whole);
         let subscribed = self.subscriptions.get_mut(id).filter(|subscribed| subscribed.mode == Mode::Automatic);
-        let Some(Subscribed { window, outstanding, asked, .. }) = subscribed.filter(|_| !whole) else {
+        let Some(Subscribed { window, outstanding, asked, is_leaving, .. }) = subscribed.filter(|_| !whole) else {
             let events = std::mem::take(&mut arrived.rest);
             if let Some(manual) = self.subscriptions.get_mut(id) {
                 manual.outstanding = manual.outstanding.saturating_sub(Demand::from(events));
@@ -161,7 +186,7 @@ impl Upstream {
         let asked_for = events.min(arrived.rest.saturating_sub(arrived.excess));
         arrived.rest -= events;
         *outstanding = outstanding.saturating_sub(Demand::from(asked_for));
-        let then_ask = (*outstanding <= window.min()).then(|| {
+        let then_ask = (!*is_leaving && *outstanding <= window.min()).then(|| {
             asked.add(window.max().saturating_sub(*outstanding));
             *outstanding = window.max();
             *asked
@@ -173,8 +198,10 @@ impl Upstream {
     pub(crate) fn ended(&mut self, id: SubscriptionId, cause: &EndCause) -> AfterEnd {
         let Some(subscribed) = self.subscriptions.remove(id) else { return AfterEnd::Live };
         let reason = cause.reason();
+        let is_drained = self.is_draining && reason.is_graceful();
         if !cause.is_exhausted() {
             let down = if let EndCause::Down(exit) = cause { Some(exit.clone()) } else { None };
+            let down = down.filter(|_| !is_drained);
             match subscribed.renewal {
                 Renewal::Never => {
                     self.missed_something = true;
@@ -188,6 +215,7 @@ impl Upstream {
             return AfterEnd::Live;
         }
         match subscribed.cancel {
+            _ if is_drained => self.ends_when_empty = true,
             Cancel::Permanent if cause.is_exhausted() => self.ends_when_empty = true,
             Cancel::Permanent => return AfterEnd::Exit(reason.clone()),
             Cancel::Transient if !reason.is_graceful() => return AfterEnd::Exit(reason.clone()),
@@ -360,6 +388,37 @@ mod tests {
         assert_eq!(up.waits_for(name), WaitingFor::Events);
         [id, second].iter().for_each(|id| drop(up.ended(*id, &EndCause::Down(Exit::Normal))));
         assert_eq!(up.waits_for(name), WaitingFor::Producers);
+    }
+
+    #[test]
+    fn who_leaves_asks_for_nothing_more_and_handles_what_arrives() {
+        let (mut up, id) = subscribed(5, 10, Cancel::Permanent);
+        assert_eq!(receive(&mut up, id, 5).0, [(5, Some(15))]);
+        up.leave(id);
+        assert_eq!(receive(&mut up, id, 10), (vec![(5, None), (5, None)], 0));
+        assert!(matches!(up.ended(id, &EndCause::Cancelled(Exit::Normal)), AfterEnd::Exit(Exit::Normal)));
+        let (mut manual, id) = (Upstream::default(), SubscriptionId::new());
+        manual.subscribe(id, Window::NEAR, Cancel::Permanent);
+        assert_eq!(manual.opened(id, Mode::Manual), None);
+        manual.leave(id);
+        assert_eq!(manual.ask(id, Demand::new(3)), None);
+    }
+
+    #[test]
+    fn who_ends_in_good_order_while_the_stage_drains_counts_as_exhausted() {
+        for cancel in [Cancel::Permanent, Cancel::Transient, Cancel::Temporary] {
+            let (mut up, id) = subscribed(5, 10, cancel);
+            let other = add(&mut up, 5, 10, cancel);
+            up.drain();
+            let after = up.ended(id, &EndCause::Cancelled(Exit::Shutdown));
+            assert!(matches!(after, AfterEnd::Live), "{cancel:?} {after:?}: the other is still to be drained");
+            let after = up.ended(other, &EndCause::Down(Exit::Shutdown));
+            assert!(matches!(after, AfterEnd::Exhausted), "{cancel:?} {after:?}");
+            assert!(!up.saw_everything() && up.lost().is_none());
+        }
+        let (mut up, id) = subscribed(5, 10, Cancel::Permanent);
+        up.drain();
+        assert!(matches!(up.ended(id, &EndCause::Down(failed())), AfterEnd::Exit(Exit::Failed(_))));
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod infos;
 mod messages;
 #[path = "genstage/observing.rs"]
 mod observing;
+#[path = "genstage/parting.rs"]
+mod parting;
 #[path = "genstage/redelivery.rs"]
 mod redelivery;
 #[path = "genstage/subscribing.rs"]

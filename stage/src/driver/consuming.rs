@@ -44,6 +44,9 @@ impl<C: Callbacks> Driver<C> {
         producer.publisher = Some(publisher);
         tracing::debug!(name: "edge.subscribe", producer = &*producer.name, %id, "subscribed");
         let mode: Mode = callback!(self, |callbacks, cx| callbacks.handle_subscribe(&edge, &mut cx));
+        for (cancelled, _) in &self.wishes.cancels {
+            self.upstream.leave(*cancelled);
+        }
         // Before its wishes, so that a manual consumer may ask at once.
         if let Some(up_to) = self.upstream.opened(id, mode) {
             self.ask(id, up_to);
@@ -72,23 +75,37 @@ impl<C: Callbacks> Driver<C> {
     }
 
     /// A graph that drains takes nothing more from elsewhere; what was given is handled.
-    pub(super) fn leave_far_producers(&self) {
-        for (id, producer) in self.producers.iter().filter(|(_, producer)| producer.is_far) {
-            if let Some(publisher) = &producer.publisher {
-                publisher.cancel(id, Exit::Shutdown);
+    pub(super) async fn leave_outside_producers(&mut self) -> Flow {
+        let mut unopened = Vec::new();
+        self.upstream.drain();
+        for (id, producer) in self.producers.iter().filter(|(_, producer)| producer.is_outside) {
+            self.upstream.leave(id);
+            match &producer.publisher {
+                Some(publisher) => publisher.cancel(id, Exit::Shutdown),
+                None => unopened.push(id),
             }
         }
+        for id in unopened {
+            self.on_ended(id, EndCause::Cancelled(Exit::Shutdown)).await?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether a producer that the graph does not drain is to be asked for nothing more.
+    fn drains(&self, id: SubscriptionId) -> bool {
+        self.ending.mailbox.is_draining() && self.producers.get(id).is_some_and(|producer| producer.is_outside)
     }
 
     /// Ends a subscription of this stage, on whichever side it is.
     pub(super) async fn cancel(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
         match self.producers.get(id) {
             Some(Producer { publisher: Some(publisher), .. }) => {
+                self.upstream.leave(id);
                 publisher.cancel(id, reason);
                 ControlFlow::Continue(())
             }
             Some(_) => self.on_ended(id, EndCause::Cancelled(reason)).await,
-            None => self.leave(id, EndCause::Cancelled(reason), Vec::new()).await,
+            None => self.part(id, reason).await,
         }
     }
 
@@ -145,6 +162,7 @@ impl<C: Callbacks> Driver<C> {
             events = keep(events);
             self.in_hand = events.another().map(|behind| InHand { id, attempt, begun: Vec::new().into(), behind });
         }
+        let keeps = self.in_hand.is_some();
         while let Some(piece) = self.upstream.next_piece(id, &mut arrived) {
             let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new().into() };
             let batch = Batch::new(std::mem::replace(&mut events, rest), id, attempt);
@@ -166,18 +184,35 @@ impl<C: Callbacks> Driver<C> {
             self.handled(id, count);
             self.after_callback()?;
             if self.state != State::Running {
-                break;
+                return self.put_back(id, events, attempt, keeps);
             }
             if let Some(exit) = self.ending.mailbox.stopping() {
                 self.lose(events.len());
                 return ControlFlow::Break(exit);
             }
-            if let Some(up_to) = piece.then_ask {
+            if self.drains(id) {
+                self.upstream.leave(id);
+            }
+            if let Some(up_to) = piece.then_ask.filter(|_| !self.upstream.is_leaving(id)) {
                 self.ask(id, up_to);
             }
         }
         self.lose(events.len());
         self.in_hand = None;
+        ControlFlow::Continue(())
+    }
+
+    /// The stage has ended itself in the middle of a batch: the rest is handed back with what waits, or lost.
+    fn put_back(&mut self, id: SubscriptionId, rest: Events<C::In>, attempt: Attempt, keeps: bool) -> Flow {
+        self.in_hand = None;
+        match keeps {
+            false => self.lose(rest.len()),
+            // Otherwise it has been handed back.
+            true if !rest.is_empty() && self.producers.contains(id) => {
+                self.arrivals.push_front(Arrival::Events(id, rest, attempt));
+            }
+            true => {}
+        }
         ControlFlow::Continue(())
     }
 
@@ -216,6 +251,10 @@ impl<C: Callbacks> Driver<C> {
         match C::ROLE {
             Role::Consumer => ControlFlow::Break(Exit::Normal),
             _ => {
+                if self.draining && !self.upstream.saw_everything() {
+                    // Whoever takes what is delivered now must not take it for the end of the data.
+                    self.exit = Exit::Shutdown;
+                }
                 self.exhaust();
                 ControlFlow::Continue(())
             }
@@ -225,7 +264,7 @@ impl<C: Callbacks> Driver<C> {
     /// Nothing more is emitted or handled.
     pub(super) fn exhaust(&mut self) {
         self.state = State::Exhausted;
-        self.leave_producers(&EndCause::Cancelled(Exit::Normal));
+        self.part_from_producers();
         self.infos_queued = 0;
     }
 }

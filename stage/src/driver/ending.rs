@@ -17,8 +17,7 @@ impl<C: Callbacks> Driver<C> {
             subscriber.ended(id, EndCause::Down(exit.clone()));
         }
         let counters = &self.ending.counters;
-        let refused: usize = self.refused.values().flatten().map(|(events, _)| events.len()).sum();
-        counters.discarded.add((self.downstream.waiting() + refused) as u64);
+        counters.discarded.add((self.downstream.waiting() + self.downstream.not_taken()) as u64);
         counters.buffered.set(0);
         counters.demand.set(0);
         counters.outstanding.set(0);
@@ -37,15 +36,50 @@ impl<C: Callbacks> Driver<C> {
         }
     }
 
-    /// Cancels every subscription to a producer, and hands back what was not finished where that was asked for.
+    /// Ends every subscription to a producer, and hands back what was not finished where that was asked for.
     pub(super) fn leave_producers(&mut self, cause: &EndCause) {
-        for (id, producer) in std::mem::take(&mut self.producers) {
-            let Some(publisher) = producer.publisher else { continue };
-            if producer.keep.is_none() {
-                publisher.leave(id, cause.clone(), Vec::new());
-                continue;
+        let ids: Vec<_> = self.producers.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            self.leave_producer(id, cause);
+        }
+        for arrival in std::mem::take(&mut self.arrivals) {
+            if let Arrival::Events(_, events, _) = arrival {
+                self.lose(events.len());
             }
-            let mut unfinished = Vec::new();
+        }
+    }
+
+    /// Nothing more is handled. Whoever takes events back gets what is here, and what is on its way when that has come.
+    pub(super) fn part_from_producers(&mut self) {
+        let reason = Exit::Normal;
+        let takes_back = |producer: &Producer<C::In>| producer.keep.is_some();
+        let (back, not_back): (Vec<_>, Vec<_>) =
+            self.producers.iter().partition(|(_, producer)| takes_back(producer) && producer.publisher.is_some());
+        let not_back: Vec<_> = not_back.into_iter().map(|(id, _)| id).collect();
+        for (id, producer) in back {
+            if let Some(publisher) = &producer.publisher {
+                publisher.cancel(id, reason.clone());
+            }
+        }
+        not_back.into_iter().for_each(|id| self.leave_producer(id, &EndCause::Cancelled(reason.clone())));
+        let arrivals = std::mem::take(&mut self.arrivals);
+        for arrival in arrivals {
+            match arrival {
+                Arrival::Events(id, ..) if self.producers.contains(id) => self.arrivals.push_back(arrival),
+                Arrival::Events(_, events, _) => self.lose(events.len()),
+                // Everything that came before it is here.
+                Arrival::Ended(id, cause) => self.leave_producer(id, &EndCause::Cancelled(cause.reason().clone())),
+                Arrival::Info(_) => {}
+            }
+        }
+    }
+
+    /// Ends a subscription to a producer, and hands back what was not finished if that was asked for.
+    pub(super) fn leave_producer(&mut self, id: SubscriptionId, cause: &EndCause) {
+        let Some(producer) = self.producers.remove(id) else { return };
+        let Some(publisher) = producer.publisher else { return };
+        let mut unfinished = Vec::new();
+        if producer.keep.is_some() {
             if let Some(in_hand) = self.in_hand.take_if(|in_hand| in_hand.id == id) {
                 unfinished.extend(in_hand.unfinished());
             }
@@ -58,13 +92,8 @@ impl<C: Callbacks> Driver<C> {
                 }
             }
             unfinished.retain(|(events, _)| !events.is_empty());
-            publisher.leave(id, cause.clone(), unfinished);
         }
-        for arrival in std::mem::take(&mut self.arrivals) {
-            if let Arrival::Events(_, events, _) = arrival {
-                self.lose(events.len());
-            }
-        }
+        publisher.leave(id, cause.clone(), unfinished);
     }
 
     /// Counts events that were delivered here and that nobody will handle.

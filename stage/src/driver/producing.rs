@@ -9,10 +9,8 @@ impl<C: Callbacks> Driver<C> {
         match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
             Ok(()) if self.state != State::Over => {
                 tracing::debug!(name: "edge.subscribe", %id, "subscribed to");
-                self.subscribers.insert(
-                    id,
-                    Consumer { subscriber, counters: self.ending.counters.edges.to_consumer(id), handled: None },
-                );
+                self.subscribers
+                    .insert(id, Consumer { subscriber, counters: self.ending.counters.edges.to_consumer(id) });
                 if self.state == State::Running {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
                     let answered = callback!(self, |callbacks, cx| async {
@@ -57,16 +55,26 @@ impl<C: Callbacks> Driver<C> {
         }
     }
 
-    pub(super) async fn leave(
-        &mut self,
-        id: SubscriptionId,
-        cause: EndCause,
-        mut unfinished: Unfinished<C::Out>,
-    ) -> Flow {
-        unfinished.extend(self.refused.remove(&id).unwrap_or_default());
+    pub(super) async fn leave(&mut self, id: SubscriptionId, cause: EndCause, unfinished: Unfinished<C::Out>) -> Flow {
+        if let Exit::Failed(failure) = cause.reason()
+            && self.downstream.may_hand_back(id)
+        {
+            self.lost_subscriber = Some(failure.clone());
+        }
         let left = self.downstream.leave(id, unfinished);
-        // An unknown cancel needs no answer: whoever knew of the edge has been told of its end.
-        let Some(edge) = left else { return ControlFlow::Continue(()) };
+        self.has_left(left, cause).await
+    }
+
+    /// A subscriber wants no more. What it has in hand it still handles.
+    pub(super) async fn part(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
+        let left = self.downstream.cancel(id);
+        self.has_left(left, EndCause::Cancelled(reason)).await
+    }
+
+    async fn has_left(&mut self, left: Option<Edge>, cause: EndCause) -> Flow {
+        // An unknown cancel needs no answer: whoever knew of the edge has been told of its end. What it handed back is given
+        // again.
+        let Some(edge) = left else { return self.on_demand().await };
         tracing::debug!(name: "edge.cancel", id = %edge.id, %cause, "subscription ended");
         if let Exit::Failed(failure) = cause.reason() {
             self.lost_subscriber = Some(failure.clone());
@@ -120,8 +128,9 @@ impl<C: Callbacks> Driver<C> {
             }
         }
         for (id, reason) in std::mem::take(&mut self.wishes.cancels) {
-            // Nothing more goes out to it. The rest is done when its turn comes, like any cancel: a callback is not called
-            // within another.
+            // Nothing more is asked for, and nothing more goes out. The rest is done when its turn comes, like any cancel: a
+            // callback is not called within another.
+            self.upstream.leave(id);
             self.downstream.begin_to_leave(id);
             let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, None));
         }
@@ -162,7 +171,7 @@ impl<C: Callbacks> Driver<C> {
                             consumer.counters.passed.add(count as u64);
                             self.ending.counters.events_out.add(count as u64);
                         }
-                        Err(events) => self.refused.entry(delivery.to).or_default().push((events, delivery.attempt)),
+                        Err(events) => self.downstream.refused(delivery.to, events, delivery.attempt),
                     }
                 }
                 Decision::Fail(id, why) => {

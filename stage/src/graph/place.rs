@@ -23,6 +23,8 @@ use crate::{BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publish
 /// A place in a graph, and how what runs there is to be made.
 pub(crate) struct Place<I, O> {
     pub(crate) name: Arc<str>,
+    /// Names its graph among those of this process.
+    pub(super) graph: usize,
     pub(super) spec: Mutex<Spec<I, O>>,
     /// Held by whoever may have somebody subscribe who is no part of the graph.
     pub(crate) expected: Expected,
@@ -141,6 +143,10 @@ impl<I: Send + 'static, O: Send + 'static> Local<O> for Place<I, O> {
         std::ptr::from_ref(self).addr()
     }
 
+    fn graph(&self) -> usize {
+        self.graph
+    }
+
     fn remainder(
         &self,
         instance: usize,
@@ -170,7 +176,7 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
     }
 
     fn drain(&self) {
-        let _ = self.seat.mailbox().push(Message::Drain);
+        self.seat.mailbox().drain();
     }
 
     fn stop(&self) {

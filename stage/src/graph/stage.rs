@@ -69,9 +69,10 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         self.subscribe_keeping(source, options.into(), None)
     }
 
-    /// As [`subscribe`](Self::subscribe), and hands back what it was given and did not finish when it fails: the batch
-    /// that it was handling, with the next attempt's number, and what was waiting behind it. The producer gives these
-    /// events to its other consumers, or to the next one, before anything newer.
+    /// As [`subscribe`](Self::subscribe), and hands back what it was given and did not finish when it ends: the batch
+    /// that it was handling when it failed, with the next attempt's number, and what was waiting behind it, which was no
+    /// attempt. The producer gives these events to its other consumers, or to the next one, before anything newer. What was
+    /// handled is given to nobody again, however the subscription or either end of it comes to an end in good order.
     ///
     /// Without it, what a failing consumer had in hand is lost with it. It costs a clone of each event that is taken by
     /// value.
@@ -183,8 +184,9 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
             How::Remainder(former) => Some(Renews { former: former.last().copied() }),
         };
         // A stage that has ended is not subscribed; what is opened then is cancelled below.
-        let (to, is_far) = (source.name().into(), source.local().is_none());
-        let opening = Opening { id, to, is_far, window, cancel, keep, renews };
+        let (to, place) = (source.name().into(), source.local());
+        let (is_far, is_outside) = (place.is_none(), place.is_none_or(|place| place.graph() != self.place.graph));
+        let opening = Opening { id, to, is_far, is_outside, window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
         let sibling = siblings.map(|siblings| siblings.begin(theirs));
         let (consumer, source, subscribing) = (self.clone(), source.clone(), subscribing.clone());

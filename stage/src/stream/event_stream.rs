@@ -247,7 +247,8 @@ impl<T> EventStream<T> {
         let arrived = self.inbox.close();
         self.openings.clear();
         for (id, publisher) in std::mem::take(&mut self.publishers) {
-            publisher.cancel(id, Exit::Normal);
+            // What was not read is handled by nobody here.
+            publisher.leave(id, EndCause::Cancelled(Exit::Normal), Vec::new());
         }
         (self.from, self.piece) = (None, None);
         self.reading = Vec::new().into_iter();

@@ -352,7 +352,8 @@ impl<T: Send> Subscriber<T> for Heard<State<T>> {
 
 impl<T: Send + 'static> Drop for ProbeSink<T> {
     fn drop(&mut self) {
-        self.cancel();
+        // What it has not looked at is handled by nobody.
+        self.publisher.leave(self.id, EndCause::Cancelled(Exit::Normal), Vec::new());
     }
 }
 

@@ -395,9 +395,10 @@ impl<T: Send> Publisher<T> for Heard<State<T>> {
         let reason = cause.reason().clone();
         let subscriber = self.update(|state| {
             let played = state.edge(id)?;
+            let unfinished = unfinished.into_iter().map(|(events, attempt)| (events.into_vec(), attempt));
+            played.handed_back.extend(unfinished);
             let subscriber = played.subscriber.take()?;
             played.cancelled = Some(reason.clone());
-            played.handed_back = unfinished.into_iter().map(|(events, attempt)| (events.into_vec(), attempt)).collect();
             Some(subscriber)
         });
         if let Some(subscriber) = subscriber {

@@ -143,6 +143,8 @@ struct Serving<T: Wire> {
     peer: String,
     /// What was asked of the source, in all.
     asked: Demand,
+    /// The source has ended the edge, and hears of what it has given.
+    is_let_go: bool,
     /// The source knows that the edge has ended.
     ended: bool,
     /// Who subscribes, for as long as this lives.
@@ -236,6 +238,7 @@ impl<T: Wire> Serving<T> {
             counters,
             asked: Demand::ZERO,
             peer,
+            is_let_go: false,
             ended: false,
             _consumer: consumer,
             events: PhantomData,
@@ -325,27 +328,7 @@ impl<T: Wire> Serving<T> {
             if self.stream.is_read_to_end() {
                 self.outbound.end_of_stream();
             }
-            while let Some(event) = self.outbound.poll_event() {
-                match event {
-                    OutboundEvent::Handled { up_to } => self.publisher.handled(self.id, up_to),
-                    OutboundEvent::Answered { first, last, answer } if first == last => {
-                        self.publisher.answer(self.id, first, answer);
-                    }
-                    OutboundEvent::Answered { first, last, answer } => {
-                        for number in first..=last {
-                            self.publisher.answer(self.id, number, answer.clone());
-                        }
-                    }
-                    // How far it goes is asked for below.
-                    OutboundEvent::Demand { .. } => {}
-                    OutboundEvent::Cancelled { reason, is_down: true } => {
-                        self.leave(EndCause::Down(exit(reason, &self.peer)));
-                    }
-                    OutboundEvent::Cancelled { reason, .. } => {
-                        self.leave(EndCause::Cancelled(exit(reason, &self.peer)));
-                    }
-                }
-            }
+            self.pass_on();
             self.ask();
             while self.stream.queued_bytes() < HIGH_WATER_BYTES {
                 if let Some(bytes) = self.outbound.poll_transmit() {
@@ -361,6 +344,8 @@ impl<T: Wire> Serving<T> {
             if self.outbound.is_finished() && self.stream.is_flushed() {
                 self.stream.finish();
                 if self.outbound.is_over() {
+                    // Whom the source has let go is done with what it was given.
+                    self.leave(EndCause::Cancelled(Exit::Normal));
                     return self.stream.delivered().await;
                 }
             }
@@ -372,7 +357,7 @@ impl<T: Wire> Serving<T> {
     /// decide how much is held here.
     fn ask(&mut self) {
         let up_to = self.outbound.allows_up_to(MAX_OPEN_DEMAND);
-        if up_to > self.asked && !self.ended {
+        if up_to > self.asked && !self.ended && !self.is_let_go {
             self.asked = up_to;
             self.publisher.ask(self.id, up_to);
         }
@@ -389,7 +374,9 @@ impl<T: Wire> Serving<T> {
                 Err(error) => self.give_up(&events[..error.index], attempt, &error),
             },
             Parcel::Ended(cause) => {
-                self.ended = true;
+                // A source that lives on is told what becomes of the events that it has given.
+                self.is_let_go = matches!(cause, EndCause::Cancelled(_)) && self.outbound.is_acknowledged();
+                self.ended = !self.is_let_go;
                 let (reason, origin, message) = match cause.reason() {
                     Exit::Normal => (Reason::Normal, &*self.stage, ""),
                     Exit::Shutdown => (Reason::Shutdown, &*self.stage, ""),
@@ -437,11 +424,38 @@ impl<T: Wire> Serving<T> {
 }
 
 impl<T: Wire> Serving<T> {
+    /// Tells the source what the subscriber has said.
+    fn pass_on(&mut self) {
+        while let Some(event) = self.outbound.poll_event() {
+            match event {
+                OutboundEvent::Handled { up_to } => self.publisher.handled(self.id, up_to),
+                OutboundEvent::Answered { first, last, answer } if first == last => {
+                    self.publisher.answer(self.id, first, answer);
+                }
+                OutboundEvent::Answered { first, last, answer } => {
+                    for number in first..=last {
+                        self.publisher.answer(self.id, number, answer.clone());
+                    }
+                }
+                // How far it goes is asked for by whoever calls this.
+                OutboundEvent::Demand { .. } => {}
+                OutboundEvent::Cancelled { reason, is_down: true } => {
+                    self.leave(EndCause::Down(exit(reason, &self.peer)));
+                }
+                OutboundEvent::Cancelled { reason, .. } => {
+                    self.leave(EndCause::Cancelled(exit(reason, &self.peer)));
+                }
+            }
+        }
+    }
+
     /// Tells the source that the subscriber is gone, and hands back what that has not handled, if it would have said so.
     fn leave(&mut self, cause: EndCause) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        // What it has said with its last words comes first.
+        self.pass_on();
         let mut unfinished = Vec::new();
         while let Some(run) = self.outbound.poll_unfinished() {
             match decode::<T>(&run.payload, run.count, &self.limits) {

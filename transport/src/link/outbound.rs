@@ -36,7 +36,8 @@ use crate::link::log::{Log, Run};
 /// * getters: [`allows_up_to`](Self::allows_up_to), [`unacknowledged_bytes`](Self::unacknowledged_bytes),
 ///   [`lost`](Self::lost), [`is_finished`](Self::is_finished), [`is_over`](Self::is_over)
 ///
-/// Once it has been refused, finished, failed or cancelled, mutators do nothing.
+/// Once it has been refused, finished, failed or cancelled, mutators do nothing. What the subscriber said of its events before
+/// that, or says of them after the producer has ended the edge, is told all the same.
 #[derive(Debug)]
 pub(crate) struct Outbound {
     limits: Limits,
@@ -317,25 +318,31 @@ impl Outbound {
 
     /// Returns what the producer must be told.
     pub(crate) fn poll_event(&mut self) -> Option<OutboundEvent> {
+        if self.state == State::Cancelled(None) {
+            return None;
+        }
+        let is_live = matches!(self.state, State::Asked | State::Accepted);
+        // What was handled or answered before an end came before it, also if it came with it.
+        if std::mem::take(&mut self.is_handled_new) {
+            return Some(OutboundEvent::Handled { up_to: Demand::new(self.log.acknowledged()) });
+        }
+        if std::mem::take(&mut self.is_demand_new) && is_live {
+            return Some(OutboundEvent::Demand { up_to: self.allowed });
+        }
+        if let Some(answered) = self.answers.pop_front() {
+            return Some(answered);
+        }
         match &mut self.state {
-            // What was answered before the cancel came before it.
-            State::Cancelled(Some(_)) if !self.answers.is_empty() => self.answers.pop_front(),
             State::Cancelled(why) => why.take().map(|(reason, is_down)| OutboundEvent::Cancelled { reason, is_down }),
-            State::Asked | State::Accepted if std::mem::take(&mut self.is_handled_new) => {
-                Some(OutboundEvent::Handled { up_to: Demand::new(self.log.acknowledged()) })
-            }
-            State::Asked | State::Accepted if std::mem::take(&mut self.is_demand_new) => {
-                Some(OutboundEvent::Demand { up_to: self.allowed })
-            }
-            State::Accepted => self.answers.pop_front(),
             _ => None,
         }
     }
 
-    /// Returns the next events that are to be given to somebody else, after a cancel: oldest first, with the number of the
-    /// attempt that is to follow. There are none if the subscriber does not acknowledge what it has handled.
+    /// Returns the next events that are to be given to somebody else, once the link [is over](Self::is_over): oldest first,
+    /// with the number of the attempt that is to follow. There are none if the subscriber does not acknowledge what it has
+    /// handled. It is to be called after [`poll_event`](Self::poll_event) has told everything.
     pub(crate) fn poll_unfinished(&mut self) -> Option<Run> {
-        if !self.is_acknowledged || !matches!(self.state, State::Cancelled(_)) {
+        if !self.is_acknowledged || !self.is_over() {
             return None;
         }
         let first = self.log.acknowledged() + 1;
@@ -564,12 +571,12 @@ impl Outbound {
     }
 
     fn cancel(&mut self, reason: Reason, is_down: bool, attempted: u64) {
-        if matches!(self.state, State::Asked | State::Accepted) {
-            self.state = State::Cancelled(Some((reason, is_down)));
-            self.attempted = attempted.min(self.sent);
-        } else if self.state == State::Ended {
-            self.state = State::Confirmed;
-        }
+        self.state = match self.state {
+            State::Asked | State::Accepted => State::Cancelled(Some((reason, is_down))),
+            State::Ended => State::Confirmed,
+            _ => return,
+        };
+        self.attempted = attempted.min(self.sent);
     }
 
     /// The part of a text that fits into a frame with others.

@@ -496,3 +496,43 @@ fn what_was_answered_has_arrived() {
     assert_eq!(outbound.resume(1, 3), Err(Reason::Protocol));
     outbound.resume(1, 4).unwrap();
 }
+
+#[test]
+fn what_was_handled_is_told_before_the_cancel_that_came_with_it() {
+    let mut outbound = outbound(10);
+    ack(&mut outbound, 0, true).unwrap();
+    send(&mut outbound, &[10, 10, 10]);
+    sent(&mut outbound);
+    while outbound.poll_event().is_some() {}
+    credit(&mut outbound, 20);
+    ack(&mut outbound, 2, true).unwrap();
+    cancel(&mut outbound);
+    assert_eq!(outbound.poll_event(), Some(OutboundEvent::Handled { up_to: Demand::new(2) }));
+    assert_eq!(outbound.poll_event(), Some(OutboundEvent::Cancelled { reason: Reason::Normal, is_down: false }));
+    assert_eq!((outbound.poll_event(), unfinished(&mut outbound)), (None, vec![(3, 1, 1)]));
+}
+
+#[test]
+fn who_lets_go_hears_what_becomes_of_its_events() {
+    for is_lost in [false, true] {
+        let mut outbound = outbound(10);
+        ack(&mut outbound, 0, true).unwrap();
+        send(&mut outbound, &[10, 10, 10]);
+        outbound.let_go(Reason::Normal, "numbers", "enough");
+        sent(&mut outbound);
+        while outbound.poll_event().is_some() {}
+        ack(&mut outbound, 1, true).unwrap();
+        assert_eq!(outbound.poll_event(), Some(OutboundEvent::Handled { up_to: Demand::new(1) }));
+        assert_eq!((unfinished(&mut outbound), outbound.is_over()), (vec![], false));
+        if is_lost {
+            outbound.give_up();
+        } else {
+            outbound
+                .handle_frame(0, &Frame::Cancel(Cancel { reason: Reason::Error, begun: 1, is_down: true }))
+                .unwrap();
+        }
+        assert_eq!((outbound.poll_event(), outbound.is_over()), (None, true));
+        let expected = if is_lost { vec![(2, 2, 2)] } else { vec![(2, 1, 2), (3, 1, 1)] };
+        assert_eq!(unfinished(&mut outbound), expected);
+    }
+}

@@ -469,7 +469,8 @@ impl<T: Wire> Link<T> {
             tokio::pin!(opening);
             let opened = loop {
                 self.obey();
-                if self.told {
+                // What was handled is still to be said.
+                if self.told && !self.inbound.is_retiring() {
                     self.node = None;
                 }
                 tokio::select! {
@@ -505,6 +506,10 @@ impl<T: Wire> Link<T> {
         self.inbound.ask(wishes.up_to);
         for (number, answer) in wishes.answers {
             self.inbound.answer(number, answer);
+        }
+        if let Some(reason) = wishes.parts {
+            self.inbound.retire(cancel_reason(&reason));
+            self.tell(EndCause::Cancelled(reason));
         }
         if let Some((cause, unfinished)) = wishes.cancel {
             let reason = cancel_reason(cause.reason());
@@ -627,6 +632,8 @@ struct Wishes {
     handled: Option<Demand>,
     /// What became of single events, by their numbers, since it was last taken.
     answers: Vec<(u64, Answer)>,
+    /// Why the consumer wants no more events, since it was last taken.
+    parts: Option<Exit>,
     /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
     cancel: Option<(EndCause, Vec<(u64, Attempt)>)>,
     /// The consumer's name at the publisher, held until it wants no more or knows that there is no more.
@@ -650,8 +657,8 @@ impl Controls {
     fn take(&self) -> Wishes {
         let mut wishes = self.lock();
         let Wishes { up_to, taken, taken_matters_from, handled, .. } = *wishes;
-        let (answers, cancel) = (std::mem::take(&mut wishes.answers), wishes.cancel.take());
-        Wishes { up_to, taken, taken_matters_from, handled, answers, cancel, consumer: None }
+        let (answers, parts, cancel) = (std::mem::take(&mut wishes.answers), wishes.parts.take(), wishes.cancel.take());
+        Wishes { up_to, taken, taken_matters_from, handled, answers, parts, cancel, consumer: None }
     }
 
     /// Wakes the link when so many events are taken: to be woken for each batch would cost more than the batch.
@@ -706,7 +713,10 @@ impl<T: Send + 'static> Publisher<T> for Controls {
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
-        Publisher::<T>::leave(self, id, EndCause::Cancelled(reason), Vec::new());
+        self.wish(id, |wishes| {
+            wishes.parts.get_or_insert(reason);
+            wishes.consumer = None;
+        });
     }
 
     /// The events themselves are kept by the publisher's node, and need not go back.
@@ -778,8 +788,10 @@ mod tests {
         publisher.ask(id, Demand::new(3));
         let wishes = controls.take();
         assert_eq!((wishes.up_to, wishes.handled), (Demand::new(3), None));
-        assert!(wishes.cancel.is_none());
+        assert!(wishes.cancel.is_none() && wishes.parts.is_none());
         publisher.cancel(id, Exit::Shutdown);
-        assert!(matches!(controls.take().cancel, Some((EndCause::Cancelled(Exit::Shutdown), _))));
+        assert!(matches!(controls.take().parts, Some(Exit::Shutdown)));
+        publisher.leave(id, EndCause::Down(Exit::Normal), Vec::new());
+        assert!(matches!(controls.take().cancel, Some((EndCause::Down(Exit::Normal), _))));
     }
 }

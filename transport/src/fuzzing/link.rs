@@ -34,6 +34,7 @@ struct Subscriber {
     window: Option<u64>,
     /// Nothing follows what was told last.
     is_over: bool,
+    is_let_go: bool,
     is_cancelled: bool,
     is_acknowledged: bool,
     /// What the publisher was told last.
@@ -64,6 +65,7 @@ impl Subscriber {
             waiting: Vec::new(),
             window,
             is_over: false,
+            is_let_go: false,
             is_cancelled: false,
             is_acknowledged,
             credit: (0, None),
@@ -148,7 +150,11 @@ impl Subscriber {
 
     fn settle(&mut self) {
         while let Some(event) = self.inbound.poll_event() {
-            assert!(!self.is_over && !self.is_cancelled, "nothing follows the end: {event:?}");
+            // Whoever was let go says what it has handled, on other streams as well.
+            let is_about_stream = matches!(event, InboundEvent::Resumed | InboundEvent::Lost { .. });
+            let may_come = !self.is_over || (self.is_let_go && is_about_stream);
+            assert!(may_come && !self.is_cancelled, "nothing follows the end: {event:?}");
+            self.is_let_go |= matches!(event, InboundEvent::Failed { is_cancel: true, .. });
             match event {
                 InboundEvent::Events { count, payload, .. } => {
                     assert!(count > 0 && count <= payload.len() as u64, "an event has a byte at least");

@@ -19,8 +19,8 @@ use crate::{FrameError, Limits};
 /// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
 ///
 /// * mutators: [`bound_bytes`](Self::bound_bytes), [`share_reassembly`](Self::share_reassembly), [`ask`](Self::ask),
-///   [`taken`](Self::taken), [`handled`](Self::handled), [`answer`](Self::answer), [`cancel`](Self::cancel),
-///   [`down`](Self::down),
+///   [`taken`](Self::taken), [`handled`](Self::handled), [`answer`](Self::answer), [`retire`](Self::retire),
+///   [`cancel`](Self::cancel), [`down`](Self::down),
 ///   [`resume`](Self::resume), [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
@@ -65,7 +65,19 @@ pub(crate) struct Inbound {
     partial: Option<Partial>,
     /// What events of which pieces have arrived may hold, with the other links of the connection.
     reassembly: Reassembly,
+    /// Nothing more is delivered, and the link is cancelled once everything that was is handled.
+    closing: Option<Closing>,
     events: VecDeque<InboundEvent>,
+}
+
+/// How a link is about to end, in state [`Accepted`](State::Accepted).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Closing {
+    reason: Reason,
+    /// The number of the last event that was delivered.
+    last: u64,
+    /// The publisher has ended the edge, and sends no more.
+    by_publisher: bool,
 }
 
 /// What the consumer's driver is told.
@@ -155,6 +167,7 @@ impl Inbound {
             answers,
             partial: None,
             reassembly: Reassembly::new(usize::MAX),
+            closing: None,
             events: VecDeque::new(),
         })
     }
@@ -162,7 +175,9 @@ impl Inbound {
     /// Wants `up_to` events in all, counted from the start. A value that is no larger than an earlier one changes
     /// nothing, and so does any after the end. It need not wait for the publisher's answer.
     pub(crate) fn ask(&mut self, up_to: Demand) {
-        self.asked = self.asked.max(up_to);
+        if self.closing.is_none() {
+            self.asked = self.asked.max(up_to);
+        }
     }
 
     /// Lets less than `window` bytes of events wait for the consumer, and one event more, if the consumer says what it
@@ -196,6 +211,7 @@ impl Inbound {
         self.handled = Some(handled);
         while self.attempts.pop_front_if(|(last, _)| *last <= handled).is_some() {}
         self.taken(Demand::new(handled));
+        self.close();
     }
 
     /// Says what became of event `number`, if it has arrived and has no final answer yet. The publisher must
@@ -209,6 +225,20 @@ impl Inbound {
             if let Some(bytes) = &mut self.bytes {
                 bytes.settle(self.answers.settled());
             }
+            self.close();
+        }
+    }
+
+    /// Wants no more events. If the consumer says what it has handled, or answers, the link is [cancelled](Self::cancel) only
+    /// once that is so of all that was delivered: what arrives from now on is dropped, and given to somebody else by the
+    /// publisher. Otherwise it is cancelled at once.
+    pub(crate) fn retire(&mut self, reason: Reason) {
+        if self.state == State::Accepted && self.handled.is_some() {
+            let last = self.arrived;
+            self.closing.get_or_insert(Closing { reason, last, by_publisher: false });
+            self.close();
+        } else {
+            self.cancel(reason, &[]);
         }
     }
 
@@ -292,6 +322,7 @@ impl Inbound {
     /// [`LinkError::CutOff`], unless the link had ended, was cancelled or is broken.
     pub(crate) fn end_of_stream(&mut self) -> Result<(), LinkError> {
         match self.state {
+            State::Accepted if self.closing.is_some_and(|closing| closing.by_publisher) => Ok(()),
             State::Subscribing | State::Accepted => {
                 self.state = State::Broken;
                 self.partial = None;
@@ -308,7 +339,8 @@ impl Inbound {
         }
         let frame = self.next_ack().or_else(|| self.next_answer()).or_else(|| match &mut self.state {
             State::Subscribing | State::Accepted => {
-                let more_bytes = !self.told.is_zero() && self.bytes.as_ref().is_some_and(ByteCredit::is_due);
+                let is_due = || self.bytes.as_ref().is_some_and(ByteCredit::is_due);
+                let more_bytes = !self.told.is_zero() && self.closing.is_none() && is_due();
                 let is_due = std::mem::take(&mut self.is_restating) || self.asked > self.told || more_bytes;
                 self.told = self.asked;
                 is_due.then(|| {
@@ -345,9 +377,23 @@ impl Inbound {
         self.takes_answers
     }
 
+    /// Whether the link is to be [cancelled](Self::retire) once everything that was delivered is handled.
+    pub(crate) fn is_retiring(&self) -> bool {
+        self.state == State::Accepted && self.closing.is_some()
+    }
+
     /// Whether nothing more is to be sent: the stream may be finished.
     pub(crate) fn is_finished(&self) -> bool {
         self.first.is_none() && matches!(self.state, State::Ended | State::Cancelled(_, true) | State::Broken)
+    }
+
+    /// Cancels a link that is about to end, if everything that was delivered is handled.
+    fn close(&mut self) {
+        if let Some(Closing { reason, last, .. }) = self.closing
+            && self.handled.unwrap_or(0).max(self.answers.settled_up_to()) >= last
+        {
+            self.leave(reason, &[], false);
+        }
     }
 
     fn leave(&mut self, reason: Reason, unfinished: &[(u64, Attempt)], is_down: bool) {
@@ -441,6 +487,14 @@ impl Inbound {
         if self.partial.is_some() && !matches!(frame, Frame::Chunk(_)) {
             return Err(LinkError::Incomplete { seq: self.arrived + 1, frame: frame.name() });
         }
+        let is_ended = self.closing.is_some_and(|closing| closing.by_publisher);
+        match frame {
+            Frame::Answered(_) => {}
+            // After a cut it says its end again.
+            Frame::Failed(ref failed) if failed.is_cancel => {}
+            _ if is_ended => return Err(LinkError::Unexpected { frame: frame.name(), place: "after the end" }),
+            _ => {}
+        }
         match frame {
             Frame::Events(events) => self.handle_events(events),
             Frame::Chunk(chunk) => self.handle_chunk(&chunk),
@@ -507,6 +561,20 @@ impl Inbound {
         if last_seq != self.arrived {
             return Err(LinkError::Missing { got: last_seq, arrived: self.arrived });
         }
+        let is_cancel = matches!(event, InboundEvent::Failed { is_cancel: true, .. });
+        if is_cancel && self.handled.is_some() {
+            // The producer lives on, and is to hear what becomes of its events. After a cut it says so again.
+            let closing = Closing { reason: Reason::Normal, last: self.arrived, by_publisher: true };
+            match &mut self.closing {
+                Some(closing) => closing.by_publisher = true,
+                None => {
+                    self.closing = Some(closing);
+                    self.events.push_back(event);
+                }
+            }
+            self.close();
+            return Ok(());
+        }
         self.state = State::Ended;
         self.events.push_back(event);
         Ok(())
@@ -545,6 +613,9 @@ impl Inbound {
             }
         }
         debug_assert!(Demand::new(self.arrived) <= self.told && self.told <= self.asked);
+        if self.closing.is_some() {
+            return;
+        }
         self.events.push_back(InboundEvent::Events { count, attempt, payload });
     }
 }

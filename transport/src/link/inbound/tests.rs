@@ -486,3 +486,91 @@ fn nobody_answers_whom_the_publisher_does_not_hear() {
     inbound.answer(1, Answer::Done);
     assert_eq!(sent(&mut inbound), []);
 }
+
+/// A link that says what it has handled, with three events of nine.
+fn acknowledging() -> Inbound {
+    let session = Some(Session { incarnation: 1, number: 1 });
+    let mut inbound = Inbound::new(Limits::default(), Subscribe { session, ..subscribe() }).unwrap();
+    inbound.handled(Demand::ZERO);
+    inbound.ask(Demand::new(9));
+    sent(&mut inbound);
+    inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
+    inbound.handle_frame(0, events(1, 3)).unwrap();
+    while inbound.poll_event().is_some() {}
+    inbound
+}
+
+fn normal_cancel(begun: u64) -> Frame {
+    Frame::Cancel(Cancel { reason: Reason::Normal, begun, is_down: false })
+}
+
+#[test]
+fn who_retires_is_cancelled_behind_the_last_that_it_handles() {
+    let mut inbound = acknowledging();
+    inbound.retire(Reason::Normal);
+    inbound.ask(Demand::new(20));
+    inbound.handle_frame(0, events(4, 2)).unwrap();
+    assert_eq!((inbound.poll_event(), sent(&mut inbound)), (None, vec![]), "what comes now is for somebody else");
+    inbound.handled(Demand::new(2));
+    assert_eq!((sent(&mut inbound), inbound.is_retiring()), (vec![ack(2, true)], true));
+    inbound.handled(Demand::new(3));
+    assert_eq!(sent(&mut inbound), [ack(3, true), normal_cancel(0)]);
+    assert!(inbound.is_finished() && !inbound.is_retiring());
+}
+
+#[test]
+fn who_retires_and_fails_then_says_what_was_begun() {
+    let mut inbound = acknowledging();
+    inbound.retire(Reason::Normal);
+    inbound.handled(Demand::new(1));
+    inbound.down(Reason::Error, &[(1, Attempt::FIRST.next()), (1, Attempt::FIRST)]);
+    let down = Frame::Cancel(Cancel { reason: Reason::Error, begun: 1, is_down: true });
+    assert_eq!(sent(&mut inbound), [ack(1, true), down]);
+}
+
+#[test]
+fn who_retires_with_nothing_in_hand_is_cancelled_at_once() {
+    let mut inbound = acknowledging();
+    inbound.handled(Demand::new(3));
+    inbound.retire(Reason::Normal);
+    assert_eq!(sent(&mut inbound), [ack(3, true), normal_cancel(0)]);
+    let mut inbound = accepted(3);
+    inbound.handle_frame(0, events(1, 3)).unwrap();
+    inbound.retire(Reason::Normal);
+    assert_eq!(sent(&mut inbound), [normal_cancel(0)], "it does not say what it handles");
+}
+
+#[test]
+fn who_retires_answers_everything_first() {
+    let mut inbound = answering(3);
+    inbound.retire(Reason::Normal);
+    [1, 3].iter().for_each(|number| inbound.answer(*number, Answer::Done));
+    assert_eq!(sent(&mut inbound), [done(1, &[(1, 1), (3, 3)])]);
+    inbound.answer(2, Answer::Done);
+    assert_eq!(sent(&mut inbound), [done(2, &[(2, 2)]), normal_cancel(0)]);
+}
+
+#[test]
+fn a_publisher_that_lets_go_is_told_what_was_handled_also_after_a_cut() {
+    let failed = || {
+        let (origin, message) = ("numbers".to_owned(), "enough".to_owned());
+        Frame::Failed(Failed { last_seq: 3, reason: Reason::Normal, origin, message, is_cancel: true })
+    };
+    let mut inbound = acknowledging();
+    inbound.handle_frame(0, failed()).unwrap();
+    assert!(matches!(inbound.poll_event(), Some(InboundEvent::Failed { is_cancel: true, .. })));
+    assert_eq!((inbound.end_of_stream(), inbound.is_finished()), (Ok(()), false));
+    inbound.handled(Demand::new(1));
+    assert_eq!(sent(&mut inbound), [ack(1, true)]);
+    inbound.resume().unwrap();
+    assert_eq!(sent(&mut inbound)[1], ack(1, true));
+    let [(), ()] = [Frame::Resumed(Resumed {}), failed()].map(|frame| inbound.handle_frame(1, frame).unwrap());
+    assert_eq!((inbound.poll_event(), inbound.poll_event()), (Some(InboundEvent::Resumed), None));
+    inbound.handled(Demand::new(3));
+    assert_eq!(sent(&mut inbound), [ack(3, true), normal_cancel(0)]);
+    assert!(inbound.is_finished());
+    let mut inbound = acknowledging();
+    inbound.handle_frame(0, failed()).unwrap();
+    let error = inbound.handle_frame(0, events(4, 1)).unwrap_err();
+    assert_eq!(error.to_string(), "unexpected events frame after the end");
+}

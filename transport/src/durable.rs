@@ -115,6 +115,16 @@ pub trait Queue: Send + Sync + 'static {
     /// [`StoreError`].
     fn requeue(&self, ids: &[QueueId]) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
+    /// As [`requeue`](Self::requeue), of entries with which nobody has begun: they wait again as if they had not been taken, so
+    /// that this time does not count as an attempt. By default it does count.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    fn put_back(&self, ids: &[QueueId]) -> impl Future<Output = Result<usize, StoreError>> + Send {
+        self.requeue(ids)
+    }
+
     /// Lets all taken entries wait again, and returns how many there were.
     ///
     /// # Errors
@@ -182,7 +192,7 @@ impl fmt::Display for QueueId {
 pub struct QueueEntry {
     /// Which one.
     pub id: QueueId,
-    /// How often it has been taken, this time included.
+    /// How often it has been taken and not put back, this time included.
     pub attempt: u32,
     /// What was pushed.
     pub payload: Bytes,

@@ -49,6 +49,9 @@ async fn queue_contract(queue: impl Queue) {
     assert_eq!(queue.requeue_all().await.unwrap(), 2);
     assert_eq!(queue.push(payloads(&["g"])).await.unwrap(), [QueueId::new(5)], "ids are not used again");
     assert_eq!(taken(&queue, 10).await, [(2, 3, "b".into()), (3, 2, "".into()), (5, 1, "g".into())]);
+    let back = [QueueId::new(5), ids[1], ids[1], ids[0]];
+    assert_eq!(queue.put_back(&back).await.unwrap(), 2, "only what was taken");
+    assert_eq!(taken(&queue, 10).await, [(2, 3, "b".into()), (5, 1, "g".into())], "as if it had not been taken");
 }
 
 async fn positions_contract(positions: impl Positions) {

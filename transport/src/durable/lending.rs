@@ -14,6 +14,8 @@ pub(super) struct Lending {
     handled: Vec<QueueId>,
     /// To wait in the queue again.
     returned: Vec<QueueId>,
+    /// To wait again as if they had not been taken: nobody has begun with them.
+    untouched: Vec<QueueId>,
 }
 
 #[derive(Debug, Default)]
@@ -24,8 +26,10 @@ struct Reader {
     given: Demand,
     /// Whether it says what it has handled, and has the rest back.
     acknowledges: bool,
-    /// Given and not handled, oldest first; nothing unless it acknowledges.
-    lent: VecDeque<QueueId>,
+    /// Given and not handled, oldest first, each with its attempt; nothing unless it acknowledges.
+    lent: VecDeque<(QueueId, u32)>,
+    /// It wants no more, and is gone once it has handled what it was given.
+    is_leaving: bool,
 }
 
 /// Entries for one reader, all with the same attempt.
@@ -56,13 +60,39 @@ impl Lending {
         reader.acknowledges |= reader.given.is_zero();
         let left = reader.given.saturating_sub(up_to).as_len();
         let count = reader.lent.len().saturating_sub(left);
-        self.handled.extend(reader.lent.drain(..count));
+        self.handled.extend(reader.lent.drain(..count).map(|(id, _)| id));
+        if reader.is_leaving && reader.lent.is_empty() {
+            self.readers.remove(&id);
+        }
     }
 
-    /// The reader is gone, and what it has not handled waits again.
-    pub(super) fn leave(&mut self, id: SubscriptionId) {
-        if let Some(reader) = self.readers.remove(&id) {
-            self.returned.extend(reader.lent);
+    /// The reader wants no more. What it has in hand is its own until it [has handled](Self::handled) it or
+    /// [leaves](Self::leave).
+    pub(super) fn cancel(&mut self, id: SubscriptionId) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.is_leaving = true;
+        if reader.lent.is_empty() {
+            self.readers.remove(&id);
+        }
+    }
+
+    /// The reader handles nothing more, and what it has not handled waits again. `unfinished` is what follows that which it has
+    /// handled, oldest first: numbers of entries, and the attempt that is to follow. Where that is no later one than these came
+    /// with, they were not begun. Of what is not in there, `is_lost` says whether it may have been.
+    pub(super) fn leave(&mut self, id: SubscriptionId, unfinished: &[(usize, u32)], is_lost: bool) {
+        let Some(reader) = self.readers.remove(&id) else { return };
+        let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(Some(*next), *count));
+        for ((id, attempt), next) in reader.lent.into_iter().zip(next.chain(std::iter::repeat(None))) {
+            let was_begun = next.map_or(is_lost, |next| next > attempt);
+            if was_begun { &mut self.returned } else { &mut self.untouched }.push(id);
+        }
+    }
+
+    /// The reader has ended before the last `count` entries reached it, and is about to say so.
+    pub(super) fn not_taken(&mut self, id: SubscriptionId, count: usize) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            let taken = reader.lent.len().saturating_sub(count);
+            self.untouched.extend(reader.lent.drain(taken..).map(|(id, _)| id));
         }
     }
 
@@ -75,9 +105,9 @@ impl Lending {
     /// any more waits again.
     pub(super) fn assign(&mut self, taken: Vec<QueueEntry>) -> Vec<Loan> {
         let mut loans = Vec::new();
-        if !self.returned.is_empty() {
+        if !(self.returned.is_empty() && self.untouched.is_empty()) {
             // It is older than what was taken, and comes first.
-            self.returned.extend(taken.into_iter().map(|entry| entry.id));
+            self.untouched.extend(taken.into_iter().map(|entry| entry.id));
             return loans;
         }
         let mut taken = taken.into_iter().peekable();
@@ -85,7 +115,7 @@ impl Lending {
             let attempt = first.attempt;
             let most = self.readers.iter_mut().max_by_key(|(id, reader)| (reader.open(), std::cmp::Reverse(**id)));
             let Some((to, reader)) = most.filter(|(_, reader)| !reader.open().is_zero()) else {
-                self.returned.extend(taken.map(|entry| entry.id));
+                self.untouched.extend(taken.map(|entry| entry.id));
                 break;
             };
             let mut entries = Vec::new();
@@ -96,7 +126,7 @@ impl Lending {
             }
             reader.given.add(Demand::from(entries.len()));
             if reader.acknowledges {
-                reader.lent.extend(entries.iter().map(|entry| entry.id));
+                reader.lent.extend(entries.iter().map(|entry| (entry.id, entry.attempt)));
             }
             loans.push(Loan { to: *to, entries, is_final: !reader.acknowledges });
         }
@@ -105,7 +135,7 @@ impl Lending {
 
     /// These were taken, and are not for anybody.
     pub(super) fn give_back(&mut self, ids: impl IntoIterator<Item = QueueId>) {
-        self.returned.extend(ids);
+        self.untouched.extend(ids);
     }
 
     /// What is to be acknowledged in the queue, in the order in which it was handled.
@@ -118,6 +148,11 @@ impl Lending {
         std::mem::take(&mut self.returned)
     }
 
+    /// What is to wait again as if it had not been taken.
+    pub(super) fn take_untouched(&mut self) -> Vec<QueueId> {
+        std::mem::take(&mut self.untouched)
+    }
+
     /// Whether nobody has anything, and nothing is to be told to the queue.
     pub(super) fn is_idle(&self) -> bool {
         !self.has_news() && self.readers.values().all(|reader| reader.lent.is_empty())
@@ -125,13 +160,18 @@ impl Lending {
 
     /// Whether there is something to be told to the queue.
     pub(super) fn has_news(&self) -> bool {
-        !(self.handled.is_empty() && self.returned.is_empty())
+        !(self.handled.is_empty() && self.returned.is_empty() && self.untouched.is_empty())
+    }
+
+    /// Whether a reader that wants no more has something in hand.
+    pub(super) fn is_being_left(&self) -> bool {
+        self.readers.values().any(|reader| reader.is_leaving)
     }
 }
 
 impl Reader {
     fn open(&self) -> Demand {
-        self.asked.saturating_sub(self.given)
+        if self.is_leaving { Demand::ZERO } else { self.asked.saturating_sub(self.given) }
     }
 }
 
@@ -167,7 +207,7 @@ mod tests {
         let loans = lending.assign(entries(1..10, 1));
         let given: Vec<_> = loans.iter().map(|loan| (loan.to, loan.entries.len(), loan.is_final)).collect();
         assert_eq!(given, [(many, 5, false), (few, 2, false)]);
-        assert_eq!(lending.take_returned(), ids(8..10));
+        assert_eq!(lending.take_untouched(), ids(8..10));
         assert_eq!(lending.demand(), Demand::ZERO);
     }
 
@@ -194,10 +234,53 @@ mod tests {
         let (mut lending, [id]) = readers([5]);
         lending.assign(entries(1..6, 1));
         lending.handled(id, Demand::new(2));
-        lending.leave(id);
+        lending.leave(id, &[], true);
         assert!(!lending.is_idle());
         assert_eq!((lending.take_handled(), lending.take_returned()), (ids(1..3), ids(3..6)));
         assert!(lending.is_idle());
+    }
+
+    #[test]
+    fn what_was_not_begun_was_no_attempt() {
+        for (unfinished, is_lost, begun) in [
+            (vec![(1, 3), (3, 2)], true, 2..3),
+            (vec![(1, 2)], false, 2..2),
+            (vec![(1, 2)], true, 3..6),
+            (vec![], false, 2..2),
+            (vec![(9, 3)], false, 2..6),
+        ] {
+            let (mut lending, [id]) = readers([5]);
+            lending.assign(entries(1..6, 2));
+            lending.handled(id, Demand::new(1));
+            lending.leave(id, &unfinished, is_lost);
+            let untouched = (2..6).filter(|id| !begun.contains(id)).map(QueueId::new).collect::<Vec<_>>();
+            assert_eq!((lending.take_returned(), lending.take_untouched()), (ids(begun), untouched), "{unfinished:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_reader_has_in_hand_that_wants_no_more_is_its_own_until_it_has_handled_it() {
+        let (mut lending, [id, other]) = readers([3, 0]);
+        lending.assign(entries(1..4, 1));
+        lending.ask(id, Demand::new(9));
+        lending.cancel(id);
+        assert!(lending.demand().is_zero() && lending.is_being_left() && !lending.has_news() && !lending.is_idle());
+        lending.handled(id, Demand::new(2));
+        assert!(lending.is_being_left());
+        lending.handled(id, Demand::new(3));
+        assert_eq!((lending.take_handled(), lending.is_being_left()), (ids(1..4), false));
+        lending.cancel(other);
+        assert!(lending.is_idle() && !lending.is_being_left());
+    }
+
+    #[test]
+    fn what_did_not_reach_a_reader_waits_again() {
+        let (mut lending, [id]) = readers([5]);
+        lending.assign(entries(1..6, 1));
+        lending.not_taken(id, 2);
+        assert_eq!(lending.take_untouched(), ids(4..6));
+        lending.leave(id, &[], true);
+        assert_eq!(lending.take_returned(), ids(1..4));
     }
 
     #[test]
@@ -208,25 +291,25 @@ mod tests {
         assert!(lending.assign(entries(1..3, 1))[0].is_final);
         lending.handled(id, Demand::new(1));
         assert!(lending.assign(entries(3..4, 1))[0].is_final, "it is too late to say so");
-        lending.leave(id);
+        lending.leave(id, &[], true);
         assert!(lending.is_idle());
     }
 
     #[test]
     fn what_is_taken_for_a_reader_that_has_left_waits_again() {
         let (mut lending, [id]) = readers([5]);
-        lending.leave(id);
+        lending.leave(id, &[], true);
         assert_eq!(lending.assign(entries(1..6, 1)), []);
-        assert_eq!(lending.take_returned(), ids(1..6));
+        assert_eq!(lending.take_untouched(), ids(1..6));
     }
 
     #[test]
     fn what_comes_back_while_more_is_taken_is_given_first() {
         let (mut lending, [lost, other]) = readers([2, 0]);
         lending.assign(entries(1..3, 1));
-        lending.leave(lost);
+        lending.leave(lost, &[], true);
         lending.ask(other, Demand::new(5));
         assert_eq!(lending.assign(entries(3..6, 1)), []);
-        assert_eq!(lending.take_returned(), ids(1..6));
+        assert_eq!((lending.take_returned(), lending.take_untouched()), (ids(1..3), ids(3..6)));
     }
 }

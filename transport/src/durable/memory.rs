@@ -111,6 +111,18 @@ impl Queue for MemoryQueue {
         Ok(waiting.len() - before)
     }
 
+    async fn put_back(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
+        let Inner { waiting, taken, .. } = &mut *self.lock();
+        let before = waiting.len();
+        for id in ids {
+            if let Some((attempt, payload)) = taken.remove(id) {
+                waiting.insert(*id, (attempt - 1, payload));
+            }
+        }
+        self.arrived.notify_waiters();
+        Ok(waiting.len() - before)
+    }
+
     async fn requeue_all(&self) -> Result<usize, StoreError> {
         let Inner { waiting, taken, .. } = &mut *self.lock();
         let count = taken.len();

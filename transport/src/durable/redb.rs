@@ -4,7 +4,7 @@ mod effects;
 mod file;
 mod records;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -332,6 +332,32 @@ impl Queue for RedbQueue {
         };
         let arrived = Arc::clone(&self.store.arrived);
         self.store.run(move |inner| requeue(inner).inspect(|_| arrived.notify_waiters())).await
+    }
+
+    async fn put_back(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
+        let (name, ids) = (Arc::clone(&self.name), ids.to_vec());
+        let put_back = move |inner: &mut Inner| {
+            let taken = &inner.index(&name)?.taken;
+            let back: BTreeMap<_, _> =
+                ids.iter().filter_map(|id| Some((id.0, taken.get(&id.0)?.saturating_sub(1)))).collect();
+            if back.is_empty() {
+                return Ok(0);
+            }
+            inner.write(|transaction| {
+                let mut attempts = transaction.open_table(ATTEMPTS).map_err(storage)?;
+                for (id, attempt) in &back {
+                    attempts.insert((&*name, *id), Attempts::write(&name, *id, *attempt)).map_err(storage)?;
+                }
+                Ok(())
+            })?;
+            let index = inner.index(&name)?;
+            let count = back.len();
+            index.taken.retain(|id, _| !back.contains_key(id));
+            index.waiting.extend(back);
+            Ok(count)
+        };
+        let arrived = Arc::clone(&self.store.arrived);
+        self.store.run(move |inner| put_back(inner).inspect(|_| arrived.notify_waiters())).await
     }
 
     async fn requeue_all(&self) -> Result<usize, StoreError> {

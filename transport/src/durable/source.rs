@@ -34,8 +34,9 @@ use crate::{EncodeError, Limits, Wire};
 /// Several consumers share the queue: each entry goes to one of them. A consumer that subscribes with
 /// [`subscribe_acknowledged`](aqueduct_stage::Stage::subscribe_acknowledged) gets each event at least once: an entry leaves
 /// the queue when it was handled, and what was not waits again, at its old place, when the consumer fails or its node is
-/// lost. [`Batch::attempt`](aqueduct_stage::Batch::attempt) says how often the queue has given an event out, which it
-/// counts durably; what was waiting behind a failure counts as well. For any other consumer an entry leaves the queue just
+/// lost. [`Batch::attempt`](aqueduct_stage::Batch::attempt) counts, durably, how often somebody has begun with an event:
+/// what a consumer hands back that it has not begun with was no attempt. If nobody can say what was begun, as the consumer's
+/// node was lost or this process was killed, everything counts that it had. For any other consumer an entry leaves the queue just
 /// *before* it is delivered, so it gets each at most once. For one that must apply each event exactly once there is
 /// [`exclusive`](Self::exclusive).
 ///
@@ -97,6 +98,8 @@ struct Desk<T> {
 struct State<T> {
     lending: Lending,
     readers: BTreeMap<SubscriptionId, Reader<T>>,
+    /// Whether the reader that came last is an exclusive one.
+    is_exclusive: bool,
     /// Those that are to be told that their subscription has ended.
     leaving: Vec<(SubscriptionId, Reader<T>, EndCause)>,
     phase: Phase,
@@ -126,6 +129,7 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
         let state = State {
             lending: Lending::default(),
             readers: BTreeMap::new(),
+            is_exclusive: false,
             leaving: Vec::new(),
             phase: Phase::New,
             is_closed: false,
@@ -208,11 +212,14 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
             if state.phase == Phase::Ended {
                 return Err(SubscribeError::Ended(name.to_string()));
             }
-            let is_exclusive = |reader: &Reader<T>| matches!(reader, Reader::Exclusive(_));
-            if state.readers.values().any(is_exclusive) || (is_exclusive(&reader) && !state.readers.is_empty()) {
+            let is_exclusive = matches!(reader, Reader::Exclusive(_));
+            // One that wants no more is there until it has handled what it was given.
+            let is_busy = !state.readers.is_empty() || state.lending.is_being_left();
+            if is_busy && (is_exclusive || state.is_exclusive) {
                 let reason = format!("queue {name:?} has a consumer already, and one of the two is exclusive");
                 return Err(SubscribeError::Refused { at: name.to_string(), reason });
             }
+            state.is_exclusive = is_exclusive;
             state.readers.insert(id, reader);
             state.lending.subscribe(id);
             std::mem::replace(&mut state.phase, Phase::Running) == Phase::New
@@ -314,9 +321,9 @@ impl<T> Desk<T> {
 }
 
 impl<T> State<T> {
-    /// Ends one subscription; what it has not handled waits again.
+    /// Ends one subscription. What the reader has in hand it may still handle.
     fn end(&mut self, id: SubscriptionId, cause: EndCause) {
-        self.lending.leave(id);
+        self.lending.cancel(id);
         if let Some(reader) = self.readers.remove(&id) {
             self.leaving.push((id, reader, cause));
         }
@@ -353,8 +360,13 @@ impl<T: Send + 'static, E> Publisher<E> for Desk<T> {
     }
 
     /// The events themselves are in the queue, and need not come back.
-    fn leave(&self, id: SubscriptionId, cause: EndCause, _: Vec<(Events<E>, Attempt)>) {
-        Publisher::<E>::cancel(self, id, cause.reason().clone());
+    fn leave(&self, id: SubscriptionId, cause: EndCause, unfinished: Vec<(Events<E>, Attempt)>) {
+        let counts: Vec<_> = unfinished.iter().map(|(events, attempt)| (events.len(), attempt.number())).collect();
+        let mut state = self.lock();
+        state.lending.leave(id, &counts, matches!(cause, EndCause::Down(_)));
+        state.end(id, EndCause::Cancelled(cause.reason().clone()));
+        drop(state);
+        self.changed.notify_one();
     }
 }
 
@@ -477,7 +489,8 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
         if !state.leaving.is_empty() || state.lending.has_news() {
             return Next::Again;
         }
-        if state.phase == Phase::Ended || (state.is_dismissed && state.readers.is_empty()) {
+        let is_left = state.readers.is_empty() && !state.lending.is_being_left();
+        if state.phase == Phase::Ended || (state.is_dismissed && is_left) {
             state.phase = Phase::Ended;
             return Next::End;
         }
@@ -505,15 +518,18 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
 
     /// Tells the queue what was handled and what waits again, in this order.
     async fn settle(&self) -> Result<(), Failure> {
-        let (handled, returned) = {
+        let (handled, returned, untouched) = {
             let mut state = self.desk.lock();
-            (state.lending.take_handled(), state.lending.take_returned())
+            (state.lending.take_handled(), state.lending.take_returned(), state.lending.take_untouched())
         };
         if !handled.is_empty() {
             self.insist("acknowledge", || self.queue.acknowledge(&handled)).await?;
         }
         if !returned.is_empty() {
             self.insist("requeue", || self.queue.requeue(&returned)).await?;
+        }
+        if !untouched.is_empty() {
+            self.insist("put back", || self.queue.put_back(&untouched)).await?;
         }
         Ok(())
     }
@@ -554,6 +570,9 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
             let reader = self.desk.lock().reader(to);
             let is_taken =
                 reader.is_some_and(|reader| reader.deliver(to, batch, attempt.map_or(Attempt::FIRST, Attempt::new)));
+            if !is_taken {
+                self.desk.lock().lending.not_taken(to, count);
+            }
             if !is_taken && is_final {
                 tracing::warn!(
                     queue = &*self.desk.name,

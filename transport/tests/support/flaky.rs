@@ -39,6 +39,11 @@ impl Queue for Flaky {
         self.queue.requeue(ids).await
     }
 
+    async fn put_back(&self, ids: &[QueueId]) -> Result<usize, StoreError> {
+        self.check()?;
+        self.queue.put_back(ids).await
+    }
+
     async fn requeue_all(&self) -> Result<usize, StoreError> {
         self.check()?;
         self.queue.requeue_all().await

@@ -371,6 +371,15 @@ impl<T> Pulling<T> {
         Ok(())
     }
 
+    /// A worker wants no more. It is given nothing from now on, and what it has stays its own until it has answered or
+    /// [leaves](Self::leave). Returns whether it was there.
+    pub fn retire(&mut self, now: Instant, worker: WorkerId) -> bool {
+        let now = self.advance(now);
+        let was_there = self.workers.retire(worker, &self.lanes).is_some();
+        self.settle(now);
+        was_there
+    }
+
     /// A worker leaves in an orderly way. What it had goes to others, without counting against the tasks. Returns whether it
     /// was there.
     pub fn leave(&mut self, now: Instant, worker: WorkerId) -> bool {

@@ -82,6 +82,8 @@ enum Message<T> {
     Ask(SubscriptionId, Demand),
     Handled(SubscriptionId, Demand),
     Answer(SubscriptionId, u64, Answer),
+    /// A worker wants no more events, and still answers those that it has.
+    Cancel(SubscriptionId, Exit),
     /// With numbers of events that were not finished, and the attempt that is to follow.
     Leave(SubscriptionId, EndCause, Vec<(usize, Attempt)>),
     /// From the source.
@@ -248,7 +250,7 @@ impl<T: Send> Publisher<T> for Edge<T> {
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
-        self.send(Message::Leave(id, EndCause::Cancelled(reason), Vec::new()));
+        self.send(Message::Cancel(id, reason));
     }
 
     /// The events themselves are here.

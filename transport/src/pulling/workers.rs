@@ -33,6 +33,8 @@ pub(super) struct Worker {
     given: u64,
     /// It let a task run out, and has not been heard of since.
     pub(super) is_silent: bool,
+    /// It wants no more.
+    is_retired: bool,
     /// The tasks it has, oldest first.
     pub(super) held: Chain,
     /// By key: its lanes in which something waits.
@@ -78,15 +80,31 @@ impl Workers {
         if let Some(rank) = worker.rank {
             self.able.remove(&(rank, Reverse(id)));
         }
-        if self.assignment == Assignment::ByKey {
-            for lane in 0..self.owners.len() {
-                if self.owners[lane].is_some_and(|(_, owner)| owner == id) {
-                    let best = self.workers.keys().map(|other| (score(lane, *other), *other)).max();
-                    self.own(lane, best, lanes);
-                }
+        self.disown(id, lanes);
+        true
+    }
+
+    /// Gives a worker nothing more. Returns `None` for a stranger.
+    pub(super) fn retire(&mut self, id: WorkerId, lanes: &Lanes) -> Option<()> {
+        let worker = self.workers.get_mut(&id)?;
+        (worker.is_retired, worker.asked) = (true, worker.given);
+        self.rank(id);
+        self.disown(id, lanes);
+        Some(())
+    }
+
+    /// By key: gives the lanes of a worker to the others.
+    fn disown(&mut self, id: WorkerId, lanes: &Lanes) {
+        if self.assignment != Assignment::ByKey {
+            return;
+        }
+        for lane in 0..self.owners.len() {
+            if self.owners[lane].is_some_and(|(_, owner)| owner == id) {
+                let others = self.workers.iter().filter(|(_, worker)| !worker.is_retired);
+                let best = others.map(|(other, _)| (score(lane, *other), *other)).max();
+                self.own(lane, best, lanes);
             }
         }
-        true
     }
 
     /// Gives a lane to another worker.
@@ -161,7 +179,7 @@ impl Workers {
     /// Raises what a worker has asked for; a repeated or lower number is nothing new. Returns `None` for a stranger.
     pub(super) fn ask(&mut self, id: WorkerId, up_to: u64) -> Option<()> {
         let worker = self.workers.get_mut(&id)?;
-        if up_to > worker.asked {
+        if up_to > worker.asked && !worker.is_retired {
             worker.asked = up_to;
             worker.is_silent = false;
             self.rank(id);
@@ -218,7 +236,7 @@ impl Worker {
     }
 
     fn rank(&self, assignment: Assignment, max_held: usize) -> Option<usize> {
-        if self.is_silent {
+        if self.is_silent || self.is_retired {
             return None;
         }
         let room = self.room(max_held);

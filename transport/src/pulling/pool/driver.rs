@@ -55,6 +55,8 @@ struct Worker<T> {
     open: BTreeMap<u64, Given>,
     /// How many they are, for its edge.
     held: Arc<AtomicUsize>,
+    /// Why it wants no more, if so: it was told that the edge has ended, and is gone when it has answered everything.
+    parts: Option<Exit>,
 }
 
 impl<T> Worker<T> {
@@ -204,6 +206,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             }
             Message::Handled(id, up_to) => self.handled(id, up_to.count()),
             Message::Answer(id, number, answer) => self.answer(id, number, answer),
+            Message::Cancel(id, reason) => self.part(id, reason),
             Message::Leave(id, cause, unfinished) => self.leave(id, &cause, &unfinished),
             Message::Events(events, attempt) => {
                 for event in events {
@@ -229,7 +232,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         self.by_id.insert(worker, id);
         let held = Arc::<AtomicUsize>::default();
         let (open, edge_held) = (BTreeMap::new(), Arc::clone(&held));
-        self.workers.insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held });
+        self.workers.insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held, parts: None });
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
         let rejoins = self.results.is_some();
         Ok(Edge { id, mailbox, rejoins, held: edge_held, crowd: Arc::clone(&self.crowd) })
@@ -245,6 +248,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         for given in done.into_values() {
             self.acknowledge(given, None);
         }
+        self.leave_if_done(id);
     }
 
     fn answer(&mut self, id: SubscriptionId, number: u64, answer: Answer) {
@@ -258,12 +262,37 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Given { worker, task, attempt, .. } = given;
         // What is refused has been counted.
         let _ = match answer {
-            Answer::Done => return self.acknowledge(given, None),
-            Answer::DoneWith(result) => return self.acknowledge(given, Some(result)),
+            Answer::Done => {
+                self.acknowledge(given, None);
+                Ok(())
+            }
+            Answer::DoneWith(result) => {
+                self.acknowledge(given, Some(result));
+                Ok(())
+            }
             Answer::Retry { delay, message } => self.pulling.nack(now(), worker, task, attempt, delay, &message),
             Answer::GiveUp { message } => self.pulling.terminate(now(), worker, task, attempt, &message),
             _ => self.pulling.progress(now(), worker, task, attempt),
         };
+        self.leave_if_done(id);
+    }
+
+    /// A worker wants no more. What it was given it still answers.
+    fn part(&mut self, id: SubscriptionId, reason: Exit) {
+        // What has been decided goes out before it is told of the end.
+        self.carry_out();
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.parts.is_none()) else { return };
+        self.pulling.retire(now(), worker.id);
+        worker.subscriber.ended(id, EndCause::Cancelled(reason.clone()));
+        worker.parts = Some(reason);
+        self.leave_if_done(id);
+    }
+
+    fn leave_if_done(&mut self, id: SubscriptionId) {
+        let worker = self.workers.get(&id).filter(|worker| worker.open.is_empty());
+        if let Some(reason) = worker.and_then(|worker| worker.parts.clone()) {
+            self.leave(id, &EndCause::Cancelled(reason), &[]);
+        }
     }
 
     fn acknowledge(&mut self, Given { worker, task, attempt, .. }: Given, result: Option<Vec<u8>>) {
@@ -292,7 +321,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Some(worker) = self.workers.remove(&id) else { return };
         self.by_id.remove(&worker.id);
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
-        if let EndCause::Down(exit) = cause {
+        if let EndCause::Down(exit @ Exit::Failed(_)) = cause {
             tracing::info!(pool = &*self.name, %exit, events = worker.open.len(), "worker lost");
             self.pulling.lost(now(), worker.id);
         } else {
@@ -304,7 +333,9 @@ impl<T: Clone + Send + 'static> Driver<T> {
             }
             self.pulling.leave(now(), worker.id);
         }
-        worker.subscriber.ended(id, EndCause::Cancelled(cause.reason().clone()));
+        if worker.parts.is_none() {
+            worker.subscriber.ended(id, EndCause::Cancelled(cause.reason().clone()));
+        }
     }
 
     /// Does everything that can be done now.
@@ -446,7 +477,9 @@ impl<T: Clone> Driver<T> {
             other => other.reason().clone(),
         };
         for (id, worker) in std::mem::take(&mut self.workers) {
-            worker.subscriber.ended(id, EndCause::Down(exit.clone()));
+            if worker.parts.is_none() {
+                worker.subscriber.ended(id, EndCause::Down(exit.clone()));
+            }
         }
         self.letters.end();
         if let Some(results) = self.results.take() {

@@ -1,0 +1,250 @@
+//! Consumers that acknowledge and end in good order: what they have handled is not given to anybody else, and what they have
+//! not is, once, and as no further attempt. A rolling restart duplicates nothing.
+//!
+//! Nothing waits for time to pass: what should happen is awaited, and a guard ends a test that hangs. That a batch takes a
+//! moment is the consumer's work.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Result, Source, TokioSpawner};
+use aqueduct_transport::pulling::{PullingOptions, WorkPool};
+use aqueduct_transport::{MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, QueueSource, Wire};
+use tokio::sync::watch;
+
+#[path = "support/nodes.rs"]
+mod nodes;
+
+use nodes::{guarded, nodes};
+
+const EVENTS: u64 = 200;
+const GRACE: Duration = Duration::from_secs(20);
+
+/// How the first consumer ends, while it has batches in hand, behind it and on their way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Shutdown,
+    Stop,
+    RunningCancel,
+    CxCancel,
+    CxStop,
+}
+
+const WAYS: [Way; 5] = [Way::Shutdown, Way::Stop, Way::RunningCancel, Way::CxCancel, Way::CxStop];
+
+/// An event as it was handled, with the number of its attempt.
+type Handled = Vec<(u64, u32)>;
+
+#[derive(Clone)]
+struct Seen(Arc<watch::Sender<Handled>>);
+
+impl Seen {
+    fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(Vec::new())))
+    }
+
+    async fn until(&self, count: usize) {
+        self.0.subscribe().wait_for(|handled| handled.len() >= count).await.unwrap();
+    }
+}
+
+struct Consume<T, P> {
+    seen: Seen,
+    way: Option<Way>,
+    /// Called with each batch that is handled, for what else is to be done.
+    also: P,
+    events: std::marker::PhantomData<fn(T)>,
+}
+
+trait Event: Clone + Send + Sync + 'static {
+    fn number(&self) -> u64;
+}
+
+impl Event for u64 {
+    fn number(&self) -> u64 {
+        *self
+    }
+}
+
+impl Event for Numbered<u64> {
+    fn number(&self) -> u64 {
+        self.event
+    }
+}
+
+impl<T: Event, P: AsyncAlso> Consumer for Consume<T, P> {
+    type In = T;
+
+    async fn handle_events(&mut self, events: Batch<T>, cx: &mut Cx<'_>) -> Result {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let attempt = events.attempt().number();
+        self.also.also(events.iter().map(Event::number).max().unwrap()).await;
+        self.seen.0.send_modify(|handled| handled.extend(events.iter().map(|event| (event.number(), attempt))));
+        if self.seen.0.borrow().len() >= 25 {
+            match self.way.take_if(|way| matches!(way, Way::CxCancel | Way::CxStop)) {
+                Some(Way::CxCancel) => cx.cancel(events.from(), Exit::Normal),
+                Some(_) => cx.stop(Exit::Normal),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+trait AsyncAlso: Clone + Send + Sync + 'static {
+    fn also(&self, last: u64) -> impl Future<Output = ()> + Send;
+}
+
+impl AsyncAlso for () {
+    async fn also(&self, _: u64) {}
+}
+
+/// The position that a consumer stores. The entries of a queue are numbered from 1.
+impl AsyncAlso for Arc<MemoryPositions> {
+    async fn also(&self, last: u64) {
+        self.store("all", last + 1).await.unwrap();
+    }
+}
+
+/// Has a first consumer end, and a second one take the rest.
+async fn roll<S, P>(first: &S, second: &S, also: P, way: Way) -> Handled
+where
+    S: Source<Item: Event> + Clone,
+    P: AsyncAlso,
+{
+    let seen = [Seen::new(), Seen::new()];
+    let consume = |seen: &Seen, way| {
+        let (seen, also) = (seen.clone(), also.clone());
+        move || Consume { seen: seen.clone(), way, also: also.clone(), events: std::marker::PhantomData }
+    };
+    let graph = Graph::new("first");
+    let consumer = graph.consumer("consume", consume(&seen[0], Some(way))).subscribe_acknowledged(first, 10..20);
+    let mut running = graph.start();
+    seen[0].until(20).await;
+    match way {
+        Way::Shutdown => drop(running.shutdown(GRACE).await.unwrap()),
+        Way::Stop => drop(running.stop(GRACE).await.unwrap()),
+        Way::RunningCancel => {
+            for edge in running.snapshot().subscriptions {
+                running.cancel(&consumer, edge.id, Exit::Normal);
+            }
+            running.serve().await.unwrap();
+        }
+        Way::CxCancel | Way::CxStop => drop(running.serve().await.unwrap()),
+    }
+    drop(running);
+    let handled_first = seen[0].0.borrow().len();
+    assert!(handled_first < EVENTS as usize, "{way:?}: it was to end in the middle");
+    let graph = Graph::new("second");
+    graph.consumer("consume", consume(&seen[1], None)).subscribe_acknowledged(second, 10..20);
+    let mut running = graph.start();
+    seen[1].until(EVENTS as usize - handled_first).await;
+    running.shutdown(GRACE).await.unwrap();
+    let [one, two] = seen.map(|seen| seen.0.borrow().clone());
+    let mut all = [one.clone(), two.clone()].concat();
+    all.sort_unstable();
+    let numbers = all.iter().map(|(number, _)| *number);
+    assert!(numbers.eq(0..EVENTS), "{way:?}: {one:?} and then {two:?}");
+    all
+}
+
+#[track_caller]
+fn all_were_first_attempts(handled: &Handled, way: Way) {
+    let again: Vec<_> = handled.iter().filter(|(_, attempt)| *attempt > 1).collect();
+    assert!(again.is_empty(), "{way:?}: {again:?}");
+}
+
+async fn queue() -> QueueSource<u64, MemoryQueue> {
+    let queue = QueueSource::new("queue", Arc::new(MemoryQueue::new(1000)));
+    queue.push(0..EVENTS).await.unwrap();
+    queue
+}
+
+async fn far<S: Source<Item: Wire + Event> + Clone>(source: &S, way: Way) -> Handled {
+    let [one, two, there] = nodes(["one", "two", "there"]).await;
+    there.publish("source", source).unwrap();
+    let from = |node: &Node| node.source::<S::Item>("source", there.local_addr());
+    roll(&from(&one), &from(&two), (), way).await
+}
+
+#[tokio::test]
+async fn a_near_queue_gives_to_the_next_only_what_the_first_has_not_handled() {
+    guarded(async {
+        for way in WAYS {
+            let queue = queue().await;
+            all_were_first_attempts(&roll(&queue, &queue, (), way).await, way);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_far_queue_gives_to_the_next_only_what_the_first_has_not_handled() {
+    guarded(async {
+        for way in WAYS {
+            all_were_first_attempts(&far(&queue().await, way).await, way);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_exclusive_queue_gives_to_the_next_only_what_the_first_has_not_handled() {
+    guarded(async {
+        for way in WAYS {
+            let (queue, positions) = (queue().await, Arc::new(MemoryPositions::new()));
+            let once = Once::new(&queue.exclusive(), Arc::clone(&positions), "all");
+            all_were_first_attempts(&roll(&once, &once, positions, way).await, way);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stage_of_another_graph_gives_to_the_next_only_what_the_first_has_not_handled() {
+    guarded(async {
+        for way in WAYS {
+            let graph = Graph::new("producing");
+            let numbers = graph.iterate("numbers", || 0..EVENTS);
+            let _producing = graph.start();
+            all_were_first_attempts(&roll(&numbers, &numbers, (), way).await, way);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_far_stage_gives_to_the_next_only_what_the_first_has_not_handled() {
+    guarded(async {
+        for way in WAYS {
+            let graph = Graph::new("producing");
+            let numbers = graph.iterate("numbers", || 0..EVENTS);
+            let _producing = graph.start();
+            all_were_first_attempts(&far(&numbers, way).await, way);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pool_near_and_far_gives_to_the_next_only_what_the_first_has_not_handled() {
+    guarded(async {
+        for way in WAYS {
+            for is_far in [false, true] {
+                let graph = Graph::new("producing");
+                let numbers = graph.iterate("numbers", || 0..EVENTS);
+                let _producing = graph.start();
+                let pool = WorkPool::new(&numbers, PullingOptions::default(), &TokioSpawner);
+                // How it counts attempts is a matter of its own.
+                if is_far {
+                    far(&pool, way).await
+                } else {
+                    roll(&pool, &pool, (), way).await
+                };
+            }
+        }
+    })
+    .await;
+}

@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(b.dispatch(0..5), [4]);
         let decisions: Vec<_> = std::iter::from_fn(|| b.deliveries.pop()).map(|d| format!("{d:?}")).collect();
         assert!(decisions[0].contains("[0, 1]") && decisions[1].contains("[2, 3]"), "{decisions:?}");
-        assert_eq!(decisions[2], format!("Fail({first:?}, \"the selector panicked: two\")"));
+        assert_eq!(decisions[2], format!("Fail({first:?}, \"its selector panicked: two\")"));
         assert_eq!(b.total(), Demand::ZERO);
     }
 }

@@ -123,13 +123,10 @@ impl Window {
     ///
     /// # Errors
     ///
-    /// [`WindowError`] names the value and its bound: `max` is at least 1, `min` at most `max - 1`.
+    /// [`WindowError`] names the range: `min` must be below `max`.
     pub const fn new(min: usize, max: usize) -> Result<Self, WindowError> {
-        if max == 0 {
-            return Err(WindowError::Max { got: max });
-        }
         if min >= max {
-            return Err(WindowError::Min { got: min, bound: max - 1 });
+            return Err(WindowError { min, max });
         }
         Ok(Self { min: min as u64, max: max as u64 })
     }
@@ -164,25 +161,18 @@ impl fmt::Debug for Window {
     }
 }
 
-/// Why a pair of numbers is not a [`Window`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Not a [`Window`]: the consumer would never ask, or never again.
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a window min..max with min below max, such as 500..1000, got {min}..{max}")]
 #[non_exhaustive]
-pub enum WindowError {
-    /// The upper bound is zero: nothing could ever be asked for.
-    #[error("expected max_demand to be at least 1, got {got}")]
-    Max {
-        /// The value that was given.
-        got: usize,
-    },
-    /// The lower bound reaches the upper one: the consumer would never ask again.
-    #[error("expected min_demand to be at most {bound}, got {got}")]
-    Min {
-        /// The value that was given.
-        got: usize,
-        /// The largest value allowed with this `max`.
-        bound: usize,
-    },
+pub struct WindowError {
+    /// The lower bound that was given.
+    pub min: usize,
+    /// The upper bound that was given.
+    pub max: usize,
 }
+
+crate::debug_as_sentence!(WindowError);
 
 #[cfg(test)]
 mod tests {
@@ -200,11 +190,12 @@ mod tests {
     }
 
     #[test]
-    fn a_window_outside_its_bounds_is_refused_with_value_and_bound() {
+    fn what_is_no_window_is_refused_as_it_was_written() {
         let refused = |min, max| Window::new(min, max).expect_err("out of bounds").to_string();
-        assert_eq!(refused(0, 0), "expected max_demand to be at least 1, got 0");
-        assert_eq!(refused(2000, 1000), "expected min_demand to be at most 999, got 2000");
-        assert_eq!(refused(1, 1), "expected min_demand to be at most 0, got 1");
+        let expected = "expected a window min..max with min below max, such as 500..1000, got ";
+        for (min, max) in [(0, 0), (2000, 1000), (1, 1)] {
+            assert_eq!(refused(min, max), format!("{expected}{min}..{max}"));
+        }
         assert_eq!(Window::try_from(500..1000), Ok(Window::NEAR));
     }
 }

@@ -187,7 +187,7 @@ impl Lane {
 pub struct Marker(pub u64);
 
 /// Why a dispatcher does not take a subscriber in.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
     /// The same subscription is there already.
@@ -214,6 +214,8 @@ pub enum Refused {
         got: PartitionName,
     },
 }
+
+crate::debug_as_sentence!(Refused);
 
 /// The how-manieth time an event is handed to a consumer: 1 for the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -258,6 +260,7 @@ pub struct Deliveries<T> {
     decisions: VecDeque<Decision<T>>,
     discarded: u64,
     failed: u64,
+    failure: Option<String>,
 }
 
 /// One thing that a stage is to do.
@@ -274,7 +277,7 @@ pub enum Decision<T> {
 impl<T> Deliveries<T> {
     /// No deliveries.
     pub const fn new() -> Self {
-        Self { decisions: VecDeque::new(), discarded: 0, failed: 0 }
+        Self { decisions: VecDeque::new(), discarded: 0, failed: 0, failure: None }
     }
 
     /// Gives the first `count` of `events` to `to`. All of them are handed over without a copy, unless `events` has room
@@ -313,14 +316,21 @@ impl<T> Deliveries<T> {
         self.discarded += events as u64;
     }
 
-    /// Counts events that could not be dispatched, because the function that says where failed.
-    pub fn fail_events(&mut self, events: usize) {
+    /// Counts events that could not be dispatched, because the function that says where failed, and keeps why the first
+    /// of them could not.
+    pub fn fail_events(&mut self, events: usize, why: impl FnOnce() -> String) {
         self.failed += events as u64;
+        self.failure.get_or_insert_with(why);
     }
 
     /// How many events were discarded, and how many failed, since this was called last.
     pub fn take_counts(&mut self) -> (u64, u64) {
         (std::mem::take(&mut self.discarded), std::mem::take(&mut self.failed))
+    }
+
+    /// Why the first event failed since this was called last, if one has.
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
     }
 
     /// Whether nothing is to be done.

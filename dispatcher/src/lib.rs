@@ -49,6 +49,7 @@
 //! * `broadcast`: [`BroadcastDispatcher`], everything to everybody
 //! * `partition`: [`PartitionDispatcher`], each event where its key belongs
 //! * `buffer`: [`Buffer`], for events that found no demand
+//! * `sentence`: [`Sentence`], an error as people read it
 
 mod broadcast;
 mod buffer;
@@ -58,6 +59,7 @@ mod dispatcher;
 mod events;
 mod partition;
 mod round_robin;
+mod sentence;
 mod subscribers;
 mod subscription;
 
@@ -72,4 +74,5 @@ pub use dispatcher::{
 pub use events::Events;
 pub use partition::{Overflow, PartitionDispatcher, Partitions, PartitionsError, StableKey};
 pub use round_robin::RoundRobinDispatcher;
+pub use sentence::Sentence;
 pub use subscription::{Cancel, SubscribeOptions, SubscriptionId};

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::subscribers::panicked;
 use crate::{
     Attempt, Deliveries, Demand, Dispatcher, Interest, Keep, Lane, Marker, Refused, SubscriptionId, Unattended,
 };
@@ -208,30 +209,28 @@ where
             incoming.reserve(share + share / 4);
         }
         let (hash, incoming) = (&mut self.hash, &mut *self.incoming);
-        let (mut discarded, mut failed) = (0, 0);
+        let (partitions, mut discarded) = (incoming.len(), 0);
         // A slice is faster to walk than a deque, and this costs no copy.
         let mut list = Vec::from(std::mem::take(events));
         let mut first = list.drain(..count);
         // An event for which the function panics is gone; the loop goes on with the next.
-        while catch_unwind(AssertUnwindSafe(|| {
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
             for event in first.by_ref() {
                 match hash(event) {
                     Some((event, place)) => match incoming.get_mut(place) {
                         Some(incoming) => incoming.push(event),
-                        None => failed += 1,
+                        None => deliveries
+                            .fail_events(1, || format!("expected a partition, one of 0..{partitions}, got {place}")),
                     },
                     None => discarded += 1,
                 }
             }
-        }))
-        .is_err()
-        {
-            failed += 1;
+        })) {
+            deliveries.fail_events(1, || panicked("its partition function", &*panic));
         }
         drop(first);
         *events = list.into();
         deliveries.discard(discarded);
-        deliveries.fail_events(failed);
     }
 }
 

@@ -243,12 +243,14 @@ impl<T> fmt::Debug for Subscriber<T> {
 pub(crate) fn accepts<T>(selector: Option<&Selector<T>>, event: &T) -> Result<bool, String> {
     match selector {
         None => Ok(true),
-        Some(selector) => catch_unwind(AssertUnwindSafe(|| selector(event))).map_err(|panic| message(&*panic)),
+        Some(selector) => {
+            catch_unwind(AssertUnwindSafe(|| selector(event))).map_err(|panic| panicked("its selector", &*panic))
+        }
     }
 }
 
-/// What a selector panicked with, as a sentence.
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a function panicked with, as a sentence.
+pub(crate) fn panicked(function: &str, panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("the selector panicked: {}", text.unwrap_or("no message"))
+    format!("{function} panicked: {}", text.unwrap_or("a value that is not a string"))
 }

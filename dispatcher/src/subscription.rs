@@ -86,7 +86,7 @@ impl SubscribeOptions {
     ///
     /// # Errors
     ///
-    /// [`WindowError`] names the value and its bound.
+    /// [`WindowError`] names the range.
     pub fn try_demand(range: Range<usize>) -> Result<Self, WindowError> {
         Ok(Self { window: Some(Window::try_from(range)?), ..Self::default() })
     }

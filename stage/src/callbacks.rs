@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
+use crate::error::Origin;
 use crate::{
     Batch, Consumer, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Never, Producer, ProducerConsumer, Result,
 };
@@ -182,17 +183,20 @@ impl<C: Consumer> Callbacks for ConsumerCallbacks<C> {
 }
 
 /// As [`guarded`], for a callback that answers at once.
-pub(crate) fn guarded_now<T>(stage: &str, callback: impl FnOnce() -> T) -> Result<T, Failure> {
+pub(crate) fn guarded_now<T>(origin: &Origin, callback: impl FnOnce() -> T) -> Result<T, Failure> {
     std::panic::catch_unwind(AssertUnwindSafe(callback))
-        .map_err(|panic| Failure::new(stage, FailureKind::Panic, panic_message(&*panic)))
+        .map_err(|panic| Failure::at(origin, FailureKind::Panic, panic_message(&*panic)))
 }
 
 /// Runs a callback; its error or panic becomes the stage's failure.
-pub(crate) async fn guarded<T>(stage: &str, callback: impl Future<Output = Result<T>> + Send) -> Result<T, Failure> {
+pub(crate) async fn guarded<T>(
+    origin: &Origin,
+    callback: impl Future<Output = Result<T>> + Send,
+) -> Result<T, Failure> {
     match (CatchPanic { inner: callback }).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Failure::from_callback(stage, &error)),
-        Err(panic) => Err(Failure::new(stage, FailureKind::Panic, panic_message(&*panic))),
+        Ok(Err(error)) => Err(Failure::from_callback(origin, &error)),
+        Err(panic) => Err(Failure::at(origin, FailureKind::Panic, panic_message(&*panic))),
     }
 }
 

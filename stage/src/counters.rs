@@ -1,7 +1,7 @@
 //! [`Counters`]: what a stage has done so far, for whoever looks.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -27,6 +27,8 @@ pub(crate) struct Counters {
     pub(crate) restarted: Counter,
     /// Those of the failed that the dispatcher did not know where to send.
     pub(crate) undispatched: Counter,
+    /// Why the first of them.
+    pub(crate) undispatched_why: OnceLock<String>,
     /// Events that wait for demand.
     pub(crate) buffered: Counter,
     /// Asked for by subscribers and not given yet.
@@ -74,6 +76,7 @@ impl Counters {
             failed: Counter::default(),
             restarted: Counter::default(),
             undispatched: Counter::default(),
+            undispatched_why: OnceLock::new(),
             buffered: Counter::default(),
             demand: Counter::default(),
             gives_to_all: Counter::default(),

@@ -345,6 +345,11 @@ impl<T> Downstream<T> {
         self.deliveries.take_counts()
     }
 
+    /// Why the first event could not be dispatched since this was called last.
+    pub(crate) fn take_failure(&mut self) -> Option<String> {
+        self.deliveries.take_failure()
+    }
+
     /// Whether every event that was emitted has been delivered, to somebody: before the first subscriber came, nothing
     /// has, and it must still be told of the end.
     pub(crate) fn is_delivered(&self) -> bool {

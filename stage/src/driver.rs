@@ -280,7 +280,7 @@ impl<C: Callbacks> Driver<C> {
                 }
             }
             Message::Opened(id, Err(error)) => {
-                let failure = Failure::new(&*self.ending.stage, FailureKind::Subscribe, error.to_string());
+                let failure = Failure::at(&self.ending.stage, FailureKind::Subscribe, error.to_string());
                 self.on_ended(id, EndCause::Down(Exit::Failed(failure))).await
             }
             Message::Ended(id, cause) => self.on_producer_ended(id, cause).await,

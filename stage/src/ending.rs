@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::counters::Counters;
+use crate::error::Origin;
 use crate::mailbox::{Mailbox, Message};
 use crate::{EndCause, Exit, Failure, FailureKind, Subscription, WaitingFor};
 
 /// Closes the stage's mailbox, answers what nobody has read, and reports the end: once, and at the latest when it is
 /// dropped, which means that the stage was killed.
 pub(crate) struct Ending<I, O> {
-    pub(crate) stage: Arc<str>,
+    pub(crate) stage: Origin,
     pub(crate) mailbox: Arc<Mailbox<I, O>>,
     pub(crate) counters: Arc<Counters>,
     report: Option<Report>,
@@ -19,7 +20,7 @@ pub(crate) struct Ending<I, O> {
 pub(crate) type Report = Box<dyn FnOnce(Exit) + Send>;
 
 impl<I, O> Ending<I, O> {
-    pub(crate) fn new(stage: Arc<str>, mailbox: Arc<Mailbox<I, O>>, counters: Arc<Counters>, report: Report) -> Self {
+    pub(crate) fn new(stage: Origin, mailbox: Arc<Mailbox<I, O>>, counters: Arc<Counters>, report: Report) -> Self {
         Self { stage, mailbox, counters, report: Some(report) }
     }
 
@@ -42,7 +43,7 @@ impl<I, O> Ending<I, O> {
             Message::Subscribe(subscription) => {
                 let Subscription { id, subscriber, .. } = *subscription;
                 let exit = match exit {
-                    Exit::Normal => Exit::Failed(Failure::new(&*self.stage, FailureKind::AlreadyEnded, "it has ended")),
+                    Exit::Normal => Exit::Failed(Failure::at(&self.stage, FailureKind::AlreadyEnded, "it has ended")),
                     exit => exit.clone(),
                 };
                 subscriber.ended(id, EndCause::Down(exit));
@@ -59,7 +60,7 @@ impl<I, O> Ending<I, O> {
         let waits_for = waits_for.filter(|what| *what != WaitingFor::Emission);
         let why = waits_for.map_or_else(String::new, |what| format!(", as it waited {what}"));
         let why = format!("its task was dropped before it had ended{why}");
-        Exit::Failed(Failure::new(&*self.stage, FailureKind::Killed, why))
+        Exit::Failed(Failure::at(&self.stage, FailureKind::Killed, why))
     }
 }
 

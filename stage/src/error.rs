@@ -1,7 +1,10 @@
 //! How stages end and what can go wrong: [`Exit`], [`Failure`], [`SubscribeError`], [`GraphError`].
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
+
+use aqueduct_dispatcher::Sentence;
 
 use crate::{Intensity, Outcome};
 
@@ -40,14 +43,48 @@ impl fmt::Display for Exit {
 }
 
 /// What went wrong, and in which stage it began. Cheap to clone: it travels along the edges to whoever is affected.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Failure(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
-    origin: String,
+    origin: Origin,
     kind: FailureKind,
     message: String,
+}
+
+/// Where a failure begins: a stage, and which of its instances if it has several.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    stage: Arc<str>,
+    instance: Option<usize>,
+}
+
+impl Origin {
+    pub(crate) fn stage(stage: impl Into<Arc<str>>) -> Self {
+        Self { stage: stage.into(), instance: None }
+    }
+
+    /// One of `count` instances.
+    pub(crate) fn instance(stage: impl Into<Arc<str>>, instance: usize, count: usize) -> Self {
+        Self { stage: stage.into(), instance: Some(instance).filter(|_| count > 1) }
+    }
+
+    /// For a message. No `Display`, or `to_string` would be this and not the name.
+    fn describe(&self) -> String {
+        match self.instance {
+            Some(instance) => format!("instance {instance} of stage {:?}", self.stage),
+            None => format!("stage {:?}", self.stage),
+        }
+    }
+}
+
+/// The stage's name.
+impl Deref for Origin {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.stage
+    }
 }
 
 /// The kinds of [`Failure`].
@@ -93,23 +130,16 @@ pub enum FailureKind {
 impl Failure {
     /// A failure that began at `origin`: a stage's name, or what stands for it.
     pub fn new(origin: impl Into<String>, kind: FailureKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { origin: origin.into(), kind, message: message.into() }))
+        Self::at(&Origin::stage(origin.into()), kind, message)
+    }
+
+    pub(crate) fn at(origin: &Origin, kind: FailureKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { origin: origin.clone(), kind, message: message.into() }))
     }
 
     /// A callback's error, with its causes.
-    pub(crate) fn from_callback(stage: &str, error: &BoxError) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Many errors already speak of their cause.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            cause = error.source();
-        }
-        Self::new(stage, FailureKind::Error, message)
+    pub(crate) fn from_callback(origin: &Origin, error: &BoxError) -> Self {
+        Self::at(origin, FailureKind::Error, Sentence(&**error).to_string())
     }
 
     /// Whether the two are the same failure, seen at different places.
@@ -120,6 +150,11 @@ impl Failure {
     /// The stage in which it began.
     pub fn origin(&self) -> &str {
         &self.0.origin
+    }
+
+    /// Which of the stage's instances it was, from 0, if it has several here.
+    pub fn instance(&self) -> Option<usize> {
+        self.0.origin.instance
     }
 
     /// What kind of failure it is.
@@ -136,30 +171,33 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { origin, kind, message } = &*self.0;
+        let (name, origin) = (&*origin.stage, origin.describe());
         match kind {
-            FailureKind::Error => write!(f, "stage {origin:?} failed: {message}"),
-            FailureKind::Panic => write!(f, "stage {origin:?} panicked: {message}"),
-            FailureKind::Killed => write!(f, "stage {origin:?} was killed: {message}"),
-            FailureKind::Subscribe => write!(f, "stage {origin:?} could not subscribe: {message}"),
+            FailureKind::Error => write!(f, "{origin} failed: {message}"),
+            FailureKind::Panic => write!(f, "{origin} panicked: {message}"),
+            FailureKind::Killed => write!(f, "{origin} was killed: {message}"),
+            FailureKind::Subscribe => write!(f, "{origin} could not subscribe: {message}"),
             FailureKind::Refused | FailureKind::AlreadyEnded => {
-                write!(f, "stage {origin:?} refused a subscription: {message}")
+                write!(f, "{origin} refused a subscription: {message}")
             }
-            FailureKind::Dispatch => write!(f, "stage {origin:?} could not dispatch: {message}"),
-            FailureKind::AlreadySubscribed => write!(f, "stage {origin:?} refused a subscription: {message}"),
-            FailureKind::Selector => write!(f, "selector of a subscription to stage {origin:?} panicked: {message}"),
-            FailureKind::Overflow => write!(f, "stage {origin:?} overflowed: {message}"),
-            FailureKind::Shutdown => write!(f, "stage {origin:?} was shut down early: {message}"),
-            FailureKind::Ended => write!(f, "stage {origin:?} ended: {message}"),
-            FailureKind::Waiting => write!(f, "stage {origin:?} waits in vain {message}"),
-            FailureKind::Tasks => write!(f, "tasks of {origin:?}: {message}"),
-            FailureKind::Disconnected => write!(f, "connection to {origin} lost: {message}"),
-            FailureKind::Protocol => write!(f, "protocol error from {origin}: {message}"),
-            FailureKind::Remote => write!(f, "on {origin}: {message}"),
+            FailureKind::Dispatch => write!(f, "{origin} could not dispatch: {message}"),
+            FailureKind::AlreadySubscribed => write!(f, "{origin} refused a subscription: {message}"),
+            FailureKind::Selector => write!(f, "a subscription to {origin} failed: {message}"),
+            FailureKind::Overflow => write!(f, "{origin} overflowed: {message}"),
+            FailureKind::Shutdown => write!(f, "{origin} was shut down early: {message}"),
+            FailureKind::Ended => write!(f, "{origin} ended: {message}"),
+            FailureKind::Waiting => write!(f, "{origin} waits in vain {message}"),
+            FailureKind::Tasks => write!(f, "tasks of {name:?}: {message}"),
+            FailureKind::Disconnected => write!(f, "connection to {name} lost: {message}"),
+            FailureKind::Protocol => write!(f, "protocol error from {name}: {message}"),
+            FailureKind::Remote => write!(f, "on {name}: {message}"),
         }
     }
 }
 
 impl std::error::Error for Failure {}
+
+aqueduct_dispatcher::debug_as_sentence!(Failure);
 
 /// What [`handle_subscribe`](crate::Producer::handle_subscribe) of a stage with an output fails with to refuse a subscriber,
 /// and not to fail itself.
@@ -185,7 +223,7 @@ impl std::error::Error for Failure {}
 ///     }
 /// }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
     reason: String,
@@ -202,8 +240,10 @@ impl Refusal {
     }
 }
 
+aqueduct_dispatcher::debug_as_sentence!(Refusal);
+
 /// Why a subscription was not made.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
     /// The producer has ended.
@@ -246,6 +286,8 @@ pub enum SubscribeError {
         reason: String,
     },
 }
+
+aqueduct_dispatcher::debug_as_sentence!(SubscribeError);
 
 /// Why a graph did not complete. Its message is that of the failure in which it began.
 ///

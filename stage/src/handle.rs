@@ -387,7 +387,7 @@ impl<R> Future for Call<R> {
 }
 
 /// Why a message was not answered, or not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
     /// The stage has ended, or is draining, or failed while it handled the message, or waits for its restart.
@@ -403,6 +403,8 @@ pub enum CallError {
     #[error("no reply within {0:?}")]
     Timeout(Duration),
 }
+
+aqueduct_dispatcher::debug_as_sentence!(CallError);
 
 /// How long a call waits, as in OTP.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);

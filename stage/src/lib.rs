@@ -131,10 +131,13 @@ pub mod testing;
 mod upstream;
 mod waiting;
 
+#[doc(hidden)]
+pub use aqueduct_dispatcher::debug_as_sentence;
 pub use aqueduct_dispatcher::{
     Attempt, BroadcastDispatcher, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher, Dispatcher,
     Events, Interest, Keep, Lane, Marker, Overflow, PartitionDispatcher, PartitionName, Partitions, PartitionsError,
-    Refused, RoundRobinDispatcher, Selector, SubscribeOptions, SubscriptionId, Unattended, Window, WindowError,
+    Refused, RoundRobinDispatcher, Selector, Sentence, SubscribeOptions, SubscriptionId, Unattended, Window,
+    WindowError,
 };
 
 pub use answer::Answer;

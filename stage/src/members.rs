@@ -192,7 +192,7 @@ impl Shared {
         let task = self.task(&mut state, work);
         let member = &mut state.stages[number];
         member.task = Some(task.id);
-        let name = Arc::clone(&member.stage);
+        let name = member.stage.clone();
         drop(state);
         self.spawner.spawn(&name, Box::pin(task));
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::Exit;
+use crate::error::Origin;
 
 /// What each stage of a graph did, in the order in which they were declared.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +43,12 @@ impl Outcome {
     /// The entry of the first instance of the stage called `name`.
     pub fn stage(&self, name: &str) -> Option<&StageOutcome> {
         self.stages.iter().find(|outcome| outcome.stage == name)
+    }
+
+    /// Where a failure of an instance begins.
+    pub(crate) fn origin(&self, of: &StageOutcome) -> Origin {
+        let count = self.stages.iter().filter(|other| other.stage == of.stage).count();
+        Origin::instance(&*of.stage, of.instance, count)
     }
 }
 

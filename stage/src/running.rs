@@ -224,13 +224,9 @@ impl Running {
         let (outcome, mut failures, exceeded) = self.shared.conclude();
         failures.extend(self.shared.losses());
         if failures.is_empty() {
-            failures.extend(
-                outcome
-                    .stages
-                    .iter()
-                    .filter(|stage| matches!(stage.exit, Exit::Shutdown))
-                    .map(|stage| Failure::new(&stage.stage, FailureKind::Shutdown, "its source was not exhausted")),
-            );
+            failures.extend(outcome.stages.iter().filter(|stage| matches!(stage.exit, Exit::Shutdown)).map(|stage| {
+                Failure::at(&outcome.origin(stage), FailureKind::Shutdown, "its source was not exhausted")
+            }));
         }
         GraphError::unless_empty(failures, exceeded, outcome)
     }

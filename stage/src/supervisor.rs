@@ -172,7 +172,7 @@ impl Drop for TaskSupervisor {
 impl fmt::Debug for TaskSupervisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskSupervisor")
-            .field("name", &self.pool.name)
+            .field("name", &&*self.pool.name)
             .field("counts", &self.count_children())
             .finish_non_exhaustive()
     }

@@ -149,9 +149,20 @@ async fn an_event_whose_partition_cannot_be_told_is_counted_as_failed() {
     let error = graph.run().await.unwrap_err();
     assert_eq!(seen.events().len(), 98);
     assert_eq!((error.failure.kind(), error.others.len()), (FailureKind::Dispatch, 0));
+    let why = r#"stage "numbers" could not dispatch: its partition function panicked: seven (events: 2; "#;
+    assert!(error.to_string().starts_with(why), "{error}");
     let [numbers, rest] = ["numbers", "rest"].map(|name| error.outcome.stage(name).unwrap().clone());
     assert_eq!((numbers.failed, rest.events_in), (2, 98));
     assert!(matches!((numbers.exit, rest.exit), (Exit::Normal, Exit::Normal)));
+}
+
+#[tokio::test]
+async fn a_partition_out_of_range_is_an_error_that_names_the_number_and_the_range() {
+    let (graph, seen) = (Graph::new("test"), Seen::default());
+    let numbers = graph.producer("numbers", count(10)).partition(4, |n: &u64| if *n == 7 { 4 } else { 0 });
+    graph.consumer("shards", seen.collect()).subscribe_each(&numbers, 0..10);
+    let error = graph.run().await.unwrap_err().to_string();
+    assert!(error.contains("expected a partition, one of 0..4, got 4 (events: 1; "), "{error}");
 }
 
 #[tokio::test]

@@ -209,6 +209,24 @@ async fn a_panic_is_the_graphs_error_and_reaches_downstream_once() {
 }
 
 #[tokio::test]
+async fn the_failure_of_one_of_several_instances_says_which() {
+    struct Picky(usize);
+    impl Consumer for Picky {
+        type In = u64;
+        async fn handle_events(&mut self, _: Batch<u64>, _: &mut Cx<'_>) -> Result {
+            if self.0 == 2 { Err("not mine".into()) } else { Ok(()) }
+        }
+    }
+    let (graph, made) = (Graph::new("test"), AtomicUsize::new(0));
+    let numbers = graph.producer("numbers", count(100));
+    let picky = move || Picky(made.fetch_add(1, Ordering::Relaxed));
+    graph.consumer("picky", picky).concurrency(3).subscribe(&numbers, 0..1);
+    let failure = graph.run().await.unwrap_err().failure;
+    assert_eq!(failure.to_string(), r#"instance 2 of stage "picky" failed: not mine"#);
+    assert_eq!((failure.origin(), failure.instance()), ("picky", Some(2)));
+}
+
+#[tokio::test]
 async fn a_factory_that_panics_is_reported() {
     let graph = Graph::new("test");
     let numbers = graph.producer::<Count>("numbers", || panic!("no file"));

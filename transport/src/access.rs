@@ -62,13 +62,15 @@ impl fmt::Debug for Access {
 }
 
 /// A node lacks a right. The refused side gets its text, the refusing side logs it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AccessError {
     #[error("node {node} may not subscribe to {producer:?}")]
     Subscribe { node: NodeName, producer: String },
     #[error("node {node} may not publish {producer:?}")]
     Publish { node: NodeName, producer: String },
 }
+
+aqueduct_stage::debug_as_sentence!(AccessError);
 
 fn check(pattern: String) -> Result<String, NameError> {
     // What a star stands for can be empty, or make a name of its neighbours: only the rest can be judged.

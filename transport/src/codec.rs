@@ -57,7 +57,7 @@ pub(crate) fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Re
     let mut deserializer = Deserializer::from_read_ref(payload);
     for index in 0..count {
         let value = T::deserialize(&mut deserializer);
-        events.push(value.map_err(|source| DecodeError::Value { index, signature: T::signature(), source })?);
+        events.push(value.map_err(|cause| DecodeError::Value { index, signature: T::signature(), cause })?);
     }
     // rmp-serde does not tell where it stands in a slice, but a further value must find nothing to read.
     match bool::deserialize(&mut deserializer) {
@@ -98,18 +98,19 @@ impl fmt::Debug for Encoded {
 }
 
 /// An event of a batch cannot be sent to another node.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("event {index} of the batch cannot be encoded: {cause}")]
 pub struct EncodeError {
     /// Which one of the batch, from 0.
     pub index: usize,
     /// Why.
-    #[source]
     pub cause: EncodeErrorCause,
 }
 
+aqueduct_stage::debug_as_sentence!(EncodeError);
+
 /// Why an event cannot be sent to another node.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeErrorCause {
     /// It is longer than [`Limits::max_event_bytes`].
@@ -122,10 +123,10 @@ pub enum EncodeErrorCause {
     },
     /// Its `Serialize` failed.
     #[error("its value cannot be written: {0}")]
-    Value(#[source] rmp_serde::encode::Error),
+    Value(rmp_serde::encode::Error),
     /// It goes beyond the [`Limits`], and would be refused where it arrives.
     #[error("it would be refused where it arrives: {0}")]
-    Structure(#[from] StructureError),
+    Structure(StructureError),
     /// Its `Deserialize` does not read what its `Serialize` writes: see the table at [`Wire`].
     #[error("a value of {signature:?} would not be read as it is written, {place}: {reason}")]
     Unreadable {
@@ -138,17 +139,25 @@ pub enum EncodeErrorCause {
     },
 }
 
+impl From<StructureError> for EncodeErrorCause {
+    fn from(error: StructureError) -> Self {
+        Self::Structure(error)
+    }
+}
+
+aqueduct_stage::debug_as_sentence!(EncodeErrorCause);
+
 /// What came from another node is not a list of events of the type that was agreed upon.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The bytes are not the announced number of values, or go beyond the [`Limits`].
     #[error("malformed events: {0}")]
-    Structure(#[from] StructureError),
+    Structure(StructureError),
     /// An event is not a value of its type. Both ends call the type the same, so one of them has changed it and not its
     /// version.
     #[error(
-        "event {index} of the batch cannot be decoded as {signature:?}: {source}; \
+        "event {index} of the batch cannot be decoded as {signature:?}: {cause}; \
          if the type was changed, its version must be, too, and where it is written as well as where it is read"
     )]
     Value {
@@ -157,7 +166,7 @@ pub enum DecodeError {
         /// What the type is called: [`Wire::signature`].
         signature: String,
         /// What serde says of it.
-        source: ValueError,
+        cause: ValueError,
     },
     /// Every event was decoded, and something is left: a type reads less than it writes, or than another program does under
     /// the same version.
@@ -175,11 +184,19 @@ impl DecodeError {
     fn of_one(&self) -> String {
         match self {
             Self::Structure(error) => error.to_string(),
-            Self::Value { source, .. } => source.to_string(),
+            Self::Value { cause, .. } => cause.to_string(),
             Self::Unused { .. } => "not everything is read".to_owned(),
         }
     }
 }
+
+impl From<StructureError> for DecodeError {
+    fn from(error: StructureError) -> Self {
+        Self::Structure(error)
+    }
+}
+
+aqueduct_stage::debug_as_sentence!(DecodeError);
 
 /// The most bytes that an event is guessed to need before it is encoded: what it points to is not known.
 const MAX_GUESS: usize = 64;

@@ -327,7 +327,7 @@ impl NodeConfig {
 }
 
 /// What is wrong with a [`NodeConfig`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A connection without traffic would be taken for lost before its first sign of life, or there would be none.
@@ -357,6 +357,8 @@ pub enum ConfigError {
         value: u64,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(ConfigError);
 
 /// The round trip that is assumed before one was measured: a first packet is repeated after three of them. QUIC's own third
 /// of a second (RFC 9002, section 6.2.2) means a second, which is long for a node that is just coming up; on a path that is

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use aqueduct_stage::SubscribeError;
+use aqueduct_stage::{Sentence, SubscribeError};
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::admission::{Place, Verdict};
 use crate::control::{Control, Inquiry, converse};
 use crate::counters::{Counters, Gauge, Present};
-use crate::error::{CloseCode, error_chain};
+use crate::error::CloseCode;
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::incarnations::{Entered, Superseded};
 use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
@@ -169,7 +169,7 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
                     HandshakeError::Refused { .. } | HandshakeError::Version(_) | HandshakeError::Superseded(_) => {
                         SubscribeError::Refused { at: at.to_string(), reason: error.to_string() }
                     }
-                    other => unreachable(at, error_chain(&other)),
+                    other => unreachable(at, Sentence(&other).to_string()),
                 },
             })
         }
@@ -234,7 +234,7 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
             serve(node, established, conversation).await;
         }
         Err(error) => {
-            tracing::warn!(%from, error = error_chain(&error), "connection refused");
+            tracing::warn!(%from, error = %Sentence(&error), "connection refused");
             shared.counters.connections_refused.add(1);
             if error.is_breach() {
                 shared.counters.offences.add(1);
@@ -251,7 +251,7 @@ async fn admit(node: &Arc<Inner>, incoming: Incoming) -> Result<(Connection, Met
     match timeout_at(end, welcome(node, &connection)).await.unwrap_or(Err(HandshakeError::Timeout(limit))) {
         Ok((met, control)) => Ok((connection, met, control)),
         Err(error) => {
-            connection.close(error.code().into(), error.to_string().as_bytes());
+            connection.close(error.code().into(), Sentence(&error).to_string().as_bytes());
             Err(error)
         }
     }
@@ -275,7 +275,7 @@ async fn serve(node: Weak<Inner>, established: Established, mut conversation: Co
         if let Err(error) = converse(control, stream, &inquiry).await
             && error.is_breach()
         {
-            let why = error_chain(&error);
+            let why = Sentence(&error).to_string();
             tracing::warn!(%peer, error = why, "peer broke the protocol");
             counters.offences.add(1);
             connection.close(CloseCode::Protocol.into(), why.as_bytes());
@@ -352,12 +352,12 @@ async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
     };
-    tracing::warn!(peer = %opened.peer, error = error_chain(&error), "expected a subscription");
+    tracing::warn!(peer = %opened.peer, error = %Sentence(&error), "expected a subscription");
     let code = error.code();
     opened.stream.reset(code as u32);
     // Neither a slow line nor a change of mind is an offence.
     if error.is_breach() {
-        opened.offences.add(&error.to_string());
+        opened.offences.add(&Sentence(&error).to_string());
     }
 }
 
@@ -558,7 +558,7 @@ async fn next_frame(stream: &mut FrameStream) -> Result<Frame, HandshakeError> {
 }
 
 /// Why two nodes did not come together.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum HandshakeError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -581,6 +581,8 @@ enum HandshakeError {
     #[error("{reason}: {message}")]
     Refused { reason: Reason, message: String },
 }
+
+aqueduct_stage::debug_as_sentence!(HandshakeError);
 
 impl HandshakeError {
     /// What the other node is told.

@@ -57,7 +57,7 @@ struct Answer {
 }
 
 /// The peer broke a rule of the control stream.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ControlError {
     #[error("unexpected {frame} frame on the control stream")]
     Unexpected { frame: &'static str },
@@ -68,10 +68,12 @@ pub(crate) enum ControlError {
     #[error("expected a part of the functions to have one at least, got none")]
     EmptyPart,
     #[error("not a list of functions: {0}")]
-    Functions(#[from] RegisterError),
+    Functions(RegisterError),
     #[error("expected functions with the digest {announced}, got {got}")]
     Digest { announced: FunctionsDigest, got: FunctionsDigest },
 }
+
+aqueduct_stage::debug_as_sentence!(ControlError);
 
 impl Control {
     /// An end of a node that has `ours`; `announced` is what the peer has said that it has. The peer may send so many
@@ -156,7 +158,7 @@ impl Control {
         }
         for FunctionRow(name, version, signature) in functions {
             // They are bounded as our own are. They cannot be called here.
-            theirs.insert(&name, version, signature, ())?;
+            theirs.insert(&name, version, signature, ()).map_err(ControlError::Functions)?;
         }
         if is_last {
             let got = theirs.digest();

@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use aqueduct_stage::Sentence;
 use bytes::Bytes;
 
 pub use self::memory::{MemoryPositions, MemoryQueue};
@@ -199,7 +200,7 @@ pub struct QueueEntry {
 }
 
 /// Why something was not stored, or cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The queue has as many entries as it may.
@@ -223,8 +224,8 @@ pub enum StoreError {
     },
     /// The store could not be read or written: the disk is full, or the file is in use or cannot be read at all. It is opened
     /// anew for the next call.
-    #[error("the store failed: {0}")]
-    Storage(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the store failed: {}", Sentence(&**.0))]
+    Storage(Box<dyn std::error::Error + Send + Sync>),
     /// Something in the file is not as it was written: its checksum tells. An entry of a queue can still be acknowledged,
     /// which removes it, and then those behind it can be taken.
     #[error("the file is damaged: {0} is not as it was written")]
@@ -233,8 +234,8 @@ pub enum StoreError {
     #[error("the store is closed")]
     Closed,
     /// What was to be done together with storing a position has failed; nothing was changed.
-    #[error("the effect failed: {0}")]
-    Effect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the effect failed: {}", Sentence(&**.0))]
+    Effect(Box<dyn std::error::Error + Send + Sync>),
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     Shutdown,
@@ -250,3 +251,5 @@ impl StoreError {
 fn age(expected: u64, got: u64) -> &'static str {
     if got < expected { "an earlier" } else { "another" }
 }
+
+aqueduct_stage::debug_as_sentence!(StoreError);

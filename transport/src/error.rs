@@ -26,17 +26,3 @@ impl From<CloseCode> for VarInt {
         Self::from_u32(code as u32)
     }
 }
-
-/// An error and its causes, on one line; each once, as some say their cause themselves.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
-}

@@ -198,12 +198,12 @@ fn read_map<T: DeserializeOwned>(kind: Kind, body: &[u8], limits: &Limits) -> Re
     let frame = kind.name();
     // Their number is bounded by that of the bytes; a limit meant for events does not apply.
     let items = body.len() as u64;
-    prescan::check(body, 1, items, limits.depth()).map_err(|source| FrameError::Structure { frame, source })?;
+    prescan::check(body, 1, items, limits.depth()).map_err(|cause| FrameError::Structure { frame, cause })?;
     // serde would also take the fields as an array, in an order that is nobody's promise.
     if !matches!(body, [0x80..=0x8f | 0xde | 0xdf, ..]) {
         return Err(FrameError::NotAMap { frame });
     }
-    rmp_serde::from_slice(body).map_err(|source| FrameError::Body { frame, source })
+    rmp_serde::from_slice(body).map_err(|cause| FrameError::Body { frame, cause })
 }
 
 /// A frame's type.
@@ -292,7 +292,7 @@ impl Kind {
 }
 
 /// What another node sent, or we would send, is not a frame.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
     /// A frame without even a type.
@@ -321,12 +321,12 @@ pub enum FrameError {
         frame: &'static str,
     },
     /// The body is not one MessagePack value.
-    #[error("malformed body of {frame} frame: {source}")]
+    #[error("malformed body of {frame} frame: {cause}")]
     Structure {
         /// The type of frame.
         frame: &'static str,
         /// What is wrong with it.
-        source: StructureError,
+        cause: StructureError,
     },
     /// The body is a MessagePack value, and no map.
     #[error("malformed body of {frame} frame: expected a map")]
@@ -335,14 +335,16 @@ pub enum FrameError {
         frame: &'static str,
     },
     /// A field of the body is missing, or is not what it should be.
-    #[error("malformed body of {frame} frame: {source}")]
+    #[error("malformed body of {frame} frame: {cause}")]
     Body {
         /// The type of frame.
         frame: &'static str,
         /// What serde says of it.
-        source: rmp_serde::decode::Error,
+        cause: rmp_serde::decode::Error,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(FrameError);
 
 /// The `u32` in front of each frame, which does not count itself.
 const LENGTH_BYTES: usize = 4;

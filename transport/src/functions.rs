@@ -274,7 +274,7 @@ impl fmt::Display for FunctionsDigest {
 }
 
 /// Why a function was not registered.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
     /// There is one already.
@@ -315,8 +315,10 @@ pub enum RegisterError {
     },
 }
 
+aqueduct_stage::debug_as_sentence!(RegisterError);
+
 /// Why a function was not found.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LookupError {
     /// There is none of this name and version.
@@ -350,6 +352,8 @@ pub enum LookupError {
         version: u32,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(LookupError);
 
 fn versions(present: &[u32]) -> String {
     if present.is_empty() {

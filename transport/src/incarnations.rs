@@ -37,7 +37,7 @@ pub(crate) struct Entered<C> {
 }
 
 /// A later start of the node was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "incarnation {got} is superseded by incarnation {last}: a node of this name was started later, and each process needs a \
      name of its own"
@@ -46,6 +46,8 @@ pub(crate) struct Superseded {
     pub(crate) got: u64,
     pub(crate) last: u64,
 }
+
+aqueduct_stage::debug_as_sentence!(Superseded);
 
 impl<C> Incarnations<C> {
     pub(crate) fn new() -> Self {

@@ -41,12 +41,14 @@ pub(crate) struct Agreement {
 }
 
 /// Two nodes do not understand each other. Both ends report it in the same words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the dialler speaks versions {dialler} of the protocol, the listener speaks versions {listener}")]
 pub(crate) struct NoCommonVersion {
     pub(crate) dialler: Versions,
     pub(crate) listener: Versions,
 }
+
+aqueduct_stage::debug_as_sentence!(NoCommonVersion);
 
 /// What a node with these settings offers.
 pub(crate) fn offer(versions: Versions, limits: &Limits) -> Offer {

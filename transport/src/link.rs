@@ -49,7 +49,7 @@ pub(crate) use reassembly::Reassembly;
 pub(crate) const MAX_INSTANCES: u64 = 1024;
 
 /// The other end of a link broke the protocol, or its stream stopped before its end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LinkError {
     /// A frame that has no place here.
@@ -194,3 +194,5 @@ pub enum LinkError {
         arrived: u64,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(LinkError);

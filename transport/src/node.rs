@@ -567,7 +567,7 @@ impl NodeBuilder {
             let runtime = NodeRuntime(Arc::clone(&self.spawner));
             match UdpSocket::bind(at).and_then(|socket| runtime.wrap_udp_socket(socket)) {
                 Ok(socket) => return self.socket(socket),
-                Err(source) => last = Some(BindError::Socket { at: Some(at), source }),
+                Err(cause) => last = Some(BindError::Socket { at: Some(at), cause }),
             }
         }
         let nowhere = || io::Error::new(io::ErrorKind::AddrNotAvailable, "it resolves to no address");
@@ -585,7 +585,7 @@ impl NodeBuilder {
         let keys = identity.endpoint_keys();
         let server = config.listening(identity.server_config(), keys);
         let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
-        let failed = |source| BindError::Socket { at: None, source };
+        let failed = |cause| BindError::Socket { at: None, cause };
         let address = socket.local_addr().map_err(failed)?;
         let endpoint =
             Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime).map_err(failed)?;
@@ -630,7 +630,7 @@ impl fmt::Debug for NodeBuilder {
 }
 
 /// Why a node did not come to be.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// The settings do not go together.
@@ -638,19 +638,21 @@ pub enum BindError {
     Config(#[from] ConfigError),
     /// The address means nothing.
     #[error("cannot resolve the address: {0}")]
-    Resolve(#[source] io::Error),
+    Resolve(io::Error),
     /// The socket could not be opened, or does not work.
-    #[error("cannot open a UDP socket{}: {source}", at.map_or_else(String::new, |at| format!(" at {at}")))]
+    #[error("cannot open a UDP socket{}: {cause}", at.map_or_else(String::new, |at| format!(" at {at}")))]
     Socket {
         /// The last address that was tried, if the node was to open it.
         at: Option<SocketAddr>,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
+aqueduct_stage::debug_as_sentence!(BindError);
+
 /// Why a source was not published.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// This node publishes something by that name already.
@@ -665,6 +667,8 @@ pub enum PublishError {
         instances: usize,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(PublishError);
 
 /// A number that rises with each start of a node that keeps nothing on disk: the time of the start, in milliseconds.
 #[expect(clippy::disallowed_methods, reason = "nothing is decided by how much time has passed")]

@@ -121,7 +121,7 @@ fn length<const N: usize>(rest: &mut &[u8]) -> Result<u64, StructureError> {
 }
 
 /// Why bytes are not the MessagePack that they should be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StructureError {
     /// A value ends, or must end, behind the last byte.
@@ -149,6 +149,8 @@ pub enum StructureError {
     #[error("reserved marker 0xc1")]
     Reserved,
 }
+
+aqueduct_stage::debug_as_sentence!(StructureError);
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aqueduct_stage::{
     Attempt, BoxFuture, ConsumerId, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Interest,
-    Publisher, Source, SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
+    Publisher, Sentence, Source, SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use crate::codec::{decode, encode};
 use crate::connection::Offences;
 use crate::counters::Counters;
-use crate::error::error_chain;
 use crate::frame::{FarConsumer, Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
 use crate::patience::patience;
@@ -85,11 +84,11 @@ impl<Src: Source<Item: Wire>> Publication for Published<Src> {
                     serving.close(&served);
                     match served {
                         Ok(()) => tracing::debug!(producer, peer, "link ended"),
-                        Err(error) => tracing::debug!(producer, peer, %error, "link broken"),
+                        Err(error) => tracing::debug!(producer, peer, error = %Sentence(&error), "link broken"),
                     }
                 }
                 Ok(None) => {}
-                Err(error) => tracing::debug!(producer, peer, %error, "link broken"),
+                Err(error) => tracing::debug!(producer, peer, error = %Sentence(&error), "link broken"),
             }
         })
     }
@@ -263,7 +262,7 @@ impl<T: Wire> Serving<T> {
     /// The one with which it was lost, if it has not come back in time or is known to be gone.
     async fn wait_for_subscriber(&mut self, error: StreamError) -> Result<(), StreamError> {
         let (stage, peer) = (self.stage.clone(), self.peer.clone());
-        tracing::info!(stage, peer, %error, grace = ?self.grace, "subscriber cut off");
+        tracing::info!(stage, peer, error = %Sentence(&error), grace = ?self.grace, "subscriber cut off");
         self.outbound.cut();
         let cut_at = Instant::now();
         while !self.let_in() {
@@ -393,7 +392,7 @@ impl<T: Wire> Serving<T> {
 
     /// An event cannot be sent: the edge fails behind those before it, at both ends.
     fn give_up(&mut self, before: &[T], attempt: Attempt, error: &EncodeError) {
-        let message = error_chain(error);
+        let message = Sentence(error).to_string();
         tracing::warn!(stage = self.stage, message, "subscription given up");
         if let Ok(encoded) = encode(before, &self.limits) {
             self.outbound.send(encoded, attempt);
@@ -406,10 +405,11 @@ impl<T: Wire> Serving<T> {
     /// Tells the source that the subscriber is gone, however the link ended.
     fn close(&mut self, served: &Result<(), StreamError>) {
         if let Err(error) = served {
+            let why = Sentence(error).to_string();
             if error.is_lost() {
                 self.counters.links_given_up.add(1);
             } else {
-                self.offences.add(&error.to_string());
+                self.offences.add(&why);
             }
             self.stream.reset(CLOSE_GIVEN_UP);
             self.outbound.give_up();
@@ -417,7 +417,7 @@ impl<T: Wire> Serving<T> {
             if lost > 0 {
                 tracing::warn!(stage, peer, lost, "events lost with their subscriber, or not acknowledged by it");
             }
-            let failure = Failure::new(&self.stage, FailureKind::Disconnected, error.to_string());
+            let failure = Failure::new(&self.stage, FailureKind::Disconnected, why);
             self.leave(EndCause::Down(Exit::Failed(failure)));
         }
     }
@@ -461,7 +461,7 @@ impl<T: Wire> Serving<T> {
             match decode::<T>(&run.payload, run.count, &self.limits) {
                 Ok(events) => unfinished.push((events.into(), run.attempt)),
                 Err(error) => {
-                    let (stage, events, error) = (&self.stage, run.count, error_chain(&error));
+                    let (stage, events, error) = (&self.stage, run.count, Sentence(&error).to_string());
                     tracing::error!(stage, events, error, "events lost: they cannot be read back");
                 }
             }

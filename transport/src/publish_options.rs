@@ -110,12 +110,14 @@ impl<T> Selectors<T> {
 }
 
 /// A subscriber chose what is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown selector {name:?}, there are: {names}")]
 pub(crate) struct UnknownSelector {
     name: String,
     names: String,
 }
+
+aqueduct_stage::debug_as_sentence!(UnknownSelector);
 
 #[cfg(test)]
 mod tests {

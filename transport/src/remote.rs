@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, SubscribeError,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Sentence, Source, SubscribeError,
     Subscription, SubscriptionId, Window,
 };
 use quinn::{RecvStream, SendStream};
@@ -21,7 +21,6 @@ use crate::access::AccessError;
 use crate::codec::decode;
 use crate::connection::Established;
 use crate::counters::Counters;
-use crate::error::error_chain;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
 use crate::node::{Inner, Node};
@@ -161,7 +160,7 @@ impl<T: Wire> Remote<T> {
     fn explain(&self, error: OpenError) -> SubscribeError {
         let (name, at) = (self.producer.to_string(), self.at.to_string());
         match error {
-            OpenError::Stream(error) => SubscribeError::Unreachable { at, reason: error_chain(&error) },
+            OpenError::Stream(error) => SubscribeError::Unreachable { at, reason: Sentence(&error).to_string() },
             OpenError::Link(error) => SubscribeError::Unreachable { at, reason: error.to_string() },
             OpenError::Refused { reason: Reason::UnknownProducer, .. } => SubscribeError::Unknown { name, at },
             OpenError::Refused { reason: Reason::Ended, .. } => SubscribeError::Ended(name),
@@ -415,7 +414,7 @@ impl<T: Wire> Link<T> {
             && let Some(epoch) = self.inbound.resume()
         {
             self.epoch = epoch;
-            let cause = error_chain(error);
+            let cause = Sentence(error).to_string();
             tracing::info!(producer = self.name, error = cause, grace = ?self.grace, "cut off from the producer");
             carried = match self.reconnect().await {
                 Some(stream) => {
@@ -434,13 +433,13 @@ impl<T: Wire> Link<T> {
             counter.add(1);
             let failure = match broken {
                 Broken::Stream(error) if error.is_lost() => {
-                    let mut message = error_chain(&error);
+                    let mut message = Sentence(&error).to_string();
                     if let Some(waited) = not_back_after {
                         message += &format!(", and not made again within {waited:.1?}");
                     }
                     Failure::new(&self.name, FailureKind::Disconnected, message)
                 }
-                Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, error_chain(&error)),
+                Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, Sentence(&error).to_string()),
                 Broken::Unanswered => {
                     let message = format!("no answer within {:?}", self.grace);
                     Failure::new(&self.name, FailureKind::Disconnected, message)
@@ -567,7 +566,7 @@ impl<T: Wire> Link<T> {
             match event {
                 InboundEvent::Events { count, attempt, payload } => {
                     let events = decode::<T>(&payload, count, &self.limits)
-                        .map_err(|error| Broken::Peer(error_chain(&error)))?;
+                        .map_err(|error| Broken::Peer(Sentence(&error).to_string()))?;
                     self.counters.events_in.add(count);
                     let Subscription { id, subscriber, .. } = &self.subscription;
                     subscriber.deliver(*id, events.into(), attempt);

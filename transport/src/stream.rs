@@ -28,7 +28,7 @@ pub(crate) struct FrameStream {
 }
 
 /// Why a stream ended before its time.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(crate) enum StreamError {
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -37,6 +37,8 @@ pub(crate) enum StreamError {
     #[error(transparent)]
     Write(#[from] WriteError),
 }
+
+aqueduct_stage::debug_as_sentence!(StreamError);
 
 impl StreamError {
     /// Whether only the connection was lost: the other node neither closed it nor is at fault, and may be reached again.

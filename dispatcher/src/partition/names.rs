@@ -83,7 +83,7 @@ fn check(count: usize) -> Result<(), PartitionsError> {
 }
 
 /// Why there can be no such [`Partitions`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartitionsError {
     /// There are none, or too many.
@@ -99,6 +99,8 @@ pub enum PartitionsError {
         name: PartitionName,
     },
 }
+
+crate::debug_as_sentence!(PartitionsError);
 
 #[cfg(test)]
 mod tests {

@@ -239,7 +239,7 @@ impl<C: Callbacks> Driver<C> {
                 Exit::Failed(failure) => failure,
                 _ => {
                     let why = "a producer was shut down before it was exhausted";
-                    Failure::new(&*self.ending.stage, FailureKind::Shutdown, why)
+                    Failure::at(&self.ending.stage, FailureKind::Shutdown, why)
                 }
             };
             return ControlFlow::Break(Exit::Failed(failure));

@@ -36,7 +36,7 @@ impl<C: Callbacks> Driver<C> {
                     aqueduct_dispatcher::Refused::AlreadySubscribed => FailureKind::AlreadySubscribed,
                     _ => FailureKind::Refused,
                 };
-                let failure = Failure::new(&*self.ending.stage, kind, refused.to_string());
+                let failure = Failure::at(&self.ending.stage, kind, refused.to_string());
                 tracing::warn!(%failure, "subscription refused");
                 subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
                 ControlFlow::Continue(())
@@ -48,7 +48,7 @@ impl<C: Callbacks> Driver<C> {
     fn refuse(&mut self, id: SubscriptionId, refusal: Refusal) {
         self.downstream.refuse(id);
         self.ending.counters.edges.remove(id);
-        let failure = Failure::new(&*self.ending.stage, FailureKind::Refused, refusal.into_reason());
+        let failure = Failure::at(&self.ending.stage, FailureKind::Refused, refusal.into_reason());
         tracing::debug!(%id, %failure, "subscription refused");
         if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(id) {
             subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
@@ -145,7 +145,7 @@ impl<C: Callbacks> Driver<C> {
     pub(super) fn on_overflow(&mut self, discarded: usize) -> Flow {
         if self.keep == Keep::Fail {
             let message = format!("{discarded} events more than the buffer holds");
-            return ControlFlow::Break(Exit::Failed(Failure::new(&*self.ending.stage, FailureKind::Overflow, message)));
+            return ControlFlow::Break(Exit::Failed(Failure::at(&self.ending.stage, FailureKind::Overflow, message)));
         }
         self.ending.counters.discarded.add(discarded as u64);
         self.ending.counters.overflowed.add(discarded as u64);
@@ -175,7 +175,7 @@ impl<C: Callbacks> Driver<C> {
                     }
                 }
                 Decision::Fail(id, why) => {
-                    let failure = Failure::new(&*self.ending.stage, FailureKind::Selector, why);
+                    let failure = Failure::at(&self.ending.stage, FailureKind::Selector, why);
                     tracing::warn!(%id, %failure, "subscription failed");
                     self.ending.counters.edges.remove(id);
                     if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(id) {
@@ -192,7 +192,9 @@ impl<C: Callbacks> Driver<C> {
         if failed > 0 {
             self.ending.counters.failed.add(failed);
             self.ending.counters.undispatched.add(failed);
-            tracing::warn!(stage = &*self.ending.stage, failed, "events could not be dispatched");
+            let why = self.downstream.take_failure().unwrap_or_default();
+            tracing::warn!(stage = &*self.ending.stage, failed, why, "events could not be dispatched");
+            let _first = self.ending.counters.undispatched_why.set(why);
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::downstream::Downstream;
 use crate::driver::Driver;
 use crate::ending::Ending;
+use crate::error::Origin;
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
@@ -112,16 +113,10 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
                 stage: PhantomData,
             };
             let control: Arc<dyn Control> = Arc::new(runs);
-            let (stage, may_drop) = (Arc::clone(&self.name), spec.may_drop);
-            let number = shared.enrol(Member::new(stage, instance, Arc::clone(&control), counters, may_drop));
-            Enrolled {
-                number,
-                stage: Arc::clone(&self.name),
-                place: self.id(),
-                instance,
-                restart: spec.restart,
-                control,
-            }
+            let stage = Origin::instance(Arc::clone(&self.name), instance, spec.seats.len());
+            let member = Member::new(stage.clone(), instance, Arc::clone(&control), counters, spec.may_drop);
+            let number = shared.enrol(member);
+            Enrolled { number, stage, place: self.id(), instance, restart: spec.restart, control }
         };
         spec.seats.iter().enumerate().map(enrol).collect()
     }
@@ -130,6 +125,11 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
 impl<I, O> Place<I, O> {
     pub(super) fn lock(&self) -> MutexGuard<'_, Spec<I, O>> {
         self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a failure of one of its instances begins.
+    fn origin(&self, instance: usize) -> Origin {
+        Origin::instance(Arc::clone(&self.name), instance, self.lock().seats.len())
     }
 
     /// Names it among all places that there are.
@@ -205,7 +205,7 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
     }
 
     fn make(&self) -> Result<Made, Failure> {
-        make_callbacks(&self.place.name, &self.make).map(|callbacks| Box::new(callbacks) as Made)
+        make_callbacks(&self.place.origin(self.instance), &self.make).map(|callbacks| Box::new(callbacks) as Made)
     }
 
     fn run(&self, number: usize, shared: &Arc<Shared>, made: Option<Made>) -> BoxFuture<'static> {
@@ -213,7 +213,8 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         mailbox.count_with(&self.counters);
         let reporter = Arc::clone(shared);
         let report = Box::new(move |exit| reporter.report(number, exit));
-        let mut ending = Ending::new(Arc::clone(&name), Arc::clone(&mailbox), Arc::clone(&self.counters), report);
+        let mut ending =
+            Ending::new(self.place.origin(self.instance), Arc::clone(&mailbox), Arc::clone(&self.counters), report);
         if self.place.lock().on_cancel == OnCancel::Stop {
             let _ = mailbox.push(Message::Complete);
         }
@@ -246,11 +247,11 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
     }
 }
 
-fn make_callbacks<C>(stage: &str, make: &Mutex<Option<impl FnMut() -> C>>) -> Result<C, Failure> {
+fn make_callbacks<C>(origin: &Origin, make: &Mutex<Option<impl FnMut() -> C>>) -> Result<C, Failure> {
     // A factory that has panicked may be asked again.
     let mut make = make.lock().unwrap_or_else(PoisonError::into_inner);
     match &mut *make {
-        Some(make) => guarded_now(stage, make),
-        None => Err(Failure::new(stage, FailureKind::Killed, "its graph had ended before it was made")),
+        Some(make) => guarded_now(origin, make),
+        None => Err(Failure::at(origin, FailureKind::Killed, "its graph had ended before it was made")),
     }
 }

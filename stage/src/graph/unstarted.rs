@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::place::Place;
 use crate::counters::Counters;
 use crate::ending::Ending;
+use crate::error::Origin;
 use crate::{Exit, Failure, FailureKind};
 
 /// A place until its graph is started. Dropped before, it tells whoever waits for the stage that there will be none.
@@ -25,10 +26,11 @@ impl<I, O> Drop for Unstarted<I, O> {
     fn drop(&mut self) {
         let Some(place) = &self.0 else { return };
         let seats = place.lock().seats.clone();
-        for seat in seats {
-            let never = Failure::new(&*place.name, FailureKind::Killed, "its graph was dropped before it was started");
+        for (instance, seat) in seats.iter().enumerate() {
+            let origin = Origin::instance(Arc::clone(&place.name), instance, seats.len());
+            let never = Failure::at(&origin, FailureKind::Killed, "its graph was dropped before it was started");
             let mut ending = Ending::new(
-                Arc::clone(&place.name),
+                origin,
                 seat.mailbox(),
                 Arc::new(Counters::new(Arc::default())),
                 // No graph waits for it.

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::Control;
 use crate::counters::Counters;
+use crate::error::Origin;
 use crate::outcome::StageOutcome;
 use crate::{Exit, Failure, FailureKind, StageSnapshot};
 
 /// One instance of a stage.
 pub(crate) struct Member {
-    pub(crate) stage: Arc<str>,
+    pub(crate) stage: Origin,
     pub(crate) instance: usize,
     pub(crate) control: Arc<dyn Control>,
     pub(crate) counters: Arc<Counters>,
@@ -33,7 +34,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new(
-        stage: Arc<str>,
+        stage: Origin,
         instance: usize,
         control: Arc<dyn Control>,
         counters: Arc<Counters>,
@@ -54,12 +55,12 @@ impl Member {
         let (dropped, failed) = (overflowed.get(), undispatched.get());
         let overflow = (dropped > 0 && !self.may_drop).then(|| {
             let why = format!("its buffer was full and {dropped} events were dropped; `buffer` says what to do then");
-            Failure::new(&*self.stage, FailureKind::Overflow, why)
+            Failure::at(&self.stage, FailureKind::Overflow, why)
         });
         let dispatch = (failed > 0).then(|| {
-            let why =
-                format!("of {failed} events no partition could be told; to discard an event is an answer of its own");
-            Failure::new(&*self.stage, FailureKind::Dispatch, why)
+            let why = self.counters.undispatched_why.get().map_or("", String::as_str);
+            let why = format!("{why} (events: {failed}; `partition_by` may answer `None` to discard one)");
+            Failure::at(&self.stage, FailureKind::Dispatch, why)
         });
         overflow.into_iter().chain(dispatch)
     }

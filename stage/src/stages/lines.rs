@@ -49,7 +49,7 @@ pub struct Lines<R> {
 }
 
 /// Why the lines of a reader ended early.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum LineError {
     /// A line is longer than it may be.
@@ -77,6 +77,8 @@ pub enum LineError {
         source: io::Error,
     },
 }
+
+aqueduct_dispatcher::debug_as_sentence!(LineError);
 
 impl<R> Lines<R> {
     /// How many bytes a line may have: 64 KiB, far more than what people write, and little to hold in memory.

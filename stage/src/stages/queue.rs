@@ -315,11 +315,7 @@ impl<T: Send + 'static> Drop for Reader<T> {
 #[error("the queue is closed")]
 pub struct Closed<T>(pub T);
 
-impl<T> fmt::Debug for Closed<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Closed(..)")
-    }
-}
+aqueduct_dispatcher::debug_as_sentence!(Closed<T>);
 
 /// Why an event was not taken in. Gives it back.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -338,11 +334,4 @@ pub enum TryPushError<T> {
     Closed(T),
 }
 
-impl<T> fmt::Debug for TryPushError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Full { capacity, .. } => f.debug_struct("Full").field("capacity", capacity).finish_non_exhaustive(),
-            Self::Closed(_) => f.write_str("Closed(..)"),
-        }
-    }
-}
+aqueduct_dispatcher::debug_as_sentence!(TryPushError<T>);

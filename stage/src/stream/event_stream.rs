@@ -93,7 +93,7 @@ type Openings<T> = Vec<(SubscriptionId, Opening<T>)>;
 type Opening<T> = BoxFuture<'static, Result<Arc<dyn Publisher<T>>, SubscribeError>>;
 
 /// Why an [`EventStream`] ended before its producer was exhausted.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventStreamError {
     /// The source could not be subscribed to.
@@ -111,6 +111,8 @@ pub enum EventStreamError {
         cause: EndCause,
     },
 }
+
+aqueduct_dispatcher::debug_as_sentence!(EventStreamError);
 
 impl<T: Send + 'static> EventStream<T> {
     fn new<S: Source<Item = T> + Clone>(source: &S, options: SubscribeOptions) -> Self {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::driver::{Connect, Declared, Enrolled, How, Work};
 use super::{Fate, Supervision};
+use crate::error::Origin;
 use crate::members::{Control, Fallen, Made, Shared};
 use crate::{Exit, Failure, FailureKind, Intensity, Restart};
 
@@ -31,7 +32,7 @@ pub(super) struct Books {
 
 /// What is known of an instance of a stage.
 struct Entry {
-    stage: Arc<str>,
+    stage: Origin,
     instance: usize,
     restart: Restart,
     control: Arc<dyn Control>,
@@ -315,7 +316,7 @@ impl Books {
             Exit::Failed(failure) => failure.clone(),
             exit => {
                 let why = format!("it is to run always, and its end was: {exit}");
-                Failure::new(&*self.stages[number].stage, FailureKind::Ended, why)
+                Failure::at(&self.stages[number].stage, FailureKind::Ended, why)
             }
         };
         let first =
@@ -385,8 +386,8 @@ impl Books {
             let producer = &self.stages[wire.producer?];
             (producer.is_stopped || (producer.was_stopped && wire.state == WireState::Stale)).then_some(producer)
         });
-        let why = format!("its producer {:?} was stopped to be restarted", stopped.next()?.stage);
-        Some(Failure::new(&*entry.stage, FailureKind::Shutdown, why))
+        let why = format!("its producer {:?} was stopped to be restarted", &*stopped.next()?.stage);
+        Some(Failure::at(&entry.stage, FailureKind::Shutdown, why))
     }
 
     /// Whether this is the consequence of an end that was counted; otherwise it is the one that counts.

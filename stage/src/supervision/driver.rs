@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::books::Books;
 use super::{Command, Supervision};
+use crate::error::Origin;
 use crate::members::{Control, Made, Shared};
 use crate::{Backoff, BoxFuture, Intensity, Restart, Strategy};
 
@@ -21,7 +22,7 @@ pub(crate) struct Supervisor {
 /// An instance of a stage that was taken into the graph.
 pub(crate) struct Enrolled {
     pub(crate) number: usize,
-    pub(crate) stage: Arc<str>,
+    pub(crate) stage: Origin,
     /// Names the stage, for [`Declared`].
     pub(crate) place: usize,
     pub(crate) instance: usize,

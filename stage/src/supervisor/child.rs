@@ -92,7 +92,7 @@ impl Default for Shutdown {
 }
 
 /// Why a child was not started.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartChildError {
     /// There are as many as there may be.
@@ -108,7 +108,11 @@ pub enum StartChildError {
     Ended(String),
 }
 
+aqueduct_dispatcher::debug_as_sentence!(StartChildError);
+
 /// There is no child of this id: there never was, or it is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("child {0} not found")]
 pub struct ChildNotFound(pub ChildId);
+
+aqueduct_dispatcher::debug_as_sentence!(ChildNotFound);

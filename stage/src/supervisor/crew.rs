@@ -140,7 +140,7 @@ impl<W: Work> Companion for EventCrew<W> {
         let first = self.pool.first_failure().filter(|_| !self.tolerates)?;
         let ChildCounts { failed, started, .. } = self.pool.counts();
         let why = format!("{failed} of {started} failed; the first: {}", first.message());
-        Some(Failure::new(&*self.pool.name, FailureKind::Tasks, why))
+        Some(Failure::at(&self.pool.name, FailureKind::Tasks, why))
     }
 
     fn reference(self: Arc<Self>, stage: &str, instance: usize) -> Option<Box<dyn Any>> {

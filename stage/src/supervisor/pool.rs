@@ -14,6 +14,7 @@ use super::children::{Children, Ended, Next, Rules, Spec};
 use super::runner::Runner;
 use super::stopping::{Order, Seat, Told};
 use crate::callbacks::guarded_now;
+use crate::error::Origin;
 use crate::{BoxFuture, Exit, Failure, FailureKind, Result};
 
 /// What children are made from.
@@ -41,7 +42,7 @@ pub(crate) trait Work: Send + Sync + 'static {
 /// an allocation; and as there is a runner for each child that is alive, no child waits for another. Only one runner at
 /// a time is on its way to the children that wait for one: as it takes the first, it rouses another for the second.
 pub(crate) struct Pool<W: Work> {
-    pub(crate) name: Arc<str>,
+    pub(crate) name: Origin,
     pub(crate) work: W,
     /// Starts a task.
     spawn: Box<dyn Fn(BoxFuture<'static>) + Send + Sync>,
@@ -119,7 +120,7 @@ pub(crate) enum Turn<T> {
 
 impl<W: Work> Pool<W> {
     pub(crate) fn new(
-        name: Arc<str>,
+        name: impl Into<Arc<str>>,
         rules: Rules,
         work: W,
         spawn: Box<dyn Fn(BoxFuture<'static>) + Send + Sync>,
@@ -140,7 +141,7 @@ impl<W: Work> Pool<W> {
             over: false,
         };
         let (state, owner, emptied) = (Mutex::new(state), OnceLock::new(), Notify::new());
-        Arc::new(Self { name, work, spawn, owner, state, emptied })
+        Arc::new(Self { name: Origin::stage(name), work, spawn, owner, state, emptied })
     }
 
     /// Sets what is called when there is demand to be asked for or the supervisor has given up. The first counts.
@@ -455,7 +456,7 @@ impl<W: Work> State<W> {
     }
 
     /// Tells a child to end.
-    fn order(&mut self, id: ChildId, order: Order, effects: &mut Effects<W>, name: &Arc<str>) {
+    fn order(&mut self, id: ChildId, order: Order, effects: &mut Effects<W>, name: &Origin) {
         if let Some(runner) = self.seat_of[id.slot as usize] {
             effects.rest.push(Effect::Tell(self.seats[runner as usize].order(order)));
         } else if order != Order::Kill {
@@ -467,7 +468,7 @@ impl<W: Work> State<W> {
     }
 
     /// Tells all children to end. Returns by when they will have ended, if there is a bound.
-    fn close(&mut self, effects: &mut Effects<W>, name: &Arc<str>) -> Option<Duration> {
+    fn close(&mut self, effects: &mut Effects<W>, name: &Origin) -> Option<Duration> {
         let mut longest = Some(Duration::ZERO);
         for (id, shutdown) in self.children.close() {
             longest = match shutdown {
@@ -482,7 +483,7 @@ impl<W: Work> State<W> {
     }
 
     /// Returns after how long the child is to be started again, if it is.
-    fn on_ended(&mut self, id: ChildId, ended: Ended, effects: &mut Effects<W>, name: &Arc<str>) -> Option<Duration> {
+    fn on_ended(&mut self, id: ChildId, ended: Ended, effects: &mut Effects<W>, name: &Origin) -> Option<Duration> {
         let watchers = if self.watchers.is_empty() { None } else { self.watchers.remove(&id) };
         let failure = match &ended {
             Ended::Failed(failure) | Ended::NotStarted(failure) => Some(failure.clone()),
@@ -504,7 +505,7 @@ impl<W: Work> State<W> {
                 let (restarts, within) = (intensity.max_restarts(), intensity.within());
                 let last = failure.as_ref().map_or("it ended", Failure::message);
                 let why = format!("more than {restarts} restarts within {within:?}; the last child to end: {last}");
-                let failure = Failure::new(&**name, FailureKind::Tasks, why);
+                let failure = Failure::at(name, FailureKind::Tasks, why);
                 tracing::error!(supervisor = &**name, %failure, "supervisor gives up");
                 self.gave_up = Some(failure);
                 effects.call_owner = true;
@@ -515,7 +516,7 @@ impl<W: Work> State<W> {
             let exit = match &failure {
                 Some(failure) => Exit::Failed(failure.clone()),
                 None if killed => {
-                    Exit::Failed(Failure::new(&**name, FailureKind::Killed, format!("child {id} was dropped")))
+                    Exit::Failed(Failure::at(name, FailureKind::Killed, format!("child {id} was dropped")))
                 }
                 None => Exit::Normal,
             };

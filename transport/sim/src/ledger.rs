@@ -14,7 +14,7 @@ impl fmt::Display for Edge {
 }
 
 /// How an edge broke the contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
     /// The producer sent more events than the consumer asked for (Reactive Streams rule 1.1).
@@ -48,6 +48,8 @@ pub enum Violation {
         received: u64,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(Violation);
 
 /// An oracle that sees both ends of every edge: what the consumer asked for, what the producer sent, what arrived.
 ///

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use aqueduct_stage::{Attempt, BoxError};
+use aqueduct_stage::{Attempt, BoxError, Sentence};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::codec::{decode, encode};
-use crate::error::error_chain;
 use crate::{EncodeErrorCause, Limits, Wire};
 
 /// Turns the bytes of each message of a channel into others before they leave, and back where they arrive: to compress
@@ -69,7 +68,8 @@ impl Codec {
                 return Err(CodecError::Encode(EncodeErrorCause::TooLarge { got: bytes.len(), bound }));
             }
         }
-        let decoded = decode::<T>(&bytes, 1, &self.limits).map_err(|error| CodecError::Decode(error_chain(&error)))?;
+        let decoded =
+            decode::<T>(&bytes, 1, &self.limits).map_err(|error| CodecError::Decode(Sentence(&error).to_string()))?;
         decoded.into_iter().next().ok_or_else(|| CodecError::Decode("nothing".to_owned()))
     }
 
@@ -85,15 +85,17 @@ impl Codec {
 }
 
 /// A message cannot be written or read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(super) enum CodecError {
     #[error(transparent)]
     Encode(EncodeErrorCause),
     #[error("{0}")]
     Decode(String),
-    #[error("transformer {name:?} failed: {error}")]
+    #[error("transformer {name:?} failed: {}", Sentence(&**error))]
     Transform { name: String, error: BoxError },
 }
+
+aqueduct_stage::debug_as_sentence!(CodecError);
 
 fn transform_error(transformer: &dyn Transformer, error: BoxError) -> CodecError {
     CodecError::Transform { name: transformer.name().to_owned(), error }

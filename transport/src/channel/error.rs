@@ -8,7 +8,7 @@ use super::codec::CodecError;
 use crate::{EncodeErrorCause, StoreError};
 
 /// Why a channel has ended otherwise than by being closed and everything done.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
     /// The two ends have other types, applications or transformers.
@@ -33,7 +33,7 @@ pub enum ChannelError {
     },
     /// The server could not be reached, or refused, for as long as the worker has patience.
     #[error("cannot join the channel: {0}")]
-    Unreachable(#[source] SubscribeError),
+    Unreachable(SubscribeError),
     /// The channel was closed while values waited, and no worker came for them in time. They are dead letters.
     #[error("channel {name:?} was closed, and no worker came for {missing} values within {waited:?}")]
     NoWorkers {
@@ -64,8 +64,10 @@ pub enum ChannelError {
     },
 }
 
+aqueduct_stage::debug_as_sentence!(ChannelError);
+
 /// A value was not sent. It comes back with the error.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the value was not sent: {cause}")]
 pub struct SendError<T> {
     /// The value.
@@ -74,8 +76,10 @@ pub struct SendError<T> {
     pub cause: SendErrorCause,
 }
 
+aqueduct_stage::debug_as_sentence!(SendError<T>);
+
 /// Why a value was not sent.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SendErrorCause {
     /// The channel has ended, or was closed.
@@ -102,6 +106,8 @@ pub enum SendErrorCause {
     Ended(#[from] ChannelError),
 }
 
+aqueduct_stage::debug_as_sentence!(SendErrorCause);
+
 impl From<CodecError> for SendErrorCause {
     fn from(error: CodecError) -> Self {
         match error {
@@ -112,12 +118,14 @@ impl From<CodecError> for SendErrorCause {
 }
 
 /// A result cannot be written. Its task is given up, with this as the reason.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the result cannot be sent: {0}")]
-pub struct AnswerError(#[source] pub(super) CodecError);
+pub struct AnswerError(pub(super) CodecError);
+
+aqueduct_stage::debug_as_sentence!(AnswerError);
 
 /// There are not enough workers yet.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} workers within {within:?}, got {got}")]
 pub struct NotReady {
     /// How many were waited for.
@@ -127,3 +135,5 @@ pub struct NotReady {
     /// How long it was waited.
     pub within: Duration,
 }
+
+aqueduct_stage::debug_as_sentence!(NotReady);

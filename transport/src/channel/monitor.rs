@@ -156,7 +156,9 @@ impl<Job: Wire> Stream for ChannelDeadLetters<Job> {
             match self.hub.codec.decode::<Job>(payload.bytes) {
                 Ok(payload) => return Poll::Ready(Some(DeadLetter { task, payload, attempts, reason })),
                 // It was written here.
-                Err(error) => tracing::error!(channel = &*self.hub.name, %error, "a dead letter cannot be read back"),
+                Err(error) => {
+                    tracing::error!(channel = &*self.hub.name, error = ?error, "a dead letter cannot be read back");
+                }
             }
         }
         Poll::Ready(None)

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use aqueduct_stage::Sentence;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::Functions;
 use crate::control::{Control, ControlError};
-use crate::error::error_chain;
 use crate::stream::{FrameStream, StreamError};
 
 /// Asks what the peer of a connection has. All who ask share one answer.
@@ -71,7 +71,7 @@ pub(crate) async fn converse(
     let ended = carry(control, stream, inquiry).await;
     let why = match &ended {
         Ok(()) => "the control stream has ended".to_owned(),
-        Err(error) => error_chain(error),
+        Err(error) => Sentence(error).to_string(),
     };
     inquiry.answer(Err(why));
     ended
@@ -108,13 +108,15 @@ async fn carry(control: &mut Control, stream: &mut FrameStream, inquiry: &Inquir
 }
 
 /// Why a conversation ended before its connection.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub(crate) enum ConverseError {
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
     Stream(#[from] StreamError),
 }
+
+aqueduct_stage::debug_as_sentence!(ConverseError);
 
 impl ConverseError {
     /// Whether the peer is at fault, rather than gone.

@@ -4,14 +4,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Publisher, Source, SubscribeError,
-    Subscriber, Subscription, SubscriptionId, Window,
+    Attempt, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Publisher, Sentence, Source,
+    SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
 };
 use serde::{Deserialize, Serialize};
 
 use super::Positions;
 use crate::Wire;
-use crate::error::error_chain;
 
 /// An event with its number in a queue: rising within a subscription, and the same whenever the event comes again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +127,7 @@ impl<T: Send + 'static, Src: Source<Item = Numbered<T>>, P: Positions> Source fo
         subscription: Subscription<Numbered<T>>,
     ) -> Result<Arc<dyn Publisher<Numbered<T>>>, SubscribeError> {
         let position = self.positions.position(&self.subscription).await.map_err(|error| {
-            let reason = format!("the position of {:?} cannot be read: {}", self.subscription, error_chain(&error));
+            let reason = format!("the position of {:?} cannot be read: {}", self.subscription, Sentence(&error));
             SubscribeError::Refused { at: self.source.name(), reason }
         })?;
         let book = Book { position: position.unwrap_or(0), ..Book::default() };

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Source, Spawner, SubscribeError,
-    Subscriber, Subscription, SubscriptionId, TokioSpawner,
+    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Sentence, Source, Spawner,
+    SubscribeError, Subscriber, Subscription, SubscriptionId, TokioSpawner,
 };
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -19,7 +19,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::lending::{Lending, Loan};
 use super::{Numbered, Queue, QueueEntry, QueueId, StoreError};
 use crate::codec::{decode, encode};
-use crate::error::error_chain;
 use crate::{EncodeError, Limits, Wire};
 
 /// A [`Queue`] as a source of events: what was [pushed](Self::push) is given to consumers as they ask, and stays in the
@@ -300,7 +299,7 @@ impl<T, Q> fmt::Debug for ExclusiveSource<T, Q> {
 }
 
 /// Why events were not pushed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
     /// One of them cannot be encoded.
@@ -313,6 +312,8 @@ pub enum PushError {
     #[error("queue {0:?} is closed")]
     Closed(String),
 }
+
+aqueduct_stage::debug_as_sentence!(PushError);
 
 impl<T> Desk<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
@@ -606,14 +607,14 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
                     return Ok(done);
                 }
                 Err(error) if error.is_permanent() => {
-                    let message = error_chain(&error);
+                    let message = Sentence(&error).to_string();
                     tracing::error!(queue = &*self.desk.name, what, message, "the source stops");
                     self.desk.lock().trouble = Some(Arc::new(error));
                     return Err(Failure::new(&*self.desk.name, FailureKind::Error, message));
                 }
                 Err(error) => error,
             };
-            tracing::warn!(queue = &*self.desk.name, what, error = error_chain(&error), again_in = ?pause, "the store fails");
+            tracing::warn!(queue = &*self.desk.name, what, error = %Sentence(&error), again_in = ?pause, "the store fails");
             self.desk.lock().trouble = Some(Arc::new(error));
             let until = Instant::now() + pause;
             loop {
@@ -660,7 +661,7 @@ pub(super) fn payloads<T: Wire>(events: &[T], limits: &Limits) -> Result<Vec<Byt
 fn read<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, String> {
     let event = payload.strip_prefix(&mark::<T>());
     let event = event.ok_or_else(|| format!("it was not written as {:?}", T::signature()))?;
-    let mut events = decode::<T>(event, 1, limits).map_err(|error| error_chain(&error))?;
+    let mut events = decode::<T>(event, 1, limits).map_err(|error| Sentence(&error).to_string())?;
     events.pop().ok_or_else(|| "it is empty".to_owned())
 }
 

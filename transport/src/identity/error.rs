@@ -9,7 +9,7 @@ use super::{NameError, NodeName};
 
 /// Why an identity could not be made or read, or why a peer has none that we accept. `place` is the file, or which of the
 /// given texts it was. No message holds key material.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
     /// A file could not be read.
@@ -93,3 +93,5 @@ pub enum IdentityError {
         peer: NodeName,
     },
 }
+
+aqueduct_stage::debug_as_sentence!(IdentityError);

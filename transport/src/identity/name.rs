@@ -74,7 +74,7 @@ impl FromStr for NodeName {
 }
 
 /// What is wrong with a node's name.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
     /// The cluster's name is not allowed.
@@ -111,6 +111,8 @@ pub enum NameError {
     #[error("the certificate is malformed")]
     Certificate(#[source] webpki::Error),
 }
+
+aqueduct_stage::debug_as_sentence!(NameError);
 
 /// Refuses what cannot name a cluster.
 pub(super) fn check_cluster(name: &str) -> Result<(), NameError> {

@@ -184,7 +184,7 @@ impl Process {
 }
 
 /// Why no worker was started, or why it was given up.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SpawnError {
     /// The payload cannot be encoded.
@@ -230,6 +230,8 @@ pub enum SpawnError {
     #[error("cannot wait for the worker's end")]
     Wait(#[source] io::Error),
 }
+
+aqueduct_stage::debug_as_sentence!(SpawnError);
 
 fn command(program: &PathBuf, options: &Options) -> Command {
     let mut command = Command::new(program);

@@ -129,7 +129,7 @@ impl Stop {
 }
 
 /// Why a worker could not take up its work.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
     /// Standard input could not be read, or does not hold what a parent writes: the process was started by something else
@@ -149,6 +149,8 @@ pub enum WorkerError {
     #[error("the payload is not of the wanted type")]
     Payload(#[source] rmp_serde::decode::Error),
 }
+
+aqueduct_stage::debug_as_sentence!(WorkerError);
 
 /// What the parent has asked for.
 #[derive(Debug, Default)]

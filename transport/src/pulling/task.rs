@@ -117,7 +117,7 @@ pub struct DeadLetter<T> {
 }
 
 /// Why a task is a dead letter.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadReason {
     /// The worker of the last attempt refused it.
@@ -140,8 +140,10 @@ pub enum DeadReason {
     Closed,
 }
 
+aqueduct_stage::debug_as_sentence!(DeadReason);
+
 /// Why a worker's message about a task has no effect. The message still counts as a sign of life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
     /// It is about an earlier attempt, or the task has ended: another answer came first, or it took too long.
@@ -175,8 +177,10 @@ pub enum Refused {
     NoWorker(WorkerId),
 }
 
+aqueduct_stage::debug_as_sentence!(Refused);
+
 /// Why a task was not taken. It comes back with the error.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError<T> {
     /// As many tasks wait as may. There is room again when a worker has taken one.
@@ -195,6 +199,8 @@ pub enum PushError<T> {
     Closed(Task<T>),
 }
 
+aqueduct_stage::debug_as_sentence!(PushError<T>);
+
 impl<T> PushError<T> {
     /// The task.
     pub fn into_task(self) -> Task<T> {
@@ -205,7 +211,7 @@ impl<T> PushError<T> {
 }
 
 /// Why a worker was not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
     /// As many have joined as may.
@@ -218,3 +224,5 @@ pub enum JoinError {
     #[error("closed")]
     Closed,
 }
+
+aqueduct_stage::debug_as_sentence!(JoinError);

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use aqueduct_stage::{Attempt, EndCause, Exit, Failure, FailureKind};
+use aqueduct_stage::{Attempt, EndCause, Exit, Failure, FailureKind, Sentence};
 use tokio::time::{Instant, sleep_until};
 
 use super::Mark;
 use super::desk::Desk;
 use crate::channel::ChannelError;
 use crate::channel::hub::Hub;
-use crate::error::error_chain;
 use crate::{Queue, QueueEntry, StoreError};
 
 pub(super) struct Clerk<Q> {
@@ -257,7 +256,7 @@ impl<Q: Queue> Clerk<Q> {
                     return Some(done);
                 }
                 Err(error) if error.is_permanent() => {
-                    let message = error_chain(&error);
+                    let message = Sentence(&error).to_string();
                     tracing::error!(channel = &*self.hub.name, what, message, "the channel stops");
                     let mut ledger = self.desk().lock();
                     ledger.failure = Some(Failure::new(&*self.hub.name, FailureKind::Error, message));
@@ -266,7 +265,7 @@ impl<Q: Queue> Clerk<Q> {
                 }
                 Err(error) => error,
             };
-            tracing::warn!(channel = &*self.hub.name, what, error = error_chain(&error), again_in = ?pause, "the store fails");
+            tracing::warn!(channel = &*self.hub.name, what, error = %Sentence(&error), again_in = ?pause, "the store fails");
             self.desk().lock().trouble = Some(Arc::new(error));
             let until = Instant::now() + pause;
             while Instant::now() < until {

@@ -196,19 +196,20 @@ impl<T> fmt::Debug for ResultSender<T> {
 }
 
 /// Values were sent, and it is not known whether they were received.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[error("{values} values may not have been received: {}", why(cause.as_ref()))]
 pub struct Unreceived {
     /// How many.
     pub values: usize,
     /// Why nothing more is heard of them; `None` if the receiver has closed.
-    #[source]
     pub cause: Option<ChannelError>,
 }
 
 fn why(cause: Option<&ChannelError>) -> String {
     cause.map_or_else(|| "the channel is closed".to_owned(), ToString::to_string)
 }
+
+aqueduct_stage::debug_as_sentence!(Unreceived);
 
 #[cfg(test)]
 mod tests {

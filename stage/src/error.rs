@@ -277,9 +277,18 @@ pub enum SubscribeError {
         /// What went wrong.
         reason: String,
     },
-    /// The other side does not allow it.
+    /// The other side does not take the subscription now.
     #[error("refused by {at}: {reason}")]
     Refused {
+        /// Who refused.
+        at: String,
+        /// The reason that was given.
+        reason: String,
+    },
+    /// It is not allowed, and to ask again will not change that: a right is missing, a certificate is not accepted, or the
+    /// node speaks another version or has been started anew elsewhere.
+    #[error("refused by {at}: {reason}")]
+    Denied {
         /// Who refused.
         at: String,
         /// The reason that was given.

@@ -164,10 +164,11 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
             let closed = connection.close_reason();
             connection.close(error.code().into(), b"handshake");
             Err(match closed {
-                Some(closed) => explain(at, &closed),
+                Some(closed) => explain(node, at, &closed),
                 None => match error {
-                    HandshakeError::Refused { .. } | HandshakeError::Version(_) | HandshakeError::Superseded(_) => {
-                        SubscribeError::Refused { at: at.to_string(), reason: error.to_string() }
+                    HandshakeError::Refused { reason, .. } => refused(reason, at.to_string(), error.to_string()),
+                    HandshakeError::Version(_) | HandshakeError::Superseded(_) => {
+                        SubscribeError::Denied { at: at.to_string(), reason: error.to_string() }
                     }
                     other => unreachable(at, Sentence(&other).to_string()),
                 },
@@ -188,7 +189,7 @@ async fn connect(node: &Inner, at: SocketAddr) -> Result<Connection, SubscribeEr
             .map_err(|error| unreachable(at, error))?;
         // An error comes again below.
         if timeout(silence, connecting.handshake_data()).await.is_ok() {
-            return connecting.await.map_err(|error| explain(at, &error));
+            return connecting.await.map_err(|error| explain(node, at, &error));
         }
     }
 }
@@ -234,7 +235,12 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
             serve(node, established, conversation).await;
         }
         Err(error) => {
-            tracing::warn!(%from, error = %Sentence(&error), "connection refused");
+            let by_tls = match &error {
+                HandshakeError::Connection(error) => shared.identity().said_by_tls(error),
+                _ => None,
+            };
+            let why = by_tls.unwrap_or_else(|| Sentence(&error).to_string());
+            tracing::warn!(%from, error = why, "connection refused");
             shared.counters.connections_refused.add(1);
             if error.is_breach() {
                 shared.counters.offences.add(1);
@@ -613,16 +619,29 @@ impl HandshakeError {
     }
 }
 
+/// A refusal for `reason`, as the other node names it.
+pub(crate) fn refused(reason: Reason, at: String, why: String) -> SubscribeError {
+    match reason {
+        Reason::Unauthorized | Reason::Version | Reason::Superseded => SubscribeError::Denied { at, reason: why },
+        _ => SubscribeError::Refused { at, reason: why },
+    }
+}
+
 fn unreachable(at: SocketAddr, reason: impl std::fmt::Display) -> SubscribeError {
     SubscribeError::Unreachable { at: at.to_string(), reason: reason.to_string() }
 }
 
 /// Tells a refusal from a failure: whoever closed the connection on purpose, in TLS or after it, has refused it.
-fn explain(at: SocketAddr, error: &ConnectionError) -> SubscribeError {
-    match error {
-        ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_) => {
-            SubscribeError::Refused { at: at.to_string(), reason: error.to_string() }
+fn explain(node: &Inner, at: SocketAddr, error: &ConnectionError) -> SubscribeError {
+    let (at, identity) = (at.to_string(), node.identity());
+    match (identity.said_by_tls(error), error) {
+        (Some(reason), ConnectionError::TransportError(_)) => {
+            SubscribeError::Denied { at: identity.name().to_string(), reason }
         }
-        other => unreachable(at, other),
+        (Some(reason), _) => SubscribeError::Denied { at, reason },
+        (None, ConnectionError::ConnectionClosed(_) | ConnectionError::ApplicationClosed(_)) => {
+            SubscribeError::Refused { at, reason: error.to_string() }
+        }
+        (None, _) => SubscribeError::Unreachable { at, reason: error.to_string() },
     }
 }

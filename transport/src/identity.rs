@@ -10,21 +10,25 @@
 //! | `authority.rs` | [`Authority`]: issues development certificates |
 //! | `pem.rs` | reading certificates and keys, with errors that name the file |
 //! | `keys.rs` | [`EndpointKeys`]: what a node must remember of itself across a restart |
-//! | `tls.rs` | the TLS settings of both ends, and the check of a peer's cluster |
+//! | `trust.rs` | whose certificates are accepted, and in words why one is not |
+//! | `distinguished.rs` | the names in certificates, for those words |
+//! | `tls.rs` | the TLS settings of both ends |
 //! | `error.rs` | [`IdentityError`] |
 
 mod authority;
+mod distinguished;
 mod error;
 mod keys;
 mod name;
 mod pem;
 mod tls;
+mod trust;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
+use quinn::ConnectionError;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
@@ -36,6 +40,7 @@ pub use pem::IdentityPem;
 pub(crate) use keys::EndpointKeys;
 
 use pem::{load, read_certificates, read_key, read_roots};
+use trust::Trust;
 
 /// A node's certificate, its key and the authorities it trusts. Cheap to clone; immutable.
 ///
@@ -64,8 +69,9 @@ struct Inner {
     pem: IdentityPem,
     /// The chain, leaf first, with the key that was checked to belong to the leaf.
     certified: Arc<CertifiedKey>,
-    /// Never empty.
-    roots: Arc<RootCertStore>,
+    trust: Arc<Trust>,
+    /// Where the certificate and the authorities come from.
+    places: [String; 2],
     keys: EndpointKeys,
 }
 
@@ -76,17 +82,21 @@ impl Identity {
     /// # Errors
     ///
     /// Whatever is wrong with one of the texts, or with the certificate and the key together. Validity dates and the
-    /// certificate's own issuer are not looked at here: the peer judges those, at its time and by its authorities.
+    /// certificate's own issuer are not looked at here: the peer judges those, at its time and by its authorities. So an
+    /// identity can be had whose authorities are others than its own.
     pub fn from_pem(certificate: &str, key: &str, authorities: &str) -> Result<Self, IdentityError> {
         let pem = IdentityPem { certificate: certificate.into(), key: key.into(), authorities: authorities.into() };
         Self::read(pem, ["the certificate text", "the key text", "the authorities text"])
     }
 
-    /// Reads an identity from three PEM files, as [`from_pem`](Self::from_pem) does. Blocks while it reads them.
+    /// Reads an identity from three PEM files, as [`from_pem`](Self::from_pem) does, and judges the certificate as peers
+    /// will that have the same authorities. Blocks while it reads them.
     ///
     /// # Errors
     ///
-    /// As [`from_pem`](Self::from_pem), with the file named, and [`IdentityError::Read`] for one that cannot be read.
+    /// As [`from_pem`](Self::from_pem), with the file named, [`IdentityError::Read`] for one that cannot be read, and,
+    /// for a certificate that peers would refuse, [`IdentityError::Untrusted`], [`IdentityError::Dates`],
+    /// [`IdentityError::DnsName`] or [`IdentityError::NotAccepted`].
     pub fn from_pem_files(
         certificate: impl AsRef<Path>,
         key: impl AsRef<Path>,
@@ -96,7 +106,10 @@ impl Identity {
         let [certificate, key, authorities] = paths.map(load);
         let pem = IdentityPem { certificate: certificate?, key: key?, authorities: authorities? };
         let [certificate, key, authorities] = paths.map(|path| path.display().to_string());
-        Self::read(pem, [&certificate, &key, &authorities])
+        let identity = Self::read(pem, [&certificate, &key, &authorities])?;
+        let Inner { trust, certified, .. } = &*identity.inner;
+        trust.check_own(&certified.cert, [&certificate, &authorities])?;
+        Ok(identity)
     }
 
     /// The PEM texts this identity was read from, private key included: for handing it to a process of one's own.
@@ -146,6 +159,24 @@ impl Identity {
         Ok(peer)
     }
 
+    /// What was said of a certificate as TLS ended a connection, and where to look; `None` if it was about something else.
+    pub(crate) fn said_by_tls(&self, error: &ConnectionError) -> Option<String> {
+        let [certificate, authorities] = &self.inner.places;
+        let (code, reason, look) = match error {
+            ConnectionError::TransportError(ours) => {
+                (ours.code, ours.reason.clone(), format!("the authorities are read from {authorities}"))
+            }
+            ConnectionError::ConnectionClosed(theirs) => {
+                let reason = String::from_utf8_lossy(&theirs.reason).replace(char::is_control, " ");
+                (theirs.error_code, reason, format!("the certificate here is read from {certificate}"))
+            }
+            _ => return None,
+        };
+        // Errors of TLS (RFC 9001, section 4.8).
+        let said = trust::words(&reason).filter(|_| u64::from(code) >> 8 == 1)?;
+        Some(format!("{said}; {look}"))
+    }
+
     /// `places` says where each text of `pem` comes from, in its order, for errors.
     fn read(pem: IdentityPem, places: [&str; 3]) -> Result<Self, IdentityError> {
         let [certificate, key, authorities] = places;
@@ -154,14 +185,15 @@ impl Identity {
             .map_err(|source| IdentityError::Name { place: certificate.into(), source })?;
         let key_der = read_key(&pem.key, key)?;
         let keys = EndpointKeys::derive(key_der.secret_der());
-        let roots = Arc::new(read_roots(&pem.authorities, authorities)?);
+        let trust = Arc::new(Trust::new(name.cluster(), &Arc::new(read_roots(&pem.authorities, authorities)?)));
+        let places = [certificate, authorities].map(ToOwned::to_owned);
         let certified = CertifiedKey::from_der(chain, key_der, &tls::provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 IdentityError::KeyMismatch { certificate: certificate.into(), key: key.into() }
             }
             source => IdentityError::Unusable { place: key.into(), source },
         })?;
-        Ok(Self { inner: Arc::new(Inner { name, pem, certified: Arc::new(certified), roots, keys }) })
+        Ok(Self { inner: Arc::new(Inner { name, pem, certified: Arc::new(certified), trust, places, keys }) })
     }
 }
 
@@ -237,6 +269,66 @@ mod tests {
         assert_eq!(error.to_string(), format!("{} holds no certificate", key.display()));
         let error = Identity::from_pem_files(&certificate, &certificate, &authorities).unwrap_err();
         assert_eq!(error.to_string(), format!("{} holds no unencrypted private key", certificate.display()));
+    }
+
+    /// A certificate for `a` of the cluster `shop`, its key, and the authority that has signed it.
+    fn issue(authority: &str, change: impl FnOnce(&mut rcgen::CertificateParams)) -> IdentityPem {
+        use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
+
+        let (mut ca, mut leaf) = (CertificateParams::default(), CertificateParams::default());
+        ca.distinguished_name.push(DnType::CommonName, authority);
+        ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let authorities = ca.self_signed(&key).unwrap().pem();
+        leaf.subject_alt_names = vec![
+            SanType::URI("aqueduct://shop/node/a".try_into().unwrap()),
+            SanType::DnsName("shop.aqueduct.internal".try_into().unwrap()),
+        ];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut leaf);
+        let own = KeyPair::generate().unwrap();
+        let certificate = leaf.signed_by(&own, &Issuer::new(ca, key)).unwrap().pem();
+        IdentityPem { certificate, key: own.serialize_pem(), authorities }
+    }
+
+    #[test]
+    fn files_are_judged_as_peers_will_judge_them_and_the_error_names_file_and_value() {
+        let folder = Folder::new("judged");
+        let load = |pem: &IdentityPem, authorities: &str| {
+            let [certificate, key, ca] =
+                [("node.pem", &*pem.certificate), ("node.key", &*pem.key), ("ca.pem", authorities)]
+                    .map(|(file, text)| folder.write(file, text));
+            let loaded = Identity::from_pem_files(certificate, key, ca);
+            loaded.map_err(|error| error.to_string().replace(&folder.0.display().to_string(), "."))
+        };
+        let refused = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
+            let pem = issue("ours", |params| change(params));
+            load(&pem, &pem.authorities).unwrap_err()
+        };
+        let (ours, same, theirs) = (issue("ours", |_| {}), issue("ours", |_| {}), issue("theirs", |_| {}));
+        assert!(load(&ours, &ours.authorities).is_ok());
+        assert!(load(&ours, &(theirs.authorities.clone() + &ours.authorities)).is_ok());
+
+        let untrusted = r#"the certificate in ./node.pem was signed by "CN=ours", which is not among the authorities "#;
+        let error = load(&ours, &theirs.authorities).unwrap_err();
+        assert_eq!(error, format!(r#"{untrusted}in ./ca.pem: "CN=theirs""#));
+        let error = load(&ours, &same.authorities).unwrap_err();
+        assert_eq!(error, format!(r#"{untrusted}in ./ca.pem: "CN=ours" (the name is the same, the key is not)"#));
+
+        let error = refused(&|params| params.not_after = rcgen::date_time_ymd(2024, 2, 29));
+        assert_eq!(error, "the certificate in ./node.pem has expired on 2024-02-29");
+        let error = refused(&|params| params.not_before = rcgen::date_time_ymd(4000, 1, 1));
+        assert_eq!(error, "the certificate in ./node.pem is not valid before 4000-01-01");
+
+        let bank = || rcgen::SanType::DnsName("bank.aqueduct.internal".try_into().unwrap());
+        let error = refused(&|params| params.subject_alt_names[1] = bank());
+        let expected = "expected the certificate in ./node.pem to have the DNS name shop.aqueduct.internal, got ";
+        assert!(error.starts_with(expected) && error.contains("bank.aqueduct.internal"), "{error}");
+        let error = refused(&|params| drop(params.extended_key_usages.pop()));
+        assert!(
+            error.starts_with("the certificate in ./node.pem is not accepted: ") && error.contains("client"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Node {
     }
 
     /// Lets some nodes of the cluster subscribe to `source` by `name`. A node without the right is told so
-    /// ([`SubscribeError::Refused`], with its name and that of the producer) before anything of the source is touched,
+    /// ([`SubscribeError::Denied`], with its name and that of the producer) before anything of the source is touched,
     /// and this node logs it. What is already subscribed is not looked at again.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::AccessError;
 use crate::codec::decode;
-use crate::connection::Established;
+use crate::connection::{Established, refused};
 use crate::counters::Counters;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
@@ -55,7 +55,7 @@ impl<T: Wire> Remote<T> {
 
     /// Subscribes only if the node at that address is one of `publishers`, by its certificate: an address says where a
     /// node is, and not who. Default: every node of the cluster. Another one gets to know nothing of the subscription,
-    /// and the consumer gets [`SubscribeError::Refused`], with the node's name and the producer's.
+    /// and the consumer gets [`SubscribeError::Denied`], with the node's name and the producer's.
     #[must_use]
     pub fn published_by(mut self, publishers: Access) -> Self {
         self.publishers = publishers;
@@ -148,7 +148,7 @@ impl<T: Wire> Remote<T> {
         if !self.publishers.allows(&established.peer) {
             let error = AccessError::Publish { node: (*established.peer).clone(), producer: self.producer.to_string() };
             let by = self.node.identity().name().to_string();
-            return Err(SubscribeError::Refused { at: by, reason: error.to_string() });
+            return Err(SubscribeError::Denied { at: by, reason: error.to_string() });
         }
         let limit = self.node.config().handshake_timeout;
         match timeout(limit, self.subscribe(instance, subscription, established)).await {
@@ -168,8 +168,8 @@ impl<T: Wire> Remote<T> {
                 SubscribeError::TypeMismatch { name, at, published, expected: self.signature() }
             }
             OpenError::Refused { reason, message, .. } => {
-                let reason = if message.is_empty() { reason.to_string() } else { message };
-                SubscribeError::Refused { at, reason }
+                let why = if message.is_empty() { reason.to_string() } else { message };
+                refused(reason, at, why)
             }
         }
     }

@@ -46,13 +46,20 @@ use tokio::time::{Instant, sleep, timeout};
 pub struct Retrying<Src> {
     source: Src,
     patience: Duration,
+    /// Whether what is denied is tried again.
+    hopes: bool,
 }
 
 impl<Src: Source + Clone> Retrying<Src> {
     /// Tries for `patience`; then the subscription fails with the last error.
     #[must_use]
     pub fn new(source: &Src, patience: Duration) -> Self {
-        Self { source: source.clone(), patience }
+        Self { source: source.clone(), patience, hopes: true }
+    }
+
+    /// Gives up at once what is [denied](SubscribeError::Denied).
+    pub(crate) fn unless_denied(self) -> Self {
+        Self { hopes: false, ..self }
     }
 }
 
@@ -90,6 +97,7 @@ impl<Src: Source> Source for Retrying<Src> {
             let limit_now = limit.min(self.patience.saturating_sub(begun.elapsed()).max(FIRST_PAUSE));
             let error = match timeout(limit_now, self.source.open(instance, again)).await {
                 Ok(Err(error @ (SubscribeError::Ended(_) | SubscribeError::TypeMismatch { .. }))) => return Err(error),
+                Ok(Err(error @ SubscribeError::Denied { .. })) if !self.hopes => return Err(error),
                 Ok(Err(error)) => error,
                 Ok(Ok(publisher)) => return Ok(publisher),
                 Err(_) => {
@@ -98,7 +106,10 @@ impl<Src: Source> Source for Retrying<Src> {
                 }
             };
             // What is refused rarely changes without somebody's help.
-            let longest = if matches!(error, SubscribeError::Refused { .. }) { LAST_PAUSE_REFUSED } else { LAST_PAUSE };
+            let longest = match error {
+                SubscribeError::Refused { .. } | SubscribeError::Denied { .. } => LAST_PAUSE_REFUSED,
+                _ => LAST_PAUSE,
+            };
             pause = pause.min(longest);
             if begun.elapsed() + pause >= self.patience {
                 return Err(match error {

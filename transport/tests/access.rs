@@ -36,8 +36,7 @@ async fn an_expired_certificate_is_refused_on_both_sides() {
 
         let (at, why) = refused(&expired, "numbers", there.local_addr()).await;
         assert_eq!(at, there.local_addr().to_string());
-        // TLS's alert 45, certificate_expired (RFC 8446, section 6).
-        assert!(why.contains("error 45"), "{why}");
+        assert!(why.starts_with("the certificate of aqueduct://test/node/expired has expired on 2000-01-01"), "{why}");
         let error = subscribe_error(&here, "numbers", expired.local_addr()).await;
         assert!(error.to_string().contains("expired"), "{error}");
         is_served(&here, &there).await;
@@ -54,7 +53,10 @@ async fn a_certificate_for_one_purpose_only_is_refused() {
         let server_only = node(issuer.issue_for("server", 4000, &server), NodeConfig::default()).await;
         let _producing = produce(&there, "numbers", 10, Access::everybody());
         let (_, why) = refused(&server_only, "numbers", there.local_addr()).await;
-        assert!(why.contains("cryptographic handshake failed"), "{why}");
+        assert!(
+            why.contains("node/server is not accepted: certificate does not allow") && why.contains("client"),
+            "{why}"
+        );
     })
     .await;
 }
@@ -104,7 +106,7 @@ async fn a_node_that_may_not_publish_is_not_subscribed_to() {
         let remote = here.source::<u64>("orders", there.local_addr());
         let of_shop = remote.clone().published_by(Access::only(["shop-*"]).unwrap());
         match of_shop.events(1..2).next().await.unwrap().unwrap_err() {
-            EventStreamError::Subscribe(SubscribeError::Refused { at, reason }) => {
+            EventStreamError::Subscribe(SubscribeError::Denied { at, reason }) => {
                 assert_eq!(at, "aqueduct://test/node/here");
                 assert_eq!(reason, r#"node aqueduct://test/node/there may not publish "orders""#);
             }
@@ -148,8 +150,7 @@ async fn certificates_and_authorities_change_without_a_restart() {
         }
         let late = node(both(&old.issue("late").unwrap()), NodeConfig::default()).await;
         let (_, why) = refused(&late, "endless", there.local_addr()).await;
-        // TLS's alert 51, decrypt_error: there is an authority of that name, and it has not signed this.
-        assert!(why.contains("error 51"), "{why}");
+        assert!(why.contains("(the name is the same, the key is not)"), "{why}");
         late.set_identity(new.issue("late").unwrap()).unwrap();
         is_served(&late, &there).await;
         // The connection that was there before all that is still there.
@@ -305,7 +306,7 @@ async fn a_connection_that_is_not_used_is_closed_and_dialled_again_when_it_is() 
 /// Why a node gets no subscription, and from whom.
 async fn refused(node: &Node, name: &str, at: SocketAddr) -> (String, String) {
     match subscribe_error(node, name, at).await {
-        SubscribeError::Refused { at, reason } => (at, reason),
+        SubscribeError::Denied { at, reason } => (at, reason),
         other => panic!("{other}"),
     }
 }

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use aqueduct_stage::BoxError;
+use aqueduct_stage::{BoxError, SubscribeError};
 use aqueduct_transport::pulling::{Assignment, DeadReason};
 use aqueduct_transport::{
-    Authority, ChannelError, ChannelOptions, ChannelTask, ChannelWorker, JoinOptions, Lz4, Node, NodeConfig, Receiver,
-    SendErrorCause, Sender, Transformer, Wire,
+    Access, Authority, ChannelError, ChannelOptions, ChannelTask, ChannelWorker, JoinOptions, Lz4, Node, NodeConfig,
+    Receiver, SendErrorCause, Sender, Transformer, Wire,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -187,6 +187,31 @@ async fn who_joins_as_something_else_is_told_both_names() {
         let error = there.join_channel::<u64, u64>("squares", at, options).next().await.unwrap().unwrap_err();
         assert!(matches!(error, ChannelError::Mismatch { .. }), "{error}");
         assert_eq!(sender.workers().len(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_denied_fails_at_once_and_says_why() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let [stranger] = nodes(["there"]).await;
+        let bosses = Access::only(["boss-*"]).unwrap();
+        let (_sender, _receiver) = squares(&here, ChannelOptions::default().workers(bosses.clone()));
+        let at = here.local_addr();
+        // With the default patience of ten minutes.
+        let ours = JoinOptions::default().servers(bosses);
+        for (node, options, why) in [
+            (&there, JoinOptions::default(), r#"node aqueduct://test/node/there may not subscribe to "squares""#),
+            (&there, ours, r#"node aqueduct://test/node/here may not publish "squares""#),
+            (&stranger, JoinOptions::default(), "the certificate of aqueduct://test/node/here was signed by"),
+        ] {
+            let mut worker = node.join_channel::<u64, u64>("squares", at, options);
+            let error = worker.next().await.unwrap().unwrap_err();
+            assert!(matches!(error, ChannelError::Unreachable(SubscribeError::Denied { .. })), "{error}");
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(worker.next().await.is_none());
+        }
     })
     .await;
 }

@@ -63,7 +63,7 @@ async fn who_is_refused_counts() {
         there.publish_to(Access::only(["nobody"]).unwrap(), "guarded", &source).unwrap();
 
         let error = subscribe_error(&stranger, "guarded", there.local_addr()).await;
-        assert!(matches!(error, SubscribeError::Refused { .. } | SubscribeError::Unreachable { .. }), "{error}");
+        assert!(matches!(error, SubscribeError::Denied { .. } | SubscribeError::Unreachable { .. }), "{error}");
         assert_eq!(stranger.snapshot().dials_failed, 1);
         until(&there, |now| now.connections_refused == 1).await;
 

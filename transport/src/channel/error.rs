@@ -31,7 +31,8 @@ pub enum ChannelError {
         /// The node that was asked.
         at: String,
     },
-    /// The server could not be reached, or refused, for as long as the worker has patience.
+    /// The server could not be reached, or refused, for as long as the worker has patience; or it
+    /// [denies](SubscribeError::Denied) the worker, which is not tried again.
     #[error("cannot join the channel: {0}")]
     Unreachable(SubscribeError),
     /// The channel was closed while values waited, and no worker came for them in time. They are dead letters.

@@ -41,7 +41,7 @@ pub(super) enum Joined {
 
 impl Rejoining {
     pub(super) fn new(node: Node, remote: &Remote<Value>, window: SubscribeOptions, patience: Duration) -> Self {
-        let source = Retrying::new(&remote.work(), patience);
+        let source = Retrying::new(&remote.work(), patience).unless_denied();
         let state = State::Joined(Box::new(source.events(window)));
         Self { node, source, window, state, pause: FIRST_PAUSE }
     }

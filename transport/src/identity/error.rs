@@ -81,6 +81,42 @@ pub enum IdentityError {
     /// A development certificate could not be made.
     #[error("cannot issue a certificate")]
     Issue(#[from] rcgen::Error),
+    /// A certificate was signed by an authority that is not trusted where it was looked at.
+    #[error("{certificate} was signed by {issuer}, which is not among the authorities {authorities}")]
+    Untrusted {
+        /// The certificate: its file, or who it names.
+        certificate: String,
+        /// Who signed it.
+        issuer: String,
+        /// Where the authorities come from, and what they are called.
+        authorities: String,
+    },
+    /// A certificate has expired, or is not valid yet.
+    #[error("{certificate} {why}")]
+    Dates {
+        /// The certificate: its file, or who it names.
+        certificate: String,
+        /// Since or until when.
+        why: String,
+    },
+    /// A certificate lacks the name under which nodes of its cluster are dialled.
+    #[error("expected {certificate} to have the DNS name {expected}, got {got}")]
+    DnsName {
+        /// The certificate: its file, or who it names.
+        certificate: String,
+        /// The name.
+        expected: String,
+        /// The names that it has.
+        got: String,
+    },
+    /// A certificate is not accepted for another reason, for instance because it is not for servers and clients both.
+    #[error("{certificate} is not accepted: {why}")]
+    NotAccepted {
+        /// The certificate: its file, or who it names.
+        certificate: String,
+        /// What TLS says of it.
+        why: String,
+    },
     /// The connection has no verified peer: its handshake is not complete.
     #[error("the connection has no verified peer yet")]
     NoPeer,

@@ -4,28 +4,21 @@ use std::sync::Arc;
 
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::Resumption;
-use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, ServerConfig};
 
-use super::{Identity, IdentityError, NodeName};
+use super::Identity;
 
 impl Identity {
     /// What an endpoint needs in order to be dialled by nodes of this cluster, and by nobody else.
     pub(crate) fn server_config(&self) -> quinn::ServerConfig {
-        let verifier = SameCluster { cluster: self.cluster().into(), inner: self.chain_verifier() };
         let mut tls = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .expect(TLS13_PROVIDED)
-            .with_client_cert_verifier(Arc::new(verifier))
+            .with_client_cert_verifier(Arc::clone(&self.inner.trust) as _)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.inner.certified.clone())));
         tls.alpn_protocols = vec![ALPN.to_vec()];
         // Every connection proves its certificate anew: a resumed session would outlive a change of authorities.
@@ -44,7 +37,9 @@ impl Identity {
         let mut tls = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .expect(TLS13_PROVIDED)
-            .with_root_certificates(self.inner.roots.clone())
+            // What is not rustls's own is called dangerous there; this one only puts the refusals of rustls's into words.
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&self.inner.trust) as _)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(self.inner.certified.clone())));
         tls.alpn_protocols = vec![ALPN.to_vec()];
         tls.resumption = Resumption::disabled();
@@ -59,12 +54,6 @@ impl Identity {
     pub(crate) fn server_name(&self) -> String {
         server_name(self.cluster())
     }
-
-    fn chain_verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        WebPkiClientVerifier::builder_with_provider(self.inner.roots.clone(), provider())
-            .build()
-            .expect("fails without roots or with bad revocation lists: there is a root, and there are no lists")
-    }
 }
 
 /// The DNS name in the certificate of every node of `cluster`. `.internal` is reserved for private use.
@@ -75,61 +64,6 @@ pub(super) fn server_name(cluster: &str) -> String {
 /// Always passed explicitly: rustls panics when it has to choose and a build happens to hold two providers.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// Lets `inner` verify a client's certificate, then refuses one that names no node of `cluster`. The other direction
-/// needs no such check here: a client asks for the cluster's DNS name. Without it, an authority that serves two clusters
-/// would let the nodes of one dial into the other.
-#[derive(Debug)]
-struct SameCluster {
-    cluster: String,
-    inner: Arc<dyn ClientCertVerifier>,
-}
-
-impl ClientCertVerifier for SameCluster {
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        match NodeName::from_certificate(end_entity) {
-            Ok(peer) if peer.cluster() == self.cluster => Ok(verified),
-            Ok(peer) => Err(refused(IdentityError::WrongCluster { ours: self.cluster.clone(), peer })),
-            Err(source) => Err(refused(IdentityError::Name { place: "the client's certificate".into(), source })),
-        }
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-fn refused(why: IdentityError) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
 }
 
 /// The protocol and its major version.
@@ -144,7 +78,7 @@ mod tests {
     use quinn::{Connection, ConnectionError, Endpoint};
 
     use super::*;
-    use crate::Authority;
+    use crate::{Authority, IdentityError};
 
     /// An endpoint on loopback that can dial and be dialled.
     fn endpoint(identity: &Identity) -> Endpoint {
@@ -207,7 +141,7 @@ mod tests {
         let mut tls = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
-            .with_root_certificates(b.inner.roots.clone())
+            .with_root_certificates(b.inner.trust.roots.clone())
             .with_no_client_auth();
         tls.alpn_protocols = vec![ALPN.to_vec()];
         let anonymous = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
@@ -233,7 +167,7 @@ mod tests {
         let b = authority.issue("b").unwrap();
         let (client, server) = meet(&endpoint(&a), &endpoint(&b), &a.server_name()).await;
         let error = client.unwrap_err().to_string();
-        assert!(error.contains("shop.aqueduct.internal"), "{error}");
+        assert!(error.contains(r#"the peer aqueduct://bank/node/b does not belong to cluster "shop""#), "{error}");
         assert!(server.is_err());
     }
 
@@ -249,7 +183,7 @@ mod tests {
             assert!(matches!(a.peer(connection), Err(IdentityError::WrongCluster { .. })));
         }
         let error = server.as_ref().unwrap_err().to_string();
-        assert!(error.contains("WrongCluster"), "{error}");
+        assert!(error.contains(r#"the peer aqueduct://shop/node/a does not belong to cluster "bank""#), "{error}");
         assert!(is_turned_away((client, server)).await);
     }
 
@@ -260,7 +194,7 @@ mod tests {
         let mut tls = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .unwrap()
-            .with_root_certificates(a.inner.roots.clone())
+            .with_root_certificates(a.inner.trust.roots.clone())
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(a.inner.certified.clone())));
         tls.alpn_protocols = vec![b"aqueduct/2".to_vec()];
         let client_config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));

@@ -43,7 +43,7 @@ fn failure_20_old_and_new_versions_agree_or_name_both_ranges() {
                     source.expect_cancel().await;
                     continue;
                 }
-                let SubscribeError::Refused { at, reason } = subscribed.expect_err("they understand each other") else {
+                let SubscribeError::Denied { at, reason } = subscribed.expect_err("they understand each other") else {
                     panic!("not told that it was refused")
                 };
                 assert_eq!(at, there.address(PORT).to_string());

@@ -127,6 +127,6 @@ async fn replay(net: &SimNet, world: &World, stranger: &Host) -> Outcome {
 #[track_caller]
 fn is_refused(subscribed: Result<ProbeSink<u64>, SubscribeError>) -> SubscribeError {
     let error = subscribed.expect_err("a stranger is served");
-    assert!(matches!(error, SubscribeError::Refused { .. }), "{error}");
+    assert!(matches!(error, SubscribeError::Denied { .. }), "{error}");
     error
 }

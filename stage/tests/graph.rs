@@ -208,6 +208,54 @@ async fn a_panic_is_the_graphs_error_and_reaches_downstream_once() {
     assert_eq!((seen.events(), seen.calls()), (vec![], vec!["terminate failed"]), "no end was seen");
 }
 
+#[test]
+#[expect(clippy::reversed_empty_ranges, reason = "they are what is refused")]
+fn every_mistake_in_a_description_points_at_the_line_that_makes_it() {
+    let graph = Graph::new("test");
+    let numbers = graph.producer("numbers", count(1));
+    let sink = || graph.consumer(&format!("sink {}", graph.to_dot().len()), || each(|_: u64| async { Ok(()) }));
+    let (gone, late) = (Graph::new("gone"), sink());
+    let orphan = gone.consumer("orphan", || each(|_: u64| async { Ok(()) }));
+    drop(gone);
+    let parts = graph.producer("parts", count(1)).partition(2, |_| 0);
+    type Mistake<'a> = (&'static str, Box<dyn FnOnce() + 'a>);
+    let mistakes: Vec<Mistake<'_>> = vec![
+        ("got 1000..500", Box::new(|| drop(sink().subscribe(&numbers, 1000..500)))),
+        ("got 0..0", Box::new(|| drop(sink().subscribe_acknowledged(&numbers, 0..0)))),
+        ("got 5..5", Box::new(|| drop(sink().subscribe_each(&parts, 5..5)))),
+        (
+            "got 2..1",
+            Box::new(|| {
+                let _ = SubscribeOptions::demand(2..1);
+            }),
+        ),
+        ("stage \"orphan\" is gone", Box::new(|| drop(orphan.subscribe(&numbers, 0..1)))),
+        ("got 0", Box::new(|| drop(late.concurrency(0)))),
+        ("expected 1 to 65536 partitions, got 0", Box::new(|| drop(graph.producer("p", count(1)).partition(0, |_| 0)))),
+        ("a stage \"numbers\" already", Box::new(|| drop(graph.producer("numbers", count(1))))),
+        ("a stage \"numbers\" already", Box::new(|| drop(graph.iterate("numbers", || 0..1_u64)))),
+        ("got 0ns", Box::new(|| drop(aqueduct_stage::stages::interval(Duration::ZERO)))),
+    ];
+    let (points, this) = (Arc::new(Mutex::new(Vec::new())), std::thread::current().id());
+    let (told, former) = (Arc::clone(&points), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| match info.location() {
+        Some(at) if std::thread::current().id() == this => told.lock().unwrap().push(at.file().to_owned()),
+        _ => former(info),
+    }));
+    let said: Vec<_> = mistakes
+        .into_iter()
+        .map(|(says, mistake)| (says, std::panic::catch_unwind(std::panic::AssertUnwindSafe(mistake)).unwrap_err()))
+        .collect();
+    drop(std::panic::take_hook());
+    for (says, panic) in &said {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap();
+        assert!(text.contains(says), "{text:?} does not say {says:?}");
+    }
+    let points = std::mem::take(&mut *points.lock().unwrap());
+    assert_eq!(points, vec![file!(); said.len()]);
+}
+
 #[tokio::test]
 async fn the_failure_of_one_of_several_instances_says_which() {
     struct Picky(usize);

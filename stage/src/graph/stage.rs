@@ -94,6 +94,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         self.subscribe_keeping(source, options.into(), Some(|events| Events::share(events.into_vec())))
     }
 
+    #[track_caller]
     fn subscribe_keeping<Src: Source<Item = I> + Clone>(
         self,
         source: &Src,
@@ -112,6 +113,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
     }
 
     /// Subscribes instances to sources of their own.
+    #[track_caller]
     pub(crate) fn subscribe_pairs<Src: Source<Item = I> + Clone>(
         &self,
         name: String,
@@ -130,6 +132,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         });
     }
 
+    #[track_caller]
     fn declare_edge(&self, from: String, make: impl FnOnce() -> Vec<Declared> + Send + 'static) {
         let late = "subscribe before the graph starts, within `Running::add`, or with `Running::subscribe`";
         let Some(plan) = self.plan.upgrade() else { panic!("the graph of stage {:?} is gone: {late}", self.name()) };

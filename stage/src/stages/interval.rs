@@ -36,7 +36,7 @@ use tokio_stream::Stream;
 /// If `period` is zero.
 #[track_caller]
 pub fn interval(period: Duration) -> Interval {
-    assert!(!period.is_zero(), "expected a period longer than zero");
+    assert!(!period.is_zero(), "expected a period longer than zero, got {period:?}");
     Interval { period, started: None, last: 0, sleep: None }
 }
 

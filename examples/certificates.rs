@@ -28,15 +28,26 @@ use std::path::{Path, PathBuf};
 
 use aqueduct::transport::{Access, Authority, Identity, Node};
 use aqueduct::{EventStreamError, Graph, Result, SourceExt, SubscribeError};
+use clap::Parser;
 use tokio_stream::StreamExt;
+
+/// Makes certificates, and runs nodes with them.
+#[derive(Parser)]
+struct Args {
+    /// A folder: makes certificates there, and does nothing else
+    #[arg(value_name = "DIR", requires = "names")]
+    folder: Option<PathBuf>,
+    /// The nodes that they are for
+    #[arg(value_name = "NODE")]
+    names: Vec<String>,
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result {
     let authority = Authority::dev("demo")?;
-    let mut args = std::env::args().skip(1);
-    // Cargo takes the `--` away, a shell does not.
-    if let Some(folder) = args.find(|arg| arg != "--") {
-        return write_folders(&authority, Path::new(&folder), args);
+    let args = Args::parse();
+    if let Some(folder) = args.folder {
+        return write_folders(&authority, &folder, args.names);
     }
     let folder = Folder::new()?;
     for name in ["shop", "billing-1", "guest"] {
@@ -57,7 +68,7 @@ async fn main() -> Result {
     let _running = graph.start();
     println!("{} took {} orders", billing.identity().name(), take(&billing, "orders", &shop).await?);
     match take(&guest, "orders", &shop).await {
-        Err(EventStreamError::Subscribe(SubscribeError::Refused { reason, .. })) => println!("{reason}"),
+        Err(EventStreamError::Subscribe(SubscribeError::Denied { reason, .. })) => println!("{reason}"),
         other => return Err(format!("the guest got {other:?}").into()),
     }
 
@@ -72,11 +83,7 @@ async fn main() -> Result {
 }
 
 /// Makes a folder for each node. The authority is not kept: a further node needs a further run, for all of them.
-fn write_folders(authority: &Authority, folder: &Path, names: impl Iterator<Item = String>) -> Result {
-    let names: Vec<_> = names.collect();
-    if names.is_empty() {
-        return Err("expected a folder and the names of nodes, as in: certificates -- DIR server worker-1".into());
-    }
+fn write_folders(authority: &Authority, folder: &Path, names: Vec<String>) -> Result {
     fs::create_dir_all(folder)?;
     if fs::read_dir(folder)?.next().is_some() {
         return Err(

@@ -15,6 +15,7 @@ use aqueduct_dispatcher::{
     Attempt, BroadcastDispatcher, Decision, Deliveries, Demand, DemandDispatcher, Dispatcher, Interest, Keep, Lane,
     Marker, Overflow, PartitionDispatcher, Partitions, Refused, RoundRobinDispatcher, SubscriptionId,
 };
+use aqueduct_watchdog::Watch;
 
 /// A dispatcher with its options.
 #[derive(Clone, Copy, Debug)]
@@ -682,7 +683,9 @@ fn shorten(subject: Subject, seed: u64, mut steps: Vec<Step>) -> Vec<Step> {
 
 fn check(subject: Subject, selectors: bool) {
     let cases = std::env::var("LAWS_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(3_200);
+    let watch = Watch::over(format!("{subject:?}, seed "));
     for seed in 0..cases {
+        watch.begin(seed);
         let steps = Random(seed).steps(selectors);
         let Ok(digest) = catch_unwind(AssertUnwindSafe(|| run(subject, seed, &steps))) else {
             let shortest = shorten(subject, seed, steps);

@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 #[path = "support/processes.rs"]
 mod processes;
 
-use processes::{below, node, start};
+use processes::{below, node, start, watch};
 
 const VALUES: u64 = 100_000;
 const ACK_WAIT: Duration = Duration::from_secs(2);
@@ -52,6 +52,7 @@ async fn failure_01_and_37_each_value_is_answered_once_whoever_is_killed_or_stop
 }
 
 async fn run(seed: u64) {
+    let watch = watch(seed);
     // When, in results received; the moment within that is the scheduler's.
     let mut random = seed;
     let kill_at = below(&mut random, VALUES / 2);
@@ -91,6 +92,7 @@ async fn run(seed: u64) {
                 signal("CONT", &workers[1]).await;
             }
             received += 1;
+            watch.goes_on();
         }
         assert_eq!(received, VALUES, "seed {seed}: some are missing");
         if continue_at.is_none() {

@@ -42,6 +42,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use aqueduct_transport::local;
+use aqueduct_watchdog::{LIMIT, Watch};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -75,6 +76,8 @@ async fn every_event_is_handled_once_and_in_order_or_the_consumer_is_told() {
         running.spawn(async move {
             let _place = places.acquire().await;
             let random = Random(seed + number as u64);
+            let watch = Watch::within(row.limit() + LIMIT, format!("{}, AQUEDUCT_CHAOS_SEED=", row.name));
+            watch.begin(seed);
             let label = number.to_string();
             let limited = timeout(row.limit(), rows::run(row, &label, &means, random));
             let outcome = limited.await.unwrap_or_else(|_| Err(format!("not over within {:?}", row.limit())));

@@ -29,7 +29,7 @@ use tokio_stream::StreamExt;
 #[path = "support/processes.rs"]
 mod processes;
 
-use processes::{below, node, start};
+use processes::{below, node, start, watch};
 
 /// What is sent in each life of the server, if it lives long enough.
 const VALUES: u64 = 2000;
@@ -133,6 +133,7 @@ async fn failure_02_a_durable_server_that_is_killed_again_and_again_loses_nothin
 }
 
 async fn run(seed: u64) {
+    let watch = watch(seed);
     let (mut random, once) = (seed, seed % 2 == 1);
     let authority = Authority::dev("test").unwrap();
     let identity = authority.issue("server").unwrap();
@@ -157,6 +158,7 @@ async fn run(seed: u64) {
         let mut is_at_end = false;
         for _ in 0..kill_after {
             let Some(line) = next_line(&mut lines).await else { break };
+            watch.goes_on();
             is_at_end |= note(&line, &mut sent, &mut got, seed);
         }
         if is_last {

@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, timeout};
 #[path = "support/processes.rs"]
 mod processes;
 
-use processes::{node, start};
+use processes::{node, start, watch};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How soon a lost node is noticed.
@@ -382,6 +382,7 @@ const EVENTS: u64 = 300;
 const SHARED: u64 = 3000;
 
 async fn limited(test: impl Future<Output = ()>) {
+    let _watch = watch(0);
     timeout(PATIENCE, test).await.expect("the test hangs");
 }
 

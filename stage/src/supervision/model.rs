@@ -219,7 +219,9 @@ impl<'a> Naive<'a> {
 #[test]
 fn otp_ten_thousand_random_lives_are_as_a_naive_supervisor_has_them() {
     let (mut gave_up, mut starts) = (0, 0);
+    let watch = aqueduct_watchdog::Watch::over("seed ");
     for seed in 0..10_000 {
+        watch.begin(seed);
         let case = Case::random(seed);
         let (ours, naive) = (case.run(), Naive::run(&case));
         assert_eq!(ours, naive, "seed {seed}: {case:#?}");
@@ -232,7 +234,9 @@ fn otp_ten_thousand_random_lives_are_as_a_naive_supervisor_has_them() {
 /// Children that take their time to stop, or do not stop at all, and end by themselves meanwhile.
 #[test]
 fn whatever_ends_meanwhile_everybody_who_may_returns_and_nobody_is_started_twice() {
+    let watch = aqueduct_watchdog::Watch::over("seed ");
     for seed in 0..10_000 {
+        watch.begin(seed);
         let case = Case::random(seed);
         let mut supervision = Supervision::new(case.strategy, case.intensity, case.backoff, case.seed);
         let mut up: Vec<bool> = case.children.iter().map(|restart| supervision.add(*restart)).map(|_| true).collect();

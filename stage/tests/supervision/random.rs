@@ -1,5 +1,7 @@
 //! Graphs in which anything fails at any time. They end, and nothing is lost that was acknowledged.
 
+use aqueduct_watchdog::Watch;
+
 use super::support::Note;
 use super::*;
 
@@ -37,6 +39,8 @@ impl Consumer for Shaky {
 }
 
 async fn nothing_is_lost(seed: u64) {
+    let watch = Watch::over("seed ");
+    watch.begin(seed);
     let mut random = Random(seed);
     let count = random.below(400);
     let (log, one_in, instances) = (Log::new(), 3 + random.below(20), 1 + random.below(3) as usize);
@@ -75,6 +79,8 @@ async fn with_acknowledgement_nothing_is_lost_on_several_threads() {
 
 /// Without acknowledgement: whatever fails, the graph ends, and what the consumers were given is accounted for.
 async fn everything_is_accounted_for(seed: u64) {
+    let watch = Watch::over("seed ");
+    watch.begin(seed);
     let mut random = Random(seed);
     let strategy = [Strategy::OneForOne, Strategy::RestForOne, Strategy::OneForAll][random.below(3) as usize];
     let (log, one_in, max) = (Log::new(), 5 + random.below(20), 1 + random.below(50) as usize);

@@ -200,6 +200,7 @@ proptest! {
         more in 1_usize..4,
         fates in prop::collection::vec((any::<prop::sample::Index>(), fate()), 1..24),
     ) {
+        let _watch = aqueduct_watchdog::Watch::over(format!("{min} and {more}, {fates:?} "));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let (script, graph, far) = (Script::new(), Graph::new("test"), Far::new());

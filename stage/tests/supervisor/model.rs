@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use aqueduct_stage::{Child, ChildId, ChildState, Intensity, Restart, Shutdown, SupervisorOptions, TaskSupervisor};
+use aqueduct_watchdog::Watch;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tokio::time::Instant;
@@ -210,5 +211,8 @@ fn otp_a_supervisor_does_what_the_reference_does_in_10_000_sequences() {
             hook(info);
         }
     }));
-    proptest!(config, |(steps in prop::collection::vec(step(), 1..24))| runtime.block_on(run(steps)));
+    proptest!(config, |(steps in prop::collection::vec(step(), 1..24))| {
+        let _watch = Watch::over(format!("{steps:?} "));
+        runtime.block_on(run(steps));
+    });
 }

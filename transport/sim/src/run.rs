@@ -1,13 +1,12 @@
 //! [`Sim`] and [`run`]: one seed, on a thread and a runtime of its own, and what is reported of it.
 
-use std::convert::Infallible;
-use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
-use std::{process, thread};
 
 use aqueduct_stage::BoxError;
+use aqueduct_watchdog::Watch;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, timeout};
 
@@ -79,32 +78,29 @@ impl Sim {
     /// jumps to the next timer whenever every task waits. The run ends when the scenario does; what its hosts still run
     /// then is dropped.
     ///
-    /// A task that never waits keeps the clock from going on. Where a run takes five minutes of real time, and a hundredth of
-    /// the virtual time limit, the process is aborted with the seed on standard error.
+    /// A task that never waits keeps the clock from going on: after a minute of real time in which it stands still, the process
+    /// is aborted, with the seed on standard error.
     #[must_use = "a failed run says so in its report only"]
     pub fn run(&self, seed: u64, scenario: impl AsyncFnOnce(SimNet) -> Outcome + Send) -> Report {
         thread::scope(|scope| {
-            let (ended, is_over) = channel();
-            let limit = REAL_LIMIT.max(self.time_limit / 100);
-            scope.spawn(move || watch(seed, limit, &is_over));
+            let watch = Arc::new(Watch::over("SIM_SEED="));
+            watch.begin(seed);
             let thread = thread::Builder::new().name(format!("sim-seed-{seed}"));
-            let inside = || {
+            let inside = move || {
                 det::enter(seed);
-                let report = self.run_here(seed, scenario);
+                let report = self.run_here(seed, &watch, scenario);
                 det::leave();
                 report
             };
             let thread = thread.spawn_scoped(scope, inside).expect("the system can start one more thread");
-            let report = thread.join().expect("panics of the scenario are caught inside");
-            drop(ended);
-            report
+            thread.join().expect("panics of the scenario are caught inside")
         })
     }
 
-    fn run_here(&self, seed: u64, scenario: impl AsyncFnOnce(SimNet) -> Outcome) -> Report {
+    fn run_here(&self, seed: u64, watch: &Arc<Watch>, scenario: impl AsyncFnOnce(SimNet) -> Outcome) -> Report {
         let entropy_is_seeded = det::is_effective();
         assert!(entropy_is_seeded || !det::IS_SUPPORTED, "the linker did not take the functions of det.rs");
-        let runtime = paused_runtime(seed);
+        let runtime = paused_runtime(seed, Arc::clone(watch));
         let mut report = runtime.block_on(async {
             let net = SimNet::start(seed, self.conditions, self.text_log);
             let outcome = self.outcome(&net, scenario).await;
@@ -143,21 +139,14 @@ impl Sim {
     }
 }
 
-/// Aborts the process if a run takes so long: nothing else could end it.
-fn watch(seed: u64, limit: Duration, is_over: &Receiver<Infallible>) {
-    if is_over.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-        // Not by a macro: what tests print is kept until they end.
-        let message = format!("SIM_SEED={seed}: no end after {limit:?} of real time, so a task of it never waits\n");
-        let _ = io::stderr().write_all(message.as_bytes());
-        process::abort();
-    }
-}
-
-fn paused_runtime(seed: u64) -> Runtime {
+fn paused_runtime(seed: u64, watch: Arc<Watch>) -> Runtime {
     let start = Instant::now();
     let mut builder = Builder::new_current_thread();
     // The clock advances in the runtime's parking only: whoever runs afterwards sees the new time everywhere.
-    builder.enable_time().start_paused(true).on_thread_unpark(move || det::publish_now(start.elapsed()));
+    builder.enable_time().start_paused(true).on_thread_unpark(move || {
+        det::publish_now(start.elapsed());
+        watch.goes_on();
+    });
     #[cfg(tokio_unstable)]
     builder.rng_seed(tokio::runtime::RngSeed::from_bytes(&seed.to_le_bytes()));
     #[cfg(not(tokio_unstable))]
@@ -201,6 +190,3 @@ impl Report {
         self
     }
 }
-
-/// The slowest seeds take seconds, on a busy machine a minute.
-const REAL_LIMIT: Duration = Duration::from_secs(300);

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use aqueduct_counting::{Counting, peak_bytes};
+use aqueduct_watchdog::Watch;
 use bytes::Bytes;
 
 use super::TARGETS;
@@ -126,13 +127,16 @@ fn fuzz(name: &str) {
 fn fuzz_with(name: &str, target: impl Fn(&[u8])) {
     let corpus = corpus(name);
     assert!(corpus.len() >= 12, "{} inputs in the corpus of {name}", corpus.len());
+    let watch = Watch::over(format!("{name} fails with input "));
     for (at, input) in corpus.iter().enumerate() {
+        watch.begin(at as u64);
         try_one(name, at as u64, input, &target);
     }
     let all = std::env::var("AQUEDUCT_FUZZ_INPUTS").map_or(INPUTS, |count| count.parse().expect("a number"));
     let share = SHARES.into_iter().find(|(other, _)| *other == name).expect("a share").1;
     let mut inputs = Mutator::new(corpus, SEED);
     for at in 0..all * share / 1000 {
+        watch.begin(at);
         try_one(name, at, &inputs.next(), &target);
     }
 }

@@ -19,7 +19,7 @@ const WINDOW: u64 = 24;
 fn whatever_is_cut_every_answer_is_taken_once() {
     let (mut cuts, mut again) = (0, 0);
     for seed in 0..RUNS {
-        let _named = Named(seed);
+        let _named = Named::new(seed);
         let mut world = World::new(seed);
         for step in 0_u64.. {
             assert!(step < 100_000, "seed {seed}: stuck, {} of {EVENTS} answered", world.taken.len());
@@ -39,7 +39,7 @@ fn whatever_is_cut_every_answer_is_taken_once() {
 #[test]
 fn what_is_not_answered_at_the_end_is_handed_back() {
     for seed in 0..RUNS {
-        let _named = Named(seed);
+        let _named = Named::new(seed);
         let mut world = World::new(seed);
         for _ in 0..100 + seed % 500 {
             world.step(true);

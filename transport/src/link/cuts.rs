@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use aqueduct_stage::{Attempt, Demand};
+use aqueduct_watchdog::Watch;
 use bytes::Bytes;
 
 use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
@@ -50,7 +51,7 @@ fn without_acknowledgement_cuts_lose_and_repeat_nothing_either() {
 
 /// A run in which everything must come to its end.
 fn run(seed: u64, acknowledges: bool) -> Seen {
-    let _named = Named(seed);
+    let _named = Named::new(seed);
     let mut world = World::new(seed, acknowledges);
     // Trouble first, and then a healthy network, until the end is on its way.
     for step in 0_u64.. {
@@ -65,8 +66,16 @@ fn run(seed: u64, acknowledges: bool) -> Seen {
     world.seen
 }
 
-/// Names the seed of a run that fails.
-pub(super) struct Named(pub(super) u64);
+/// Names the seed of a run that fails, or hangs.
+pub(super) struct Named(u64, #[expect(dead_code, reason = "it watches while it is there")] Watch);
+
+impl Named {
+    pub(super) fn new(seed: u64) -> Self {
+        let watch = Watch::over("seed ");
+        watch.begin(seed);
+        Self(seed, watch)
+    }
+}
 
 impl Drop for Named {
     fn drop(&mut self) {

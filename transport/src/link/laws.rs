@@ -244,6 +244,7 @@ proptest! {
         steps in steps(),
         window in proptest::option::of(prop_oneof![1..50_u64, 1..5000_u64]),
     ) {
+        let _watch = aqueduct_watchdog::Watch::over(format!("window {window:?}, {steps:?} "));
         let mut world = World::new(window);
         for step in steps {
             world.step(step);

@@ -583,7 +583,9 @@ fn every_task_ends_once_whatever_the_workers_do() {
         return;
     }
     let mut sum = Counters::default();
+    let watch = aqueduct_watchdog::Watch::over("SEED=");
     for seed in 0..2000 {
+        watch.begin(seed);
         let result = std::panic::catch_unwind(|| run(&mut Rng::Seed(seed)));
         let Ok(counters) = result else { panic!("SEED={seed}") };
         sum.finished += counters.finished;

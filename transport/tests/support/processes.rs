@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aqueduct_transport::local::{self, Options, Process};
 use aqueduct_transport::{Identity, Node, NodeConfig};
+use aqueduct_watchdog::Watch;
 use serde::Serialize;
 
 /// A node that soon notices who is gone. Port 0 is any.
@@ -20,6 +21,14 @@ pub(crate) async fn node(identity: Identity, port: u16) -> Node {
 pub(crate) async fn start(identity: Identity, payload: &impl Serialize, patience: Duration) -> Process {
     let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]).report_timeout(patience);
     local::spawn(&identity, payload, &options.quiet(true)).await.unwrap()
+}
+
+/// Ends the test's process if a run of this seed shows no progress for a minute; what the test started ends with it.
+pub(crate) fn watch(seed: u64) -> Watch {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let watch = Watch::over(format!("{test}, seed "));
+    watch.begin(seed);
+    watch
 }
 
 /// splitmix64: the same for every machine.

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::edge_counters::Edges;
+use crate::notices::Notices;
 use crate::waiting::Waits;
 
 /// Written by the stage's driver alone, a few relaxed stores for each batch; read by anybody.
@@ -37,6 +38,8 @@ pub(crate) struct Counters {
     pub(crate) gives_to_all: Counter,
     /// Asked of producers and not handled yet.
     pub(crate) outstanding: Counter,
+    /// What its peers can cause to be logged.
+    pub(crate) notices: Notices,
     idle_nanos: Counter,
     blocked_nanos: Counter,
     /// Since when it waits: 1 + nanoseconds from the start, all twice, and 1 more if it waits for demand; 0 if it does not.
@@ -81,6 +84,7 @@ impl Counters {
             demand: Counter::default(),
             gives_to_all: Counter::default(),
             outstanding: Counter::default(),
+            notices: Notices::default(),
             idle_nanos: Counter::default(),
             blocked_nanos: Counter::default(),
             waiting: Counter::default(),

@@ -418,6 +418,11 @@ impl<T> Downstream<T> {
         self.dispatcher.takes_a_consumer_once() && !self.is_holding_back()
     }
 
+    /// Whether an event that one subscriber gives back may go to any other one, if neither has chosen its events.
+    pub(crate) fn gives_to_any(&self) -> bool {
+        !self.dispatcher.takes_a_consumer_once()
+    }
+
     fn is_holding_back(&self) -> bool {
         self.mode == DemandMode::Accumulate || self.seen < self.awaited
     }

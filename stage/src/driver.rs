@@ -93,6 +93,8 @@ struct Consumer<O> {
     subscriber: Arc<dyn Subscriber<O>>,
     /// What it has asked for, and how many events it was given.
     counters: Arc<EdgeCounters>,
+    /// What it has not handled others could have.
+    is_shared: bool,
 }
 
 /// Something that keeps its place in a producer-consumer's in-queue.
@@ -255,6 +257,9 @@ impl<C: Callbacks> Driver<C> {
             Message::Subscribe(subscription) => self.on_subscribe(*subscription).await,
             Message::Handled(id, up_to) => {
                 self.downstream.handled(id, up_to);
+                if let Some(Consumer { counters, is_shared: true, .. }) = self.subscribers.get_mut(id) {
+                    counters.shares(up_to.count());
+                }
                 ControlFlow::Continue(())
             }
             Message::Cancel(id, reason) => self.part(id, reason).await,

@@ -15,6 +15,9 @@ pub(crate) struct EdgeCounters {
     pub(crate) passed: Counter,
     /// 1 once the other end has left, while what it sent before is still to be handled.
     pub(crate) left: Counter,
+    /// Of what was given to a consumer, how much it has handled, if it says so and what it does not handle could be given to
+    /// another one; [`NOT_SHARED`] otherwise.
+    handled: Counter,
 }
 
 /// The ends of edges that a stage holds now.
@@ -46,6 +49,7 @@ impl Edges {
     /// A consumer subscribes to the stage.
     pub(crate) fn to_consumer(&self, id: SubscriptionId) -> Arc<EdgeCounters> {
         let edge = Arc::new(EdgeCounters::default());
+        edge.handled.set(NOT_SHARED);
         self.lock().to_consumers.insert(id, Arc::clone(&edge));
         edge
     }
@@ -91,12 +95,28 @@ impl Edges {
         state.to_consumers.get(id).is_some_and(|edge| is_used_up(edge)) && others.any(|(_, edge)| !is_used_up(edge))
     }
 
+    /// Whether a consumer has events that it has not handled, and another one could have them.
+    pub(crate) fn has_what_others_could(&self, id: SubscriptionId) -> bool {
+        let state = self.lock();
+        let is_shared = |edge: &EdgeCounters| edge.handled.get() != NOT_SHARED;
+        let mut others = state.to_consumers.iter().filter(|(other, _)| *other != id);
+        // What is not shared has handled more than it was given.
+        state.to_consumers.get(id).is_some_and(|edge| edge.handled.get() < edge.passed.get())
+            && others.any(|(_, edge)| is_shared(edge))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl EdgeCounters {
+    /// The consumer has handled so much in all, and others could have the rest.
+    pub(crate) fn shares(&self, handled: u64) {
+        let before = self.handled.get();
+        self.handled.set(if before == NOT_SHARED { handled } else { before.max(handled) });
+    }
+
     fn read(&self) -> Counted {
         // What has passed was asked for before.
         let passed = self.passed.get();
@@ -104,9 +124,28 @@ impl EdgeCounters {
     }
 }
 
+const NOT_SHARED: u64 = u64::MAX;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_consumer_has_not_handled_others_could_have_only_if_they_share_it() {
+        let edges = Edges::default();
+        let (one, other) = (SubscriptionId::new(), SubscriptionId::new());
+        let of_one = edges.to_consumer(one);
+        of_one.shares(0);
+        assert!(!edges.has_what_others_could(one), "it has nothing");
+        of_one.passed.set(5);
+        assert!(!edges.has_what_others_could(one), "there is nobody else");
+        let of_other = edges.to_consumer(other);
+        assert!(!edges.has_what_others_could(one), "the other one does not share");
+        of_other.shares(0);
+        assert!(edges.has_what_others_could(one) && !edges.has_what_others_could(other));
+        of_one.shares(5);
+        assert!(!edges.has_what_others_could(one), "everything is handled");
+    }
 
     #[test]
     fn who_has_used_up_its_demand_while_another_has_not_is_told_apart() {

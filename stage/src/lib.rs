@@ -116,6 +116,8 @@ mod mailbox;
 mod members;
 mod message;
 mod metrics;
+#[doc(hidden)]
+pub mod notices;
 mod outcome;
 mod producer;
 mod producer_consumer;

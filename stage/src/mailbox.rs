@@ -224,9 +224,10 @@ impl<I: Send, O: Send> Publisher<O> for Mailbox<I, O> {
     }
 
     fn holds_back(&self, id: SubscriptionId) -> bool {
-        let holds_back =
-            |counters: &Arc<Counters>| counters.gives_to_all.get() > 0 && counters.edges.is_used_up_alone(id);
-        self.counters.get().is_some_and(holds_back)
+        self.counters.get().is_some_and(|counters| {
+            let Counters { gives_to_all, edges, .. } = &**counters;
+            (gives_to_all.get() > 0 && edges.is_used_up_alone(id)) || edges.has_what_others_could(id)
+        })
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {

@@ -1,16 +1,18 @@
 //! The producing half of the driver: subscribers, demand, and what callbacks emit.
 
 use super::*;
+use crate::notice;
 
 impl<C: Callbacks> Driver<C> {
     pub(super) async fn on_subscribe(&mut self, subscription: Subscription<C::Out>) -> Flow {
         let Subscription { id, consumer, options, interest, subscriber } = subscription;
         let window = options.window_or(Window::NEAR);
+        let is_shared = self.downstream.gives_to_any() && interest.partition.is_none() && interest.selector.is_none();
         match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
             Ok(()) if self.state != State::Over => {
                 tracing::debug!(name: "edge.subscribe", %id, "subscribed to");
-                self.subscribers
-                    .insert(id, Consumer { subscriber, counters: self.ending.counters.edges.to_consumer(id) });
+                let counters = self.ending.counters.edges.to_consumer(id);
+                self.subscribers.insert(id, Consumer { subscriber, counters, is_shared });
                 if self.state == State::Running {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
                     let answered = callback!(self, |callbacks, cx| async {
@@ -37,7 +39,7 @@ impl<C: Callbacks> Driver<C> {
                     _ => FailureKind::Refused,
                 };
                 let failure = Failure::at(&self.ending.stage, kind, refused.to_string());
-                tracing::warn!(%failure, "subscription refused");
+                notice!(self.ending.counters.notices, warn, "subscription refused", %failure);
                 subscriber.ended(id, EndCause::Cancelled(Exit::Failed(failure)));
                 ControlFlow::Continue(())
             }

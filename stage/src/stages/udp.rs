@@ -11,6 +11,9 @@ use tokio::io::ReadBuf;
 use tokio::net::{ToSocketAddrs, UdpSocket};
 use tokio_stream::Stream;
 
+use crate::notice;
+use crate::notices::Notices;
+
 /// A stream of the datagrams that arrive at a socket.
 ///
 /// One is received only when it is asked for. Until then datagrams wait in the system's receive buffer, and those that
@@ -41,6 +44,7 @@ pub struct UdpDatagrams {
     /// One byte longer than a datagram may be, to tell one that was cut from one that fits.
     buffer: Box<[u8]>,
     oversized: Oversized,
+    notices: Notices,
     is_over: bool,
 }
 
@@ -84,7 +88,13 @@ impl UdpDatagrams {
     /// Takes a socket that is bound already. To answer from the same one, share it: `Arc<UdpSocket>` will do as well.
     pub fn new(socket: impl Into<Arc<UdpSocket>>) -> Self {
         let buffer = vec![0; Self::DEFAULT_MAX_BYTES + 1].into();
-        Self { socket: socket.into(), buffer, oversized: Oversized::default(), is_over: false }
+        Self {
+            socket: socket.into(),
+            buffer,
+            oversized: Oversized::default(),
+            notices: Notices::default(),
+            is_over: false,
+        }
     }
 
     /// Sets how many bytes a datagram may have. So much memory is held, and one byte.
@@ -113,7 +123,7 @@ impl Stream for UdpDatagrams {
     type Item = io::Result<Datagram>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { socket, buffer, oversized, is_over } = &mut *self;
+        let Self { socket, buffer, oversized, notices, is_over } = &mut *self;
         if *is_over {
             return Poll::Ready(None);
         }
@@ -126,11 +136,11 @@ impl Stream for UdpDatagrams {
                 Ok(from) => {
                     oversized.0.fetch_add(1, Ordering::Relaxed);
                     let max_bytes = room.capacity() - 1;
-                    tracing::warn!(%from, max_bytes, "a datagram was too long and is dropped");
+                    notice!(notices, warn, "a datagram was too long and is dropped", %from, max_bytes);
                 }
                 Err(error) if cfg!(windows) && error.raw_os_error() == Some(WSAEMSGSIZE) => {
                     oversized.0.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%error, "a datagram was too long and is dropped");
+                    notice!(notices, warn, "a datagram was too long and is dropped", %error);
                 }
                 Err(error) if concerns_another(&error) => tracing::debug!(%error, "a datagram was not received"),
                 Err(error) => {

@@ -147,3 +147,46 @@ async fn datagrams_and_ticks_and_lines_begin_graphs() {
     seen.sort();
     assert_eq!(seen, [&b"1"[..], b"datagram", b"line"]);
 }
+
+/// A process that may open few files is this one again, with a limit of the shell's.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_acceptor_without_free_file_descriptors_goes_on_when_there_are_some_again() {
+    const LIMITED: &str = "AQUEDUCT_TEST_FEW_FILES";
+    if std::env::var_os(LIMITED).is_some() {
+        return tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(few_files());
+    }
+    let name = "net::an_acceptor_without_free_file_descriptors_goes_on_when_there_are_some_again";
+    let run = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 40; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(LIMITED, "")
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&run.stdout));
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[cfg(target_os = "linux")]
+async fn few_files() {
+    let mut accepted = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+    let at = accepted.local_addr().unwrap();
+    // Each takes two, one at each end, until there is none left.
+    let (mut diallers, mut connections) = (Vec::new(), Vec::new());
+    while let Ok(stream) = TcpStream::connect(at).await {
+        diallers.push(stream);
+        if diallers.len().is_multiple_of(2) {
+            let next = timeout(Duration::from_millis(200), accepted.next()).await;
+            connections.extend(next.ok().map(|next| next.unwrap().unwrap()));
+        }
+    }
+    println!("{} dialled, {} accepted", diallers.len(), connections.len());
+    assert!(diallers.len() > connections.len(), "there were enough");
+    // None can be accepted now: that is no end and no busy loop.
+    let waits = timeout(Duration::from_millis(300), accepted.next()).await;
+    assert!(waits.is_err(), "{waits:?}");
+    drop(connections);
+    let next = timeout(Duration::from_secs(10), accepted.next()).await;
+    next.expect("it does not go on").unwrap().unwrap();
+}

@@ -31,6 +31,8 @@
 //! | `DuplicateTaken` | a task that is known is taken again | pulling::laws | seed 0 |
 //! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
 //! | `SelectorRefusalsNotAskedAgain` | what a far consumer's selector refuses costs its demand | sim link, choosy_consumers | seed 0 |
+//! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | patience::tests | no seed |
+//! | `NormalFailureBelieved` | an end that is not the end of the data is believed to be it | link::inbound::tests | no seed |
 //! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
 
 #[cfg(aqueduct_bugs)]

@@ -28,11 +28,17 @@ pub struct NodeConfig {
     pub(crate) unused_timeout: Duration,
     pub(crate) session_grace: Duration,
     pub(crate) max_connections: usize,
+    pub(crate) max_connections_per_node: usize,
     pub(crate) max_half_open: usize,
     pub(crate) max_subscriptions: u32,
+    pub(crate) subscriptions_per_second: u32,
+    pub(crate) refused_subscriptions_per_second: u32,
     pub(crate) control_frames_per_second: u32,
     pub(crate) event_window_bytes: u32,
     pub(crate) max_reassembly_bytes: usize,
+    pub(crate) publish_window_bytes: usize,
+    pub(crate) max_published_bytes: usize,
+    pub(crate) close_expired: bool,
     stream_window_bytes: u32,
     connection_window_bytes: u32,
     initial_mtu: u16,
@@ -51,13 +57,23 @@ impl Default for NodeConfig {
             unused_timeout: Duration::from_secs(60),
             session_grace: Duration::from_secs(30),
             max_connections: 1024,
+            max_connections_per_node: 16,
             max_half_open: 64,
             max_subscriptions: 1024,
+            // All that a node may have.
+            subscriptions_per_second: 1024,
+            // A hundred consumers that try again twice a second.
+            refused_subscriptions_per_second: 256,
             control_frames_per_second: 100,
             // Four times what may be on its way on one subscription.
             event_window_bytes: 16 << 20,
             // Two of the longest events, less a little.
             max_reassembly_bytes: 128 << 20,
+            // Twice what may be on its way on one subscription.
+            publish_window_bytes: 8 << 20,
+            // Two windows; with what each of 1024 may keep in any case, half of 64 MiB.
+            max_published_bytes: 16 << 20,
+            close_expired: true,
             // A round trip of 16 ms at 2 Gbit/s.
             stream_window_bytes: 4 << 20,
             // Four subscriptions at full speed.
@@ -140,6 +156,17 @@ impl NodeConfig {
         self
     }
 
+    /// Sets how many connections one other node, by the name in its certificate, may have to this one. Default 16; further
+    /// ones are refused, so that no node can take the places of all others. Those that this node dials do not count. A
+    /// node dials each address once, so more than one are needed only by a node that reaches this one under several
+    /// addresses, and while a lost connection is not noticed yet: each that may still be there counts until its
+    /// [idle timeout](Self::idle_timeout).
+    #[must_use]
+    pub fn max_connections_per_node(mut self, connections: usize) -> Self {
+        self.max_connections_per_node = connections;
+        self
+    }
+
     /// Sets how many connections may be half open: somebody dials, and has not yet proved who it is. Default 64, at least
     /// 2.
     ///
@@ -153,10 +180,30 @@ impl NodeConfig {
         self
     }
 
-    /// Sets how many subscriptions a peer may have open on one connection. Default 1024; further ones wait.
+    /// Sets how many subscriptions a peer may have open, by the name in its certificate and over all of its connections.
+    /// Default 1024. Further ones wait on one connection, and are refused beyond that. Those that are cut off and may still
+    /// come back count.
     #[must_use]
     pub fn max_subscriptions(mut self, subscriptions: u32) -> Self {
         self.max_subscriptions = subscriptions;
+        self
+    }
+
+    /// Sets how many subscriptions a peer may make or resume in a second, over all of its connections. Default 1024, which
+    /// may all come at once; at least 1. Further ones wait.
+    #[must_use]
+    pub fn subscriptions_per_second(mut self, subscriptions: u32) -> Self {
+        self.subscriptions_per_second = subscriptions;
+        self
+    }
+
+    /// Sets how many subscriptions of a peer may be refused in a second, over all of its connections. Default 256, of which
+    /// four seconds' worth may come at once; at least 1. A hundred consumers that wait for something that is not published
+    /// yet, and [try again](crate::Retrying) twice a second, are below it. Each beyond it is an offence, and the third
+    /// offence closes the connection.
+    #[must_use]
+    pub fn refused_subscriptions_per_second(mut self, subscriptions: u32) -> Self {
+        self.refused_subscriptions_per_second = subscriptions;
         self
     }
 
@@ -201,6 +248,40 @@ impl NodeConfig {
     #[must_use]
     pub fn max_reassembly_bytes(mut self, bytes: usize) -> Self {
         self.max_reassembly_bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes of events this node keeps for one subscription of another: those that are encoded and not
+    /// acknowledged, and those that the source was asked for on its behalf. Default 8 MiB, twice what may be on its way; at
+    /// least 64 KiB. The demand of the other node bounds them by number; this bounds the memory of large ones, as
+    /// [`event_window_bytes`](Self::event_window_bytes) does at the other end. A source is asked only for as many events as
+    /// fit, reckoned by the length of the last ones (16 KiB each before the first), but for one at least.
+    ///
+    /// So a source that emits nothing before it is asked for more than 512 events at once needs more, and so does a long
+    /// fast line (twice its round trip times its rate).
+    #[must_use]
+    pub fn publish_window_bytes(mut self, bytes: usize) -> Self {
+        self.publish_window_bytes = bytes;
+        self
+    }
+
+    /// Sets how many bytes of events this node keeps for all subscriptions of one other node, by its name and over all of its
+    /// connections. Default 16 MiB, two [windows](Self::publish_window_bytes). Each subscription may use half of what the
+    /// others leave, and 16 KiB or one event in any case, so that none waits for another: 1024 of them that take nothing
+    /// make this node keep 32 MiB. Raise it for nodes with many subscriptions to large events that are slow to acknowledge.
+    #[must_use]
+    pub fn max_published_bytes(mut self, bytes: usize) -> Self {
+        self.max_published_bytes = bytes;
+        self
+    }
+
+    /// Sets whether a connection is closed when the certificate expires with which the other node has proved itself. Default
+    /// yes. Its subscriptions then go on over another connection, if the other node has a new certificate by then and gets
+    /// one within the [grace](Self::session_grace); if not, they end. With `false` those that are there go on with the
+    /// connection, and a new one is refused either way.
+    #[must_use]
+    pub fn close_expired(mut self, closes: bool) -> Self {
+        self.close_expired = closes;
         self
     }
 
@@ -269,8 +350,12 @@ impl NodeConfig {
         }
         within("max_half_open", self.max_half_open as u64, 2, MAX_HALF_OPEN)?;
         within("control_frames_per_second", self.control_frames_per_second.into(), 1, u32::MAX.into())?;
+        within("subscriptions_per_second", self.subscriptions_per_second.into(), 1, u32::MAX.into())?;
+        let refused = self.refused_subscriptions_per_second;
+        within("refused_subscriptions_per_second", refused.into(), 1, u32::MAX.into())?;
         within("stream_window_bytes", self.stream_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
         within("event_window_bytes", self.event_window_bytes.into(), MIN_WINDOW_BYTES, u32::MAX.into())?;
+        within("publish_window_bytes", self.publish_window_bytes as u64, MIN_WINDOW_BYTES, u64::MAX)?;
         let stream_window = self.stream_window_bytes.into();
         within("connection_window_bytes", self.connection_window_bytes.into(), stream_window, u32::MAX.into())?;
         within("max_mtu", self.max_mtu.into(), MIN_MTU.into(), MAX_MTU.into())?;

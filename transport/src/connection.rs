@@ -1,28 +1,34 @@
 //! Connections between two nodes: dialling, the introduction of both, and taking subscriptions.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aqueduct_stage::{Sentence, SubscribeError};
+use aqueduct_stage::{Sentence, SubscribeError, notice};
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::admission::{Place, Verdict};
 use crate::control::{Control, Inquiry, converse};
 use crate::counters::{Counters, Gauge, Present};
 use crate::error::CloseCode;
+use crate::fate::{Ended, Fate};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
-use crate::incarnations::{Entered, Superseded};
+use crate::incarnations::{Entered, NotEntered, Way};
 use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
+use crate::knock;
 use crate::link::Reassembly;
 use crate::node::Inner;
+use crate::peers::{KnownPeer, Peer, Slot};
 use crate::publication::{IncomingLink, refuse};
 use crate::session::Arrival;
+use crate::share::KeepBounds;
 use crate::stream::{FrameStream, StreamError};
-use crate::{FunctionsDigest, IdentityError, Limits, NodeName, PeerFunctions};
+use crate::{FunctionsDigest, Identity, IdentityError, Limits, NodeName, PeerFunctions};
 
 /// How often a peer may break the rules on one of its streams before the whole connection is closed: a fault of one
 /// subscription should not end the others, and somebody who keeps trying should not go on.
@@ -38,6 +44,12 @@ pub(crate) struct Established {
     pub(crate) limits: Limits,
     /// What the unfinished events of its links hold.
     pub(crate) reassembly: Reassembly,
+    /// What the other node takes of this one.
+    known: KnownPeer,
+    /// Why this node has closed it.
+    pub(crate) fate: Fate,
+    /// When the certificate with which the other node has proved itself expires.
+    expires: Option<Instant>,
     /// What can be called at the other end.
     inquiry: Arc<Inquiry>,
     /// How many use it.
@@ -48,7 +60,7 @@ pub(crate) struct Established {
 
 impl Established {
     fn new(node: &Inner, connection: Connection, met: Met, stream: FrameStream, among: &Gauge) -> (Self, Conversation) {
-        let Met { peer, agreement, presence, functions } = met;
+        let Met { peer, agreement, presence, functions, fate, expires } = met;
         let (peer, limits) = (Arc::new(peer), agreement.limits);
         let ours = Arc::clone(&node.functions);
         let reassembly = Reassembly::new(node.config.max_reassembly_bytes);
@@ -59,7 +71,9 @@ impl Established {
         });
         let control = Control::new(limits.clone(), ours, functions, node.config.control_frames_per_second);
         let conversation = Conversation { control, stream, _presence: presence, _counted: among.enter() };
-        (Self { connection, peer, limits, reassembly, inquiry, uses: Arc::default(), _use: None }, conversation)
+        let known = node.peers.hold(peer.to_string(), || Peer::new(&node.config));
+        let (uses, _use) = (Arc::default(), None);
+        (Self { connection, peer, limits, reassembly, known, fate, expires, inquiry, uses, _use }, conversation)
     }
 
     /// What can be called at the other end; asked for at most once on a connection.
@@ -167,7 +181,7 @@ pub(crate) async fn dial(node: &Arc<Inner>, at: SocketAddr) -> Result<Establishe
                 Some(closed) => explain(node, at, &closed),
                 None => match error {
                     HandshakeError::Refused { reason, .. } => refused(reason, at.to_string(), error.to_string()),
-                    HandshakeError::Version(_) | HandshakeError::Superseded(_) => {
+                    HandshakeError::Version(_) | HandshakeError::NotEntered(_) => {
                         SubscribeError::Denied { at: at.to_string(), reason: error.to_string() }
                     }
                     other => unreachable(at, Sentence(&other).to_string()),
@@ -212,7 +226,8 @@ pub(crate) async fn listen(endpoint: Endpoint, node: Weak<Inner>) {
             // An address that is not validated can always be asked to prove itself.
             Err(Verdict::Validate) => drop(incoming.retry()),
             Err(Verdict::Refuse) => {
-                tracing::warn!(%from, bound = node.config.max_connections, "connection refused");
+                let bound = node.config.max_connections;
+                notice!(node.counters.notices, warn, "connection refused: there are enough", %from, bound);
                 node.counters.connections_refused.add(1);
                 incoming.refuse();
             }
@@ -240,7 +255,7 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
                 _ => None,
             };
             let why = by_tls.unwrap_or_else(|| Sentence(&error).to_string());
-            tracing::warn!(%from, error = why, "connection refused");
+            notice!(shared.counters.notices, warn, "connection refused", %from, error = why);
             shared.counters.connections_refused.add(1);
             if error.is_breach() {
                 shared.counters.offences.add(1);
@@ -274,7 +289,7 @@ struct Conversation {
 
 /// Takes subscriptions, and answers questions, for as long as the connection lives.
 async fn serve(node: Weak<Inner>, established: Established, mut conversation: Conversation) {
-    let Established { connection, peer, limits, inquiry, .. } = established;
+    let Established { connection, peer, limits, known, fate, expires, inquiry, .. } = established;
     let Some(counters) = node.upgrade().map(|node| Arc::clone(&node.counters)) else { return };
     let converses = async {
         let Conversation { control, stream, .. } = &mut conversation;
@@ -282,33 +297,108 @@ async fn serve(node: Weak<Inner>, established: Established, mut conversation: Co
             && error.is_breach()
         {
             let why = Sentence(&error).to_string();
-            tracing::warn!(%peer, error = why, "peer broke the protocol");
+            notice!(counters.notices, warn, "peer broke the protocol", %peer, error = why);
             counters.offences.add(1);
             connection.close(CloseCode::Protocol.into(), why.as_bytes());
         }
         // The control stream stays open for as long as the connection does.
     };
-    tokio::join!(converses, take_subscriptions(node, &connection, &peer, &limits, &counters));
+    let (count, counters) = (AtomicU32::new(0), Arc::clone(&counters));
+    let offences = Arc::new(Offences { connection: connection.clone(), peer: known, count, counters });
+    let opens = Opens { peer: Arc::clone(&peer), limits, fate: fate.clone(), expires, offences };
+    let lives = async {
+        tokio::join!(converses, take_subscriptions(node.clone(), &connection, &opens));
+    };
+    let watches = watch_over(&node, &connection, &peer, &fate, expires);
+    tokio::select! {
+        biased;
+        () = lives => {}
+        never = watches => match never {},
+    }
 }
 
-async fn take_subscriptions(
-    node: Weak<Inner>,
+/// Closes a connection whose peer is not what it was: its certificate has expired, or its process is gone.
+async fn watch_over(
+    node: &Weak<Inner>,
     connection: &Connection,
-    peer: &Arc<NodeName>,
-    limits: &Limits,
-    counters: &Arc<Counters>,
-) {
-    let offences =
-        Arc::new(Offences { connection: connection.clone(), count: AtomicU32::new(0), counters: Arc::clone(counters) });
+    peer: &NodeName,
+    fate: &Fate,
+    expires: Option<Instant>,
+) -> Infallible {
+    let Some((closes_expired, look_every, can_knock, counters)) = node.upgrade().map(|node| {
+        let config = &node.config;
+        (config.close_expired, config.keep_alive, node.can_knock, Arc::clone(&node.counters))
+    }) else {
+        return pending().await;
+    };
+    let expires = async {
+        match expires {
+            Some(expires) if closes_expired => sleep_until(expires).await,
+            _ => pending().await,
+        }
+        (Ended::Expired, CloseCode::Expired)
+    };
+    let gone = async {
+        if !can_knock {
+            pending::<()>().await;
+        }
+        is_gone(connection, look_every).await;
+        (Ended::Gone, CloseCode::Gone)
+    };
+    let (ended, code) = tokio::select! {
+        biased;
+        ended = expires => ended,
+        ended = gone => ended,
+    };
+    notice!(counters.notices, info, "connection closed", %peer, %ended);
+    fate.set(ended);
+    connection.close(code.into(), ended.to_string().as_bytes());
+    pending().await
+}
+
+/// Waits until nothing was heard of the peer for two signs of life, and nothing listens at its address any more.
+async fn is_gone(connection: &Connection, look_every: Duration) {
+    let heard = || connection.stats().udp_rx.datagrams;
+    let (mut before, mut silent_for) = (heard(), 0);
+    loop {
+        sleep(look_every).await;
+        let now = heard();
+        silent_for = if now == before { silent_for + 1 } else { 0 };
+        before = now;
+        if silent_for >= SILENT_LOOKS && knock::is_refused(connection.remote_address()).await {
+            return;
+        }
+    }
+}
+
+/// After so many signs of life did not come, it is asked whether anybody is there.
+const SILENT_LOOKS: u32 = 2;
+
+/// What streams that a peer opens on a connection have in common.
+struct Opens {
+    peer: Arc<NodeName>,
+    limits: Limits,
+    fate: Fate,
+    expires: Option<Instant>,
+    offences: Arc<Offences>,
+}
+
+async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, opens: &Opens) {
+    let Opens { peer, limits, fate, expires, offences } = opens;
     loop {
         match connection.accept_bi().await {
             Ok(stream) => {
+                let pause = offences.peer.value.next_stream_in(Instant::now());
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
                 let Some(node) = node.upgrade() else { return };
                 let stream = Stream {
-                    stream: FrameStream::new(stream, limits.clone()),
+                    stream: FrameStream::new(stream, limits.clone(), fate.clone()),
                     peer: Arc::clone(peer),
                     limits: limits.clone(),
-                    offences: Arc::clone(&offences),
+                    expires: *expires,
+                    offences: Arc::clone(offences),
                 };
                 node.spawn_link(take_subscription(Arc::clone(&node), stream));
             }
@@ -323,11 +413,21 @@ async fn take_subscriptions(
 /// What a peer has done wrong on one connection.
 pub(crate) struct Offences {
     connection: Connection,
+    /// What it takes, on all of them.
+    peer: KnownPeer,
     count: AtomicU32,
     counters: Arc<Counters>,
 }
 
 impl Offences {
+    /// Counts a subscription that is refused, which is an offence if there are too many of them.
+    pub(crate) fn refused(&self) {
+        self.counters.subscriptions_refused.add(1);
+        if !self.peer.value.count_refusal(Instant::now()) {
+            self.add("too many of its subscriptions had to be refused");
+        }
+    }
+
     /// Counts one, and closes the connection at the last.
     pub(crate) fn add(&self, why: &str) {
         self.counters.offences.add(1);
@@ -342,6 +442,7 @@ struct Stream {
     stream: FrameStream,
     peer: Arc<NodeName>,
     limits: Limits,
+    expires: Option<Instant>,
     offences: Arc<Offences>,
 }
 
@@ -349,16 +450,25 @@ struct Stream {
 async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
     let limit = node.config.handshake_timeout;
     let wanted = timeout(limit, next_frame(&mut opened.stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
+    let is_expired = opened.expires.is_some_and(|expires| expires <= Instant::now());
     let error = match wanted {
+        Ok(Frame::Subscribe(_) | Frame::Resume(_)) if is_expired => {
+            let Stream { stream, peer, limits, offences, .. } = opened;
+            offences.refused();
+            let message = format!("the certificate of {peer} has expired since it was connected");
+            notice!(node.counters.notices, warn, "subscription refused", error = message);
+            return refuse(stream, limits, Reason::Unauthorized, &message, None).await;
+        }
         Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, opened).await,
         Ok(Frame::Resume(resume)) => {
-            let Stream { stream, peer, limits, offences } = opened;
+            let Stream { stream, peer, limits, offences, .. } = opened;
             return resume_link(&node, Arrival { resume, stream, offences }, &peer, limits).await;
         }
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
     };
-    tracing::warn!(peer = %opened.peer, error = %Sentence(&error), "expected a subscription");
+    let (notices, peer) = (&node.counters.notices, &opened.peer);
+    notice!(notices, warn, "expected a subscription", %peer, error = Sentence(&error).to_string());
     let code = error.code();
     opened.stream.reset(code as u32);
     // Neither a slow line nor a change of mind is an offence.
@@ -370,16 +480,19 @@ async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
 /// Hands a stream to the link that it is for.
 async fn resume_link(node: &Inner, arrival: Arrival, peer: &NodeName, limits: Limits) {
     if let Some(unknown) = node.sessions.resume(&peer.to_string(), arrival) {
+        unknown.offences.refused();
         refuse(unknown.stream, limits, Reason::NoSession, "", None).await;
     }
 }
 
 async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
-    let Stream { stream, peer, limits, offences } = opened;
+    let Stream { stream, peer, limits, offences, .. } = opened;
     let publication = node.publication(&subscribe.producer, &peer);
     let shutting_down = node.is_shutting_down();
     let grace = node.config.session_grace;
-    let max_sessions = node.config.max_subscriptions as usize;
+    let max_subscriptions = node.config.max_subscriptions as usize;
+    let slot = Slot::take(&offences.peer, max_subscriptions);
+    let keep = KeepBounds { link_bytes: node.config.publish_window_bytes, peer_bytes: node.config.max_published_bytes };
     let (sessions, ended) = (Arc::clone(&node.sessions), node.ended.clone());
     let (counters, consumers) = (Arc::clone(&node.counters), Arc::clone(&node.far_consumers));
     let peer = peer.to_string();
@@ -390,7 +503,9 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
         peer,
         offences,
         grace,
-        max_sessions,
+        max_subscriptions,
+        slot,
+        keep,
         sessions,
         ended,
         counters,
@@ -400,7 +515,7 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
     drop(node);
     match publication {
         Err(error) => {
-            tracing::warn!(%error, "subscription refused");
+            notice!(link.counters.notices, warn, "subscription refused", %error);
             link.refuse(Reason::Unauthorized, &error.to_string(), None).await;
         }
         _ if shutting_down => link.refuse(Reason::Shutdown, "the node is shutting down", None).await,
@@ -417,6 +532,20 @@ struct Met {
     presence: Presence,
     /// What can be called there, if it says so.
     functions: Option<FunctionsDigest>,
+    fate: Fate,
+    expires: Option<Instant>,
+}
+
+/// When the certificate of a connection's peer expires, on tokio's clock; `None` if that is too far away to matter.
+fn expires(connection: &Connection) -> Option<Instant> {
+    let left = Identity::peer_expires(connection)?.saturating_sub(wall_clock());
+    Instant::now().checked_add(left)
+}
+
+/// The time since 1970.
+#[expect(clippy::disallowed_methods, reason = "a certificate says when it expires by the time of day")]
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// A connection that counts among those of its peer's incarnation, for as long as this lives.
@@ -430,15 +559,17 @@ impl Presence {
     /// Lets a connection in, which ends those of earlier incarnations.
     fn enter(
         node: &Arc<Inner>,
+        way: Way,
         connection: &Connection,
         peer: &NodeName,
         incarnation: u64,
-    ) -> Result<Self, Superseded> {
+    ) -> Result<Self, NotEntered> {
         let peer = peer.to_string();
-        let entered = node.incarnations().enter(&peer, incarnation, connection.clone(), Instant::now());
+        let entered = node.incarnations().enter(&peer, incarnation, (way, connection.clone()), Instant::now());
         let Entered { number, superseded } = entered?;
         if !superseded.is_empty() {
-            tracing::info!(peer, incarnation, connections = superseded.len(), "started again");
+            let connections = superseded.len();
+            notice!(node.counters.notices, info, "started again", peer, incarnation, connections);
         }
         node.sessions.abandon_before(&peer, incarnation);
         for connection in superseded {
@@ -461,7 +592,8 @@ impl Drop for Presence {
 async fn introduce(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
     let peer = node.identity().peer(connection)?;
     let limits = &node.config.limits;
-    let mut control = FrameStream::new(connection.open_bi().await?, limits.clone());
+    let fate = Fate::default();
+    let mut control = FrameStream::new(connection.open_bi().await?, limits.clone(), fate.clone());
     let ours = introduction::offer(node.config.versions, limits);
     let hello = Hello {
         proto_min: ours.versions.oldest,
@@ -485,15 +617,16 @@ async fn introduce(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, F
     let versions = Versions { oldest: ack.proto, newest: ack.proto };
     let theirs = Offer { versions, features: ack.features, limits: ack.limits };
     let agreement = introduction::confirm(&ours, limits, &theirs)?;
-    let presence = Presence::enter(node, connection, &peer, ack.incarnation)?;
+    let presence = Presence::enter(node, Way::Out, connection, &peer, ack.incarnation)?;
     let functions = ack.functions.map(FunctionsDigest::from_bytes);
-    Ok((Met { peer, agreement, presence, functions }, control))
+    Ok((Met { peer, agreement, presence, functions, fate, expires: expires(connection) }, control))
 }
 
 /// The listener's side of the introduction.
 async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, FrameStream), HandshakeError> {
     let peer = node.identity().peer(connection)?;
-    let mut control = FrameStream::new(connection.accept_bi().await?, node.config.limits.clone());
+    let fate = Fate::default();
+    let mut control = FrameStream::new(connection.accept_bi().await?, node.config.limits.clone(), fate.clone());
     let hello = match next_frame(&mut control).await? {
         Frame::Hello(hello) => hello,
         other => return Err(HandshakeError::Unexpected(other.name())),
@@ -502,7 +635,8 @@ async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, Fra
     let incarnation = hello.incarnation;
     let functions = hello.functions.map(FunctionsDigest::from_bytes);
     let judged = judge(node, &ours, hello, &peer).and_then(|agreement| {
-        let presence = Presence::enter(node, connection, &peer, incarnation)?;
+        let way = Way::In { bound: node.config.max_connections_per_node };
+        let presence = Presence::enter(node, way, connection, &peer, incarnation)?;
         Ok((agreement, presence))
     });
     let answer = match &judged {
@@ -517,7 +651,8 @@ async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, Fra
         Err(error) => {
             let reason = match error {
                 HandshakeError::Version(_) => Reason::Version,
-                HandshakeError::Superseded(_) => Reason::Superseded,
+                HandshakeError::NotEntered(NotEntered::Superseded { .. }) => Reason::Superseded,
+                HandshakeError::NotEntered(NotEntered::TooMany { .. }) => Reason::Overloaded,
                 _ => Reason::Unauthorized,
             };
             Frame::Refuse(Refuse { reason, message: error.to_string() })
@@ -529,7 +664,8 @@ async fn welcome(node: &Arc<Inner>, connection: &Connection) -> Result<(Met, Fra
         // It is closed in any case.
         let _ = control.delivered().await;
     }
-    judged.map(|(agreement, presence)| (Met { peer, agreement, presence, functions }, control))
+    let expires = expires(connection);
+    judged.map(|(agreement, presence)| (Met { peer, agreement, presence, functions, fate, expires }, control))
 }
 
 /// Whether a dialler is who its certificate says, and can be understood.
@@ -546,7 +682,7 @@ async fn send(stream: &mut FrameStream, frame: &Frame, node: &Inner) -> Result<(
     let parts = frame.encode(&node.config.limits).map_err(StreamError::from)?;
     stream.queue(parts.head);
     while !stream.is_flushed() {
-        stream.progress(std::future::pending()).await?;
+        stream.progress(pending()).await?;
     }
     Ok(())
 }
@@ -559,7 +695,7 @@ async fn next_frame(stream: &mut FrameStream) -> Result<Frame, HandshakeError> {
         if stream.is_read_to_end() {
             return Err(HandshakeError::Closed);
         }
-        stream.progress(std::future::pending()).await?;
+        stream.progress(pending()).await?;
     }
 }
 
@@ -583,7 +719,7 @@ enum HandshakeError {
     #[error(transparent)]
     Version(#[from] NoCommonVersion),
     #[error(transparent)]
-    Superseded(#[from] Superseded),
+    NotEntered(#[from] NotEntered),
     #[error("{reason}: {message}")]
     Refused { reason: Reason, message: String },
 }
@@ -598,7 +734,7 @@ impl HandshakeError {
             Self::Identity(_)
             | Self::Impostor { .. }
             | Self::Version(_)
-            | Self::Superseded(_)
+            | Self::NotEntered(_)
             | Self::Refused { .. } => CloseCode::Refused,
             Self::Connection(_) | Self::Stream(_) | Self::Unexpected(_) | Self::Closed => CloseCode::Protocol,
         }

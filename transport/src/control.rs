@@ -6,7 +6,6 @@ mod inquiry;
 
 use std::mem;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 pub(crate) use inquiry::{Inquiry, converse};
 
 use crate::frame::{AskFunctions, Frame, FunctionRow, FunctionsPart};
+use crate::pace::Pace;
 use crate::{Functions, FunctionsDigest, Limits, RegisterError};
 
 /// One end of a control stream, behind the introduction. Both ends are alike.
@@ -28,6 +28,7 @@ pub(crate) struct Control {
     /// What the peer has, as it has said in the introduction.
     announced: Option<FunctionsDigest>,
     pace: Pace,
+    frames_per_second: u32,
     question: Question,
     /// What is left to send of the answer to the peer's question; `None` before it has asked.
     answer: Option<Answer>,
@@ -84,8 +85,8 @@ impl Control {
         announced: Option<FunctionsDigest>,
         frames_per_second: u32,
     ) -> Self {
-        let pace = Pace { per_second: frames_per_second, full_at: None };
-        Self { limits, ours, announced, pace, question: Question::None, answer: None }
+        let pace = Pace::new(frames_per_second);
+        Self { limits, ours, announced, pace, frames_per_second, question: Question::None, answer: None }
     }
 
     /// Wants to know what the peer has. Asked again, it does nothing. Only for a peer that has said a digest: another one
@@ -107,7 +108,7 @@ impl Control {
             Frame::FunctionsPart(part) if matches!(self.question, Question::Sent(_)) => self.handle_part(part),
             Frame::AskFunctions(_) if self.answer.is_some() => Err(ControlError::AskedTwice),
             Frame::AskFunctions(_) => {
-                self.pace.count(1, now)?;
+                self.count(1, now)?;
                 let row = |(name, version, signature): (&str, u32, &crate::Signature)| {
                     FunctionRow(name.to_owned(), version, signature.clone())
                 };
@@ -125,7 +126,12 @@ impl Control {
     ///
     /// [`ControlError::TooFast`].
     pub(crate) fn handle_skipped(&mut self, frames: u64, now: Instant) -> Result<(), ControlError> {
-        self.pace.count(frames, now)
+        self.count(frames, now)
+    }
+
+    fn count(&mut self, frames: u64, now: Instant) -> Result<(), ControlError> {
+        let is_kept = self.pace.count(frames, now);
+        if is_kept { Ok(()) } else { Err(ControlError::TooFast { bound: self.frames_per_second }) }
     }
 
     /// Returns the next frame to send.
@@ -198,30 +204,13 @@ impl Answer {
     }
 }
 
-/// So many frames a second, of which a second's worth may come at once.
-#[derive(Debug)]
-struct Pace {
-    per_second: u32,
-    /// When what has come would have been sent at that rate: it may be a second ahead.
-    full_at: Option<Instant>,
-}
-
-impl Pace {
-    fn count(&mut self, frames: u64, now: Instant) -> Result<(), ControlError> {
-        let too_fast = ControlError::TooFast { bound: self.per_second };
-        let frames = u32::try_from(frames).map_err(|_| too_fast.clone())?;
-        let taken = Duration::from_secs(1) * frames / self.per_second;
-        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + taken;
-        self.full_at = Some(full_at);
-        if full_at > now + Duration::from_secs(1) { Err(too_fast) } else { Ok(()) }
-    }
-}
-
 /// What a frame has beside its functions: less than this, in bytes.
 const FRAME_BYTES: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::frame::{Accepted, FrameDecoder};
     use crate::{LookupError, Signature};

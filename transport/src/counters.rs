@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aqueduct_stage::notices::Notices;
+
 /// What a node counts; each is documented where it is [read](crate::NodeSnapshot).
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -19,6 +21,8 @@ pub(crate) struct Counters {
     pub(crate) offences: Counter,
     pub(crate) events_in: Counter,
     pub(crate) events_out: Counter,
+    /// What is logged of what others do.
+    pub(crate) notices: Notices,
 }
 
 /// How often something has happened.

@@ -19,6 +19,10 @@ pub(crate) enum CloseCode {
     Unused = 5,
     /// The peer's node has been started again since.
     Superseded = 6,
+    /// The peer's certificate has expired: it may come again with another one.
+    Expired = 7,
+    /// The peer's process is gone.
+    Gone = 8,
 }
 
 impl From<CloseCode> for VarInt {

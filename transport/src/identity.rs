@@ -12,6 +12,7 @@
 //! | `keys.rs` | [`EndpointKeys`]: what a node must remember of itself across a restart |
 //! | `trust.rs` | whose certificates are accepted, and in words why one is not |
 //! | `distinguished.rs` | the names in certificates, for those words |
+//! | `validity.rs` | until when a certificate is valid |
 //! | `tls.rs` | the TLS settings of both ends |
 //! | `error.rs` | [`IdentityError`] |
 
@@ -23,6 +24,7 @@ mod name;
 mod pem;
 mod tls;
 mod trust;
+mod validity;
 
 use std::fmt;
 use std::path::Path;
@@ -175,6 +177,12 @@ impl Identity {
         // Errors of TLS (RFC 9001, section 4.8).
         let said = trust::words(&reason).filter(|_| u64::from(code) >> 8 == 1)?;
         Some(format!("{said}; {look}"))
+    }
+
+    /// Until when the certificate of a connection's peer is valid, since 1970; `None` if it does not say.
+    pub(crate) fn peer_expires(connection: &quinn::Connection) -> Option<std::time::Duration> {
+        let presented = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+        validity::not_after(presented.first()?)
     }
 
     /// `places` says where each text of `pem` comes from, in its order, for errors.

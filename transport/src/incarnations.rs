@@ -22,9 +22,18 @@ pub(crate) struct Incarnations<C> {
 struct Known<C> {
     incarnation: u64,
     /// By the number they were given.
-    connections: BTreeMap<u64, C>,
+    connections: BTreeMap<u64, (Way, C)>,
     /// When the last of them ended. `None` while there is one.
     gone: Option<Instant>,
+}
+
+/// Who has made a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The other node: it may have so many.
+    In { bound: usize },
+    /// This one.
+    Out,
 }
 
 /// What became of a connection that was let in.
@@ -36,46 +45,55 @@ pub(crate) struct Entered<C> {
     pub(crate) superseded: Vec<C>,
 }
 
-/// A later start of the node was seen.
+/// Why a connection is not let in.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "incarnation {got} is superseded by incarnation {last}: a node of this name was started later, and each process needs a \
-     name of its own"
-)]
-pub(crate) struct Superseded {
-    pub(crate) got: u64,
-    pub(crate) last: u64,
+pub(crate) enum NotEntered {
+    /// A later start of the node was seen.
+    #[error(
+        "incarnation {got} is superseded by incarnation {last}: a node of this name was started later, and each process needs \
+         a name of its own"
+    )]
+    Superseded { got: u64, last: u64 },
+    /// The node has enough of them.
+    #[error("expected at most {bound} connections of one node at a time, got one more")]
+    TooMany { bound: usize },
 }
 
-aqueduct_stage::debug_as_sentence!(Superseded);
+aqueduct_stage::debug_as_sentence!(NotEntered);
 
 impl<C> Incarnations<C> {
     pub(crate) fn new() -> Self {
         Self { nodes: BTreeMap::new(), bound: MAX_REMEMBERED, next: 0 }
     }
 
-    /// Lets a connection of `node` in, unless a later incarnation of it is known.
+    /// Lets a connection of `node` in, unless a later incarnation of it is known, or it has made as many as it may.
     pub(crate) fn enter(
         &mut self,
         node: &str,
         incarnation: u64,
-        connection: C,
+        (way, connection): (Way, C),
         now: Instant,
-    ) -> Result<Entered<C>, Superseded> {
+    ) -> Result<Entered<C>, NotEntered> {
         self.forget(now);
         let fresh = || Known { incarnation, connections: BTreeMap::new(), gone: None };
         let known = self.nodes.entry(node.to_owned()).or_insert_with(fresh);
         if incarnation < known.incarnation {
-            return Err(Superseded { got: incarnation, last: known.incarnation });
+            return Err(NotEntered::Superseded { got: incarnation, last: known.incarnation });
         }
         let mut superseded = Vec::new();
         if incarnation > known.incarnation {
-            superseded.extend(std::mem::replace(known, fresh()).connections.into_values());
+            let replaced = std::mem::replace(known, fresh()).connections;
+            superseded.extend(replaced.into_values().map(|(_, connection)| connection));
+        }
+        if let Way::In { bound } = way
+            && known.connections.values().filter(|(way, _)| *way != Way::Out).count() >= bound
+        {
+            return Err(NotEntered::TooMany { bound });
         }
         let number = self.next;
         self.next += 1;
         known.gone = None;
-        known.connections.insert(number, connection);
+        known.connections.insert(number, (way, connection));
         Ok(Entered { number, superseded })
     }
 
@@ -86,6 +104,11 @@ impl<C> Incarnations<C> {
             known.gone = Some(now);
         }
         self.forget(now);
+    }
+
+    /// The connections of a node, in both directions.
+    pub(crate) fn of(&self, node: &str) -> impl Iterator<Item = &C> {
+        self.nodes.get(node).into_iter().flat_map(|known| known.connections.values().map(|(_, connection)| connection))
     }
 
     fn forget(&mut self, now: Instant) {
@@ -118,43 +141,57 @@ mod tests {
     #[test]
     fn two_connections_of_one_incarnation_are_fine() {
         let (mut all, now) = incarnations();
-        assert!(all.enter("a", 5, "dialled", now).unwrap().superseded.is_empty());
-        assert!(all.enter("a", 5, "accepted", now).unwrap().superseded.is_empty());
+        assert!(all.enter("a", 5, (Way::Out, "dialled"), now).unwrap().superseded.is_empty());
+        assert!(all.enter("a", 5, (Way::Out, "accepted"), now).unwrap().superseded.is_empty());
     }
 
     #[test]
     fn a_later_incarnation_replaces_all_connections_and_an_earlier_one_is_refused() {
         let (mut all, now) = incarnations();
-        let old = all.enter("a", 5, "dialled", now).unwrap().number;
-        all.enter("a", 5, "accepted", now).unwrap();
-        all.enter("b", 1, "other", now).unwrap();
-        assert_eq!(all.enter("a", 6, "new", now).unwrap().superseded, ["dialled", "accepted"]);
-        let error = all.enter("a", 5, "again", now).unwrap_err();
+        let old = all.enter("a", 5, (Way::Out, "dialled"), now).unwrap().number;
+        all.enter("a", 5, (Way::Out, "accepted"), now).unwrap();
+        all.enter("b", 1, (Way::Out, "other"), now).unwrap();
+        assert_eq!(all.enter("a", 6, (Way::Out, "new"), now).unwrap().superseded, ["dialled", "accepted"]);
+        let error = all.enter("a", 5, (Way::Out, "again"), now).unwrap_err();
         assert!(error.to_string().starts_with("incarnation 5 is superseded by incarnation 6: "));
         // The end of what was replaced does not count for what replaced it.
         all.leave("a", old, now);
-        assert_eq!(all.enter("a", 7, "newer", now).unwrap().superseded, ["new"]);
+        assert_eq!(all.enter("a", 7, (Way::Out, "newer"), now).unwrap().superseded, ["new"]);
+    }
+
+    #[test]
+    fn a_node_makes_so_many_connections_and_a_start_of_it_makes_room() {
+        let (mut all, now) = incarnations();
+        let way = Way::In { bound: 2 };
+        let first = all.enter("a", 5, (way, "first"), now).unwrap().number;
+        all.enter("a", 5, (way, "second"), now).unwrap();
+        assert_eq!(all.enter("a", 5, (way, "third"), now), Err(NotEntered::TooMany { bound: 2 }));
+        all.enter("a", 5, (Way::Out, "ours"), now).unwrap();
+        all.enter("b", 5, (way, "of another"), now).unwrap();
+        all.leave("a", first, now);
+        all.enter("a", 5, (way, "third"), now).unwrap();
+        assert_eq!(all.enter("a", 6, (way, "restarted"), now).unwrap().superseded, ["second", "ours", "third"]);
     }
 
     #[test]
     fn what_is_gone_is_remembered_for_a_while() {
         let (mut all, now) = incarnations();
-        let number = all.enter("a", 5, "old", now).unwrap().number;
+        let number = all.enter("a", 5, (Way::Out, "old"), now).unwrap().number;
         all.leave("a", number, now);
-        assert!(all.enter("a", 4, "older", now + MEMORY - Duration::from_secs(1)).is_err());
-        assert!(all.enter("a", 4, "older", now + MEMORY).is_ok());
+        assert!(all.enter("a", 4, (Way::Out, "older"), now + MEMORY - Duration::from_secs(1)).is_err());
+        assert!(all.enter("a", 4, (Way::Out, "older"), now + MEMORY).is_ok());
     }
 
     #[test]
     fn only_so_many_that_are_gone_are_remembered_and_those_that_are_here_always() {
         let (mut all, now) = incarnations();
-        all.enter("here", 5, "here", now).unwrap();
+        all.enter("here", 5, (Way::Out, "here"), now).unwrap();
         for (second, name) in ["a", "b", "c"].into_iter().enumerate() {
             let at = now + Duration::from_secs(second as u64);
-            let number = all.enter(name, 5, name, at).unwrap().number;
+            let number = all.enter(name, 5, (Way::Out, name), at).unwrap().number;
             all.leave(name, number, at);
         }
-        let mut is_known = |name| all.enter(name, 4, name, now + Duration::from_secs(9)).is_err();
+        let mut is_known = |name| all.enter(name, 4, (Way::Out, name), now + Duration::from_secs(9)).is_err();
         assert_eq!(["here", "b", "c", "a"].map(&mut is_known), [true, true, true, false]);
     }
 }

@@ -42,12 +42,14 @@
 //! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
 //!   do what, and who may dial
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
-//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for
+//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for;
+//!   `share`: how much of it is kept for a subscriber
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
+//! * `peers`, `pace`: what one node may take, over all of its connections, and how often
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `shared`: who is the same consumer, between nodes
-//! * `connection`, `session`, `stream`, `runtime`, `closed`, `error`: the driver, which moves bytes between links and quinn
+//! * `connection`, `session`, `stream`, `fate`, `knock`, `runtime`, `closed`, `error`: the driver, which moves bytes between links and quinn
 //! * `counters`, `snapshot`: [`NodeSnapshot`], what a node is doing
 //! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
 //!   other; `nodes`: who is there
@@ -58,6 +60,7 @@
 //! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
 //!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
 //!   node that is restarted
+//! * [`bounds`]: what another node can make this one keep, do or wait for: every bound in one table
 //! * `bugs`: planted ones, to see that the tests find them
 //! * `fuzzing`: what must hold whatever bytes a peer sends, for tests and for cargo-fuzz
 //! * [`protocol`]: what is said on the wire, for other implementations
@@ -65,6 +68,7 @@
 
 mod access;
 mod admission;
+pub mod bounds;
 mod bugs;
 mod channel;
 mod closed;
@@ -75,6 +79,7 @@ mod control;
 mod counters;
 mod durable;
 mod error;
+mod fate;
 mod frame;
 mod functions;
 #[cfg(all(test, not(fuzzing)))]
@@ -86,13 +91,16 @@ mod gather;
 mod identity;
 mod incarnations;
 mod introduction;
+mod knock;
 mod limits;
 mod link;
 pub mod local;
 mod node;
 mod nodes;
+mod pace;
 mod patience;
 mod peer_functions;
+mod peers;
 mod prescan;
 pub mod protocol;
 mod publication;
@@ -103,6 +111,7 @@ mod remote;
 mod retrying;
 mod runtime;
 mod session;
+mod share;
 mod shared;
 mod snapshot;
 mod stream;

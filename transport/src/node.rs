@@ -25,6 +25,7 @@ use crate::error::CloseCode;
 use crate::frame::{FarConsumer, Session};
 use crate::incarnations::Incarnations;
 use crate::link::MAX_INSTANCES;
+use crate::peers::Peers;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
 use crate::runtime::NodeRuntime;
@@ -105,6 +106,8 @@ pub(crate) struct Inner {
     pub(crate) functions: Arc<Functions>,
     pub(crate) functions_digest: FunctionsDigest,
     address: SocketAddr,
+    /// Its socket is the system's, so its peers' addresses are as well.
+    pub(crate) can_knock: bool,
     /// What its connections and links count.
     pub(crate) counters: Arc<Counters>,
     publications: Mutex<Publications>,
@@ -117,6 +120,8 @@ pub(crate) struct Inner {
     shutting_down: AtomicBool,
     /// The published links that can be resumed.
     pub(crate) sessions: Arc<Sessions>,
+    /// What each other node takes.
+    pub(crate) peers: Arc<Peers>,
     /// The last start of each other node, and its connections in both directions.
     incarnations: Mutex<Incarnations<quinn::Connection>>,
     /// How many numbers were given to links and consumers, which no other has at this node.
@@ -202,9 +207,10 @@ impl Node {
         if source.instances() as u64 > MAX_INSTANCES {
             return Err(PublishError::Instances { name: source.name(), instances: source.instances() });
         }
-        let PublishOptions { subscribers, selectors, lag_limit } = options;
+        let PublishOptions { subscribers, selectors, lag_limit, stall_limit } = options;
         let (source, _expected) = (source.clone(), source.expect_subscribers());
-        let published = Published { source, selectors, lag_limit, signature: None, _expected };
+        let (sizes, signature) = (Arc::default(), None);
+        let published = Published { source, selectors, lag_limit, stall_limit, sizes, signature, _expected };
         self.inner.publish_as(name, subscribers, Arc::new(published))
     }
 
@@ -213,6 +219,45 @@ impl Node {
     /// another source: to a graph that takes the place of one that has ended, say.
     pub fn unpublish(&self, name: &str) -> bool {
         self.inner.publications().remove(name).is_some()
+    }
+
+    /// Changes who may have what is published as `name`, a source or a channel, and returns whether there is such a thing.
+    /// It counts for every subscription from now on. Those that are there go on: [`disconnect`](Self::disconnect) ends
+    /// those of a node that is no longer wanted.
+    ///
+    /// ```
+    /// # use aqueduct_stage::testing::ProbeSource;
+    /// # use aqueduct_transport::{Access, Authority, Node};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> aqueduct_stage::Result {
+    /// # let node = Node::bind("127.0.0.1:0", Authority::dev("demo")?.issue("here")?).await?;
+    /// # node.publish("orders", &ProbeSource::<u64>::new())?;
+    /// node.set_subscribers("orders", Access::only(["billing"])?);
+    /// node.disconnect("audit-3");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_subscribers(&self, name: &str, subscribers: Access) -> bool {
+        let mut publications = self.inner.publications();
+        publications.get_mut(name).map(|published| published.0 = subscribers).is_some()
+    }
+
+    /// Closes all connections with the node of that id, in both directions, and ends all subscriptions over them at both
+    /// ends; those that were cut off are not waited for. Returns how many connections there were.
+    ///
+    /// It may connect again at once. To keep it out, take its right to subscribe first
+    /// ([`set_subscribers`](Self::set_subscribers)), or, with a new authority, its certificate
+    /// ([`set_identity`](Self::set_identity)).
+    pub fn disconnect(&self, node: &str) -> usize {
+        let identity = self.inner.identity();
+        let Ok(peer) = NodeName::new(identity.cluster(), node) else { return 0 };
+        let peer = peer.to_string();
+        let connections: Vec<_> = self.inner.incarnations().of(&peer).cloned().collect();
+        self.inner.sessions.abandon(&peer);
+        for connection in &connections {
+            connection.close(CloseCode::Refused.into(), b"disconnected by the node's owner");
+        }
+        connections.len()
     }
 
     /// The producer that the node at `at` publishes as `name`. Nothing is sent before a consumer subscribes to it; what
@@ -297,7 +342,7 @@ impl Node {
 
     /// Gives it another certificate, key and list of authorities, without a restart: to renew a certificate before it
     /// expires, or to change authorities. Connections made from now on use the new ones, in both directions; those that
-    /// are there go on with what they were made with.
+    /// are there go on with what they were made with, until that [expires](NodeConfig::close_expired).
     ///
     /// To change the authority of a cluster, give every node a list that holds the old and the new one; then certificates
     /// of the new one; then a list without the old one.
@@ -566,7 +611,7 @@ impl NodeBuilder {
         for at in tokio::net::lookup_host(address).await.map_err(BindError::Resolve)? {
             let runtime = NodeRuntime(Arc::clone(&self.spawner));
             match UdpSocket::bind(at).and_then(|socket| runtime.wrap_udp_socket(socket)) {
-                Ok(socket) => return self.socket(socket),
+                Ok(socket) => return self.start(socket, true),
                 Err(cause) => last = Some(BindError::Socket { at: Some(at), cause }),
             }
         }
@@ -580,6 +625,10 @@ impl NodeBuilder {
     ///
     /// [`BindError::Socket`] if the socket does not work, [`BindError::Config`] if the settings do not go together.
     pub fn socket(self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Node, BindError> {
+        self.start(socket, false)
+    }
+
+    fn start(self, socket: Arc<dyn AsyncUdpSocket>, can_knock: bool) -> Result<Node, BindError> {
         let Self { identity, config, functions, spawner } = self;
         config.check()?;
         let keys = identity.endpoint_keys();
@@ -601,6 +650,7 @@ impl NodeBuilder {
             functions_digest: functions.digest(),
             functions: Arc::new(functions),
             address,
+            can_knock,
             counters: Arc::default(),
             publications: Mutex::default(),
             dialled: Mutex::default(),
@@ -608,6 +658,7 @@ impl NodeBuilder {
             connections: TaskTracker::new(),
             shutting_down: AtomicBool::new(false),
             sessions: Arc::default(),
+            peers: Arc::default(),
             incarnations: Mutex::new(Incarnations::new()),
             numbers_given: AtomicU64::new(0),
             consumer_numbers: Arc::default(),

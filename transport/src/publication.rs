@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use aqueduct_stage::{
     Attempt, BoxFuture, ConsumerId, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Interest,
-    Publisher, Sentence, Source, SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
+    Publisher, Sentence, Source, SubscribeError, Subscriber, Subscription, SubscriptionId, Window, notice,
 };
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::{decode, encode};
@@ -18,11 +18,13 @@ use crate::connection::Offences;
 use crate::counters::Counters;
 use crate::frame::{FarConsumer, Reason, Subscribe};
 use crate::link::{Outbound, OutboundEvent};
-use crate::patience::patience;
+use crate::patience::{LOOK_EVERY, Stall, patience};
+use crate::peers::Slot;
 use crate::publish_options::Selectors;
 use crate::session::{Arrival, Door, Sessions};
+use crate::share::{EventSize, KeepBounds, Share};
 use crate::shared::{FarConsumers, Held};
-use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
+use crate::stream::{CLOSE_GIVEN_UP, CLOSE_TOO_SLOW, FrameStream, StreamError};
 use crate::{EncodeError, Limits, Wire};
 
 /// A source that other nodes may subscribe to, with its type erased.
@@ -42,8 +44,12 @@ pub(crate) struct IncomingLink {
     pub(crate) offences: Arc<Offences>,
     /// How long it may be cut off.
     pub(crate) grace: Duration,
-    /// How many links of the peer may be cut off, and where they wait.
-    pub(crate) max_sessions: usize,
+    /// How many links the peer may have, and the place of this one among them; `None` if there is none left.
+    pub(crate) max_subscriptions: usize,
+    pub(crate) slot: Option<Slot>,
+    /// What may be kept for it.
+    pub(crate) keep: KeepBounds,
+    /// Where links wait that are cut off.
     pub(crate) sessions: Arc<Sessions>,
     /// Links that are cut off are to end.
     pub(crate) ended: CancellationToken,
@@ -55,7 +61,7 @@ pub(crate) struct IncomingLink {
 impl IncomingLink {
     /// Answers a subscriber that there will be no link.
     pub(crate) async fn refuse(self, reason: Reason, message: &str, published: Option<&str>) {
-        self.counters.subscriptions_refused.add(1);
+        self.offences.refused();
         refuse(self.stream, self.limits, reason, message, published).await;
     }
 }
@@ -66,6 +72,10 @@ pub(crate) struct Published<Src: Source> {
     pub(crate) selectors: Selectors<Src::Item>,
     /// How long a subscriber that is cut off may hold back others.
     pub(crate) lag_limit: Duration,
+    /// How long one that is not may.
+    pub(crate) stall_limit: Option<Duration>,
+    /// How long its events are.
+    pub(crate) sizes: Arc<EventSize>,
     /// What its events are called, if that is not the name of their type.
     pub(crate) signature: Option<Arc<str>>,
     /// The source may be subscribed to for as long as this is there.
@@ -133,6 +143,11 @@ struct Serving<T: Wire> {
     door: Option<Door>,
     grace: Duration,
     lag_limit: Duration,
+    stall_limit: Option<Duration>,
+    stall: Stall,
+    /// How long the source's events are, and how much is kept of them.
+    sizes: Arc<EventSize>,
+    share: Share,
     end_of_grace: CancellationToken,
     limits: Limits,
     stage: String,
@@ -148,6 +163,8 @@ struct Serving<T: Wire> {
     ended: bool,
     /// Who subscribes, for as long as this lives.
     _consumer: Option<Arc<Held<(String, FarConsumer), ConsumerId>>>,
+    /// Its place among the links of the peer.
+    slot: Slot,
     events: PhantomData<fn(T)>,
 }
 
@@ -155,7 +172,7 @@ impl<T: Wire> Serving<T> {
     /// Makes the edge to the local source; `None` if the subscriber was refused.
     async fn open<Src: Source<Item = T>>(
         published: &Published<Src>,
-        link: IncomingLink,
+        mut link: IncomingLink,
     ) -> Result<Option<Self>, StreamError> {
         let source = &published.source;
         let signature = published.signature.as_deref().map_or_else(T::signature, str::to_owned);
@@ -170,6 +187,12 @@ impl<T: Wire> Serving<T> {
             link.refuse(Reason::Error, &message, None).await;
             return Ok(None);
         }
+        let Some(slot) = link.slot.take() else {
+            let message =
+                format!("expected at most {} subscriptions of one node, got one more", link.max_subscriptions);
+            link.refuse(Reason::Overloaded, &message, None).await;
+            return Ok(None);
+        };
         let Some(window) = window(&link.subscribe) else {
             link.refuse(Reason::Protocol, "not a window of demand", None).await;
             return Ok(None);
@@ -211,10 +234,23 @@ impl<T: Wire> Serving<T> {
                 return Ok(None);
             }
         };
-        let IncomingLink { subscribe, stream, limits, peer, offences, grace, max_sessions, sessions, ended, .. } = link;
+        let IncomingLink {
+            subscribe,
+            stream,
+            limits,
+            peer,
+            offences,
+            grace,
+            max_subscriptions,
+            slot: _,
+            keep,
+            sessions,
+            ended,
+            ..
+        } = link;
         let counters = link.counters;
         let session = subscribe.session.filter(|_| !grace.is_zero());
-        let door = session.and_then(|session| sessions.open(&peer, session, max_sessions, &outlet.arrived));
+        let door = session.and_then(|session| sessions.open(&peer, session, max_subscriptions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
         if publisher.takes_answers() {
             outbound.take_answers();
@@ -230,6 +266,10 @@ impl<T: Wire> Serving<T> {
             door,
             grace,
             lag_limit: published.lag_limit,
+            stall_limit: published.stall_limit,
+            stall: Stall::default(),
+            sizes: Arc::clone(&published.sizes),
+            share: Share::new(keep),
             end_of_grace: ended,
             limits,
             stage: subscribe.producer,
@@ -240,6 +280,7 @@ impl<T: Wire> Serving<T> {
             is_let_go: false,
             ended: false,
             _consumer: consumer,
+            slot,
             events: PhantomData,
         }))
     }
@@ -262,9 +303,12 @@ impl<T: Wire> Serving<T> {
     /// The one with which it was lost, if it has not come back in time or is known to be gone.
     async fn wait_for_subscriber(&mut self, error: StreamError) -> Result<(), StreamError> {
         let (stage, peer) = (self.stage.clone(), self.peer.clone());
-        tracing::info!(stage, peer, error = %Sentence(&error), grace = ?self.grace, "subscriber cut off");
+        let (notices, grace) = (&self.counters.notices, self.grace);
+        notice!(notices, info, "subscriber cut off", stage, peer, error = %Sentence(&error), ?grace);
         self.outbound.cut();
         let cut_at = Instant::now();
+        // It answers: its process has been started again, or tries to go on already.
+        let grace = if error.is_reset() { self.grace.min(RESET_GRACE) } else { self.grace };
         while !self.let_in() {
             if self.outbound.is_over() {
                 return Ok(());
@@ -273,8 +317,9 @@ impl<T: Wire> Serving<T> {
                 return Err(error);
             }
             let (cut_for, others_wait) = (cut_at.elapsed(), self.publisher.holds_back(self.id));
-            let Some(look_after) = patience(cut_for, self.grace, self.lag_limit, others_wait) else {
-                tracing::warn!(stage, peer, ?cut_for, grace = ?self.grace, others_wait, "subscriber given up");
+            let Some(look_after) = patience(cut_for, grace, self.lag_limit, others_wait) else {
+                let notices = &self.counters.notices;
+                notice!(notices, warn, "subscriber given up", stage, peer, ?cut_for, ?grace, others_wait);
                 if cut_for < self.grace {
                     self.counters.links_given_up_early.add(1);
                 }
@@ -287,7 +332,7 @@ impl<T: Wire> Serving<T> {
                 () = sleep(look_after) => {}
             }
         }
-        tracing::info!(stage, peer, epoch = self.epoch, "subscriber is back");
+        notice!(self.counters.notices, info, "subscriber is back", stage, peer, epoch = self.epoch);
         Ok(())
     }
 
@@ -306,7 +351,8 @@ impl<T: Wire> Serving<T> {
                 true
             }
             Err(reason) => {
-                tracing::warn!(stage = self.stage, peer = self.peer, %reason, "a stream cannot resume the link");
+                let Self { stage, peer, counters, .. } = self;
+                notice!(counters.notices, warn, "a stream cannot resume the link", stage, peer, %reason);
                 stream.reset(CLOSE_GIVEN_UP);
                 false
             }
@@ -319,7 +365,8 @@ impl<T: Wire> Serving<T> {
             // First, as some may have come behind the subscription itself.
             while let Some(frame) = self.stream.next_frame()? {
                 if let Err(error) = self.outbound.handle_frame(self.epoch, &frame) {
-                    tracing::warn!(stage = self.stage, %error, "subscriber broke the protocol");
+                    let Self { stage, peer, counters, .. } = self;
+                    notice!(counters.notices, warn, "subscriber broke the protocol", stage, peer, %error);
                     self.offences.add(&error.to_string());
                     self.outbound.give_up();
                 }
@@ -332,7 +379,7 @@ impl<T: Wire> Serving<T> {
             while self.stream.queued_bytes() < HIGH_WATER_BYTES {
                 if let Some(bytes) = self.outbound.poll_transmit() {
                     self.stream.queue(bytes);
-                } else if self.outbound.unacknowledged_bytes() < UNACKNOWLEDGED_BYTES
+                } else if self.outbound.unacknowledged_bytes() < self.share.link_bytes()
                     && let Some(parcel) = self.outlet.take()
                 {
                     self.send(parcel);
@@ -348,18 +395,47 @@ impl<T: Wire> Serving<T> {
                     return self.stream.delivered().await;
                 }
             }
-            self.stream.progress(self.outlet.arrived.notified()).await?;
+            self.stalls()?;
+            let woken = async {
+                match self.stall_limit {
+                    Some(_) => drop(timeout(LOOK_EVERY, self.outlet.arrived.notified()).await),
+                    None => self.outlet.arrived.notified().await,
+                }
+            };
+            self.stream.progress(woken).await?;
         }
     }
 
-    /// Asks the source for what the subscriber wants, as far as it may have open at one time: another node does not
-    /// decide how much is held here.
+    /// Asks the source for what the subscriber wants, as far as it may have open at one time, in events and in bytes: another
+    /// node does not decide how much is held here.
     fn ask(&mut self) {
-        let up_to = self.outbound.allows_up_to(MAX_OPEN_DEMAND);
-        if up_to > self.asked && !self.ended && !self.is_let_go {
+        if self.ended || self.is_let_go {
+            return;
+        }
+        let (last, kept) = (self.outbound.last(), self.outbound.unacknowledged_bytes());
+        let fit = self.share.ask_up_to(&self.slot.peer().kept_bytes, &self.sizes, (last, self.asked), kept);
+        let up_to = self.outbound.allows_up_to(MAX_OPEN_DEMAND).min(fit);
+        if up_to > self.asked {
             self.asked = up_to;
             self.publisher.ask(self.id, up_to);
         }
+    }
+
+    /// Gives up a subscriber that has held back others for too long.
+    fn stalls(&mut self) -> Result<(), StreamError> {
+        let Some(limit) = self.stall_limit.filter(|_| !self.ended) else { return Ok(()) };
+        if self.stall.look(self.publisher.holds_back(self.id), limit, Instant::now()) {
+            notice!(
+                self.counters.notices,
+                warn,
+                "subscriber given up: others wait",
+                stage = self.stage,
+                peer = self.peer
+            );
+            self.counters.links_given_up_early.add(1);
+            return Err(StreamError::Stalled(limit));
+        }
+        Ok(())
     }
 
     /// Moves what the source sent into the link.
@@ -368,6 +444,7 @@ impl<T: Wire> Serving<T> {
             Parcel::Events(events, attempt) => match encode(&events, &self.limits) {
                 Ok(encoded) => {
                     self.counters.events_out.add(events.len() as u64);
+                    self.sizes.learn(events.len(), encoded.bytes().len());
                     self.outbound.send(encoded, attempt);
                 }
                 Err(error) => self.give_up(&events[..error.index], attempt, &error),
@@ -393,7 +470,7 @@ impl<T: Wire> Serving<T> {
     /// An event cannot be sent: the edge fails behind those before it, at both ends.
     fn give_up(&mut self, before: &[T], attempt: Attempt, error: &EncodeError) {
         let message = Sentence(error).to_string();
-        tracing::warn!(stage = self.stage, message, "subscription given up");
+        notice!(self.counters.notices, warn, "subscription given up", stage = self.stage, message);
         if let Ok(encoded) = encode(before, &self.limits) {
             self.outbound.send(encoded, attempt);
         }
@@ -411,11 +488,20 @@ impl<T: Wire> Serving<T> {
             } else {
                 self.offences.add(&why);
             }
-            self.stream.reset(CLOSE_GIVEN_UP);
+            let is_stalled = matches!(error, StreamError::Stalled(_));
+            self.stream.reset(if is_stalled { CLOSE_TOO_SLOW } else { CLOSE_GIVEN_UP });
             self.outbound.give_up();
             let (stage, peer, lost) = (&self.stage, &self.peer, self.outbound.lost());
             if lost > 0 {
-                tracing::warn!(stage, peer, lost, "events lost with their subscriber, or not acknowledged by it");
+                let notices = &self.counters.notices;
+                notice!(
+                    notices,
+                    warn,
+                    "events lost with their subscriber, or not acknowledged by it",
+                    stage,
+                    peer,
+                    lost
+                );
             }
             let failure = Failure::new(&self.stage, FailureKind::Disconnected, why);
             self.leave(EndCause::Down(Exit::Failed(failure)));
@@ -478,6 +564,7 @@ impl<T: Wire> Drop for Serving<T> {
     fn drop(&mut self) {
         self.outbound.give_up();
         self.leave(EndCause::Cancelled(Exit::Shutdown));
+        self.share.release(&self.slot.peer().kept_bytes);
     }
 }
 
@@ -582,8 +669,7 @@ fn exit(reason: Reason, peer: &str) -> Exit {
 
 /// No more events are encoded while so many bytes wait for the network: enough to keep it busy between two wakes.
 const HIGH_WATER_BYTES: usize = 256 << 10;
-/// No more events are taken from the source while so many bytes are not acknowledged: twice what may be on its way on one
-/// subscription.
-const UNACKNOWLEDGED_BYTES: usize = 8 << 20;
+/// How long a subscriber is waited for that knows of no connection, and is there.
+const RESET_GRACE: Duration = Duration::from_secs(1);
 /// What one subscription may have open at the source, in events: several times the far default.
 const MAX_OPEN_DEMAND: Demand = Demand::new(65_536);

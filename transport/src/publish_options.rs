@@ -27,13 +27,15 @@ pub struct PublishOptions<T> {
     pub(crate) subscribers: Access,
     pub(crate) selectors: Selectors<T>,
     pub(crate) lag_limit: Duration,
+    pub(crate) stall_limit: Option<Duration>,
 }
 
 impl<T> PublishOptions<T> {
     /// Everybody of the cluster may have everything.
     #[must_use]
     pub fn new() -> Self {
-        Self { subscribers: Access::everybody(), selectors: Selectors(BTreeMap::new()), lag_limit: LAG_LIMIT }
+        let (subscribers, selectors) = (Access::everybody(), Selectors(BTreeMap::new()));
+        Self { subscribers, selectors, lag_limit: LAG_LIMIT, stall_limit: None }
     }
 
     /// Sets which nodes may subscribe. Default: every node of the cluster.
@@ -50,13 +52,28 @@ impl<T> PublishOptions<T> {
     /// One whose connection is lost stops all others as soon as it has been given what it had asked for. If it still does
     /// after so long, it is given up: a warning says so, it is [counted](crate::NodeSnapshot::links_given_up_early), and its consumer is told
     /// ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)) when it comes back. What it had not got is lost to it.
-    /// So it is with a worker of a [channel](crate::Node::serve_channel) that is cut off with values which others could do;
-    /// it joins again by itself.
-    /// A subscriber that holds nobody back has the whole [grace](crate::NodeConfig::session_grace), and so has every
+    /// So it is with a subscriber that is cut off with events which it has not acknowledged and another one could have: of a
+    /// stage that gives each event to one of its consumers, of a [`QueueSource`](crate::QueueSource), of a
+    /// [`WorkPool`](crate::pulling::WorkPool), of a [channel](crate::Node::serve_channel). A worker of a channel joins again
+    /// by itself; elsewhere use [`Retrying`](crate::Retrying), or raise the limit. A subscriber that holds nobody back has the whole [grace](crate::NodeConfig::session_grace), and so has every
     /// subscriber of another source. A limit that is not below the grace has no effect; with zero, nobody waits.
     #[must_use]
     pub fn lag_limit(mut self, limit: Duration) -> Self {
         self.lag_limit = limit;
+        self
+    }
+
+    /// Sets how long a subscriber whose connection is well may hold back others. Default: for ever, as the pace of the slowest
+    /// is what a [broadcast](aqueduct_stage::Stage::broadcast) promises.
+    ///
+    /// It counts while the subscriber has been given all that it has asked for and others have not, without a break, so one
+    /// that is slow and goes on asking is waited for; one that has stopped asking is given up then, as one that is
+    /// [cut off](Self::lag_limit) is: its consumer fails ([`FailureKind::Disconnected`](aqueduct_stage::FailureKind)), it
+    /// is [counted](crate::NodeSnapshot::links_given_up_early) and a warning says so. Set it where not all subscribers are
+    /// your own, well above the longest time that a good one takes for a batch. Looked at every 250 ms.
+    #[must_use]
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = Some(limit);
         self
     }
 
@@ -84,6 +101,7 @@ impl<T> fmt::Debug for PublishOptions<T> {
             .field("subscribers", &self.subscribers)
             .field("selectors", &self.selectors.0.keys())
             .field("lag_limit", &self.lag_limit)
+            .field("stall_limit", &self.stall_limit)
             .finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use aqueduct_stage::{
     Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Sentence, Source, SubscribeError,
-    Subscription, SubscriptionId, Window,
+    Subscription, SubscriptionId, Window, notice,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Notify;
@@ -24,6 +24,7 @@ use crate::counters::Counters;
 use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
 use crate::node::{Inner, Node};
+use crate::patience::Grace;
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{Access, Limits, NodeName, Wire};
 
@@ -108,7 +109,7 @@ impl<T: Wire> Remote<T> {
         let controls = Arc::new(Controls::of(subscription.id, Box::new(held)));
         let mut link = Link {
             subscription,
-            stream: FrameStream::new(stream, limits.clone()),
+            stream: FrameStream::new(stream, limits.clone(), established.fate.clone()),
             epoch: 0,
             inbound,
             node: Some(self.node.clone()),
@@ -120,8 +121,7 @@ impl<T: Wire> Remote<T> {
             },
             connection: established.clone(),
             end_of_grace: self.node.inner.ended.clone(),
-            grace,
-            cut_at: None,
+            grace: Grace::new(grace),
             idle: Idle::new(),
             controls,
             counters: Arc::clone(&self.node.inner.counters),
@@ -247,9 +247,7 @@ struct Link<T> {
     node: Option<Node>,
     far: Far,
     end_of_grace: CancellationToken,
-    grace: Duration,
-    /// Since when nothing was heard of the publisher, while it is so.
-    cut_at: Option<Instant>,
+    grace: Grace,
     idle: Idle,
     controls: Arc<Controls>,
     counters: Arc<Counters>,
@@ -415,14 +413,15 @@ impl<T: Wire> Link<T> {
         {
             self.epoch = epoch;
             let cause = Sentence(error).to_string();
-            tracing::info!(producer = self.name, error = cause, grace = ?self.grace, "cut off from the producer");
+            let (producer, grace) = (&self.name, self.grace.length());
+            notice!(self.counters.notices, info, "cut off from the producer", producer, error = cause, ?grace);
             carried = match self.reconnect().await {
                 Some(stream) => {
                     self.stream = stream;
                     self.carry().await
                 }
                 None => {
-                    not_back_after = self.cut_at.map(|cut_at| cut_at.elapsed());
+                    not_back_after = self.grace.waited(Instant::now());
                     break;
                 }
             };
@@ -433,7 +432,10 @@ impl<T: Wire> Link<T> {
             counter.add(1);
             let failure = match broken {
                 Broken::Stream(error) if error.is_lost() => {
-                    let mut message = Sentence(&error).to_string();
+                    let mut message = match error.is_too_slow() {
+                        true => "given up by the producer's node: it held back others".to_owned(),
+                        false => Sentence(&error).to_string(),
+                    };
                     if let Some(waited) = not_back_after {
                         message += &format!(", and not made again within {waited:.1?}");
                     }
@@ -441,7 +443,7 @@ impl<T: Wire> Link<T> {
                 }
                 Broken::Stream(error) => Failure::new(&self.name, FailureKind::Protocol, Sentence(&error).to_string()),
                 Broken::Unanswered => {
-                    let message = format!("no answer within {:?}", self.grace);
+                    let message = format!("no answer within {:?}", self.grace.length());
                     Failure::new(&self.name, FailureKind::Disconnected, message)
                 }
                 Broken::Peer(message) => Failure::new(&self.name, FailureKind::Protocol, message),
@@ -454,7 +456,7 @@ impl<T: Wire> Link<T> {
     /// Opens another stream to the publisher, as soon as that can be reached; `None` if it cannot in time.
     async fn reconnect(&mut self) -> Option<FrameStream> {
         let controls = Arc::clone(&self.controls);
-        let until = *self.cut_at.get_or_insert_with(Instant::now) + self.grace;
+        let until = self.grace.cut(Instant::now());
         let (mut pause, mut patience) = (FIRST_PAUSE, self.far.patience);
         for attempt in 1_u64.. {
             let (far, pause_after, patience_now) = (self.far.clone(), pause, patience);
@@ -484,7 +486,7 @@ impl<T: Wire> Link<T> {
                 self.inbound.share_reassembly(connection.reassembly.clone());
                 self.connection = connection;
                 tracing::debug!(producer = self.name, attempt, "connected to the producer's node again");
-                return Some(FrameStream::new(stream, self.limits.clone()));
+                return Some(FrameStream::new(stream, self.limits.clone(), self.connection.fate.clone()));
             }
             pause = (pause * 2).min(LAST_PAUSE);
             // Where packets are lost, a short attempt hardly ever succeeds.
@@ -540,7 +542,7 @@ impl<T: Wire> Link<T> {
                 self.stream.finish();
                 return self.stream.delivered().await.map_err(Broken::Stream);
             }
-            let end_of_grace = self.cut_at.map(|cut_at| cut_at + self.grace);
+            let end_of_grace = self.grace.ends();
             let mut is_pause_over = false;
             let woken = async {
                 tokio::select! {
@@ -576,16 +578,15 @@ impl<T: Wire> Link<T> {
                     let exit = far_exit(&self.name, reason, &origin, &message);
                     self.tell(match (exit, is_cancel) {
                         (exit, true) => EndCause::Cancelled(exit),
-                        // An end that is not the end of the data is an early one, whatever it is called.
-                        (Exit::Normal, false) => EndCause::Down(Exit::Shutdown),
                         (exit, false) => EndCause::Down(exit),
                     });
                 }
                 InboundEvent::Resumed => {
                     self.counters.links_resumed.add(1);
                     let events = self.inbound.arrived();
-                    let cut_off = self.cut_at.take().map(|cut_at| cut_at.elapsed());
-                    tracing::info!(producer = self.name, events, ?cut_off, epoch = self.epoch, "link resumed");
+                    let cut_off = self.grace.resumed(Instant::now());
+                    let (notices, producer, epoch) = (&self.counters.notices, &self.name, self.epoch);
+                    notice!(notices, info, "link resumed", producer, events, ?cut_off, epoch);
                 }
                 InboundEvent::Lost { reason, message } => {
                     self.counters.links_given_up.add(1);

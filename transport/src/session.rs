@@ -74,6 +74,13 @@ impl Sessions {
         }
     }
 
+    /// Abandons the links of a peer.
+    pub(crate) fn abandon(&self, peer: &str) {
+        for (_, entrance) in self.lock().range(of_peer(peer)) {
+            entrance.update(|state| state.is_abandoned = true);
+        }
+    }
+
     /// Hands a stream to the link that it resumes, or back if there is no such link.
     pub(crate) fn resume(&self, peer: &str, arrival: Arrival) -> Option<Arrival> {
         let all = self.lock();

@@ -37,6 +37,9 @@ pub struct NodeSnapshot {
     pub subscriptions_refused: u64,
     /// How often another node broke a rule of the protocol.
     pub offences: u64,
+    /// How many messages about what other nodes did were left out of the log, as there were many of a kind: 16 may come at
+    /// once, and one a second after that, which says how many were left out.
+    pub notices_left_out: u64,
     /// Events that its subscriptions have brought from other nodes.
     pub events_in: u64,
     /// Events that it has sent to other nodes. What is sent again after a cut does not count again.
@@ -58,6 +61,7 @@ pub struct NodeSnapshot {
 /// | `remote_links_given_up_early_total` | counter | those of them that were given up because others waited for them |
 /// | `remote_subscriptions_refused_total` | counter | subscriptions of other nodes that were refused |
 /// | `remote_offences_total` | counter | broken rules of the protocol |
+/// | `remote_notices_left_out_total` | counter | messages about what other nodes did that were left out of the log |
 /// | `remote_events_total` | counter | by `dir`: events from other nodes, and to them |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -87,6 +91,7 @@ impl NodeSnapshot {
             links_given_up_early: counters.links_given_up_early.count(),
             subscriptions_refused: counters.subscriptions_refused.count(),
             offences: counters.offences.count(),
+            notices_left_out: counters.notices.left_out(),
             events_in: counters.events_in.count(),
             events_out: counters.events_out.count(),
         }
@@ -107,6 +112,7 @@ impl NodeSnapshot {
             ("remote_links_given_up_early_total", None, self.links_given_up_early),
             ("remote_subscriptions_refused_total", None, self.subscriptions_refused),
             ("remote_offences_total", None, self.offences),
+            ("remote_notices_left_out_total", None, self.notices_left_out),
             ("remote_events_total", here, self.events_in),
             ("remote_events_total", there, self.events_out),
         ];
@@ -143,6 +149,7 @@ mod tests {
             r#"remote_links_given_up_early_total{node="a"} 0"#,
             r#"remote_subscriptions_refused_total{node="a"} 0"#,
             r#"remote_offences_total{node="a"} 0"#,
+            r#"remote_notices_left_out_total{node="a"} 0"#,
             r#"remote_events_total{node="a",dir="in"} 0"#,
             r#"remote_events_total{node="a",dir="out"} 9"#,
         ];

@@ -1,6 +1,7 @@
 //! [`FrameStream`]: frames over one bidirectional QUIC stream. It moves bytes, and decides nothing.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
@@ -8,6 +9,7 @@ use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, Va
 use crate::Limits;
 use crate::bugs::bug;
 use crate::error::CloseCode;
+use crate::fate::{Ended, Fate};
 use crate::frame::{Frame, FrameDecoder, FrameError};
 
 /// Both halves of a stream, read and written by one task.
@@ -25,6 +27,7 @@ pub(crate) struct FrameStream {
     short: Vec<u8>,
     read_to_end: bool,
     finished: bool,
+    fate: Fate,
 }
 
 /// Why a stream ended before its time.
@@ -36,6 +39,12 @@ pub(crate) enum StreamError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// This node has closed the connection.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// This node ends the link: its subscriber held back others for too long.
+    #[error("it held back others for {0:?}")]
+    Stalled(Duration),
 }
 
 aqueduct_stage::debug_as_sentence!(StreamError);
@@ -43,6 +52,9 @@ aqueduct_stage::debug_as_sentence!(StreamError);
 impl StreamError {
     /// Whether only the connection was lost: the other node neither closed it nor is at fault, and may be reached again.
     pub(crate) fn is_cut(&self) -> bool {
+        if let Self::Ended(ended) = self {
+            return *ended == Ended::Expired;
+        }
         let (Self::Read(ReadError::ConnectionLost(lost)) | Self::Write(WriteError::ConnectionLost(lost))) = self else {
             return false;
         };
@@ -53,6 +65,29 @@ impl StreamError {
         }
     }
 
+    /// Whether this node has closed the connection.
+    pub(crate) fn is_local(&self) -> bool {
+        use ConnectionError::LocallyClosed;
+        matches!(
+            self,
+            Self::Read(ReadError::ConnectionLost(LocallyClosed))
+                | Self::Write(WriteError::ConnectionLost(LocallyClosed))
+        )
+    }
+
+    /// Whether the other node has said that it knows of no such connection: its process has been started again, or has given
+    /// the connection up before this one did.
+    pub(crate) fn is_reset(&self) -> bool {
+        use ConnectionError::Reset;
+        matches!(self, Self::Read(ReadError::ConnectionLost(Reset)) | Self::Write(WriteError::ConnectionLost(Reset)))
+    }
+
+    /// Whether the other node has given the link up because others waited for this one.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        let too_slow = VarInt::from_u32(CLOSE_TOO_SLOW);
+        matches!(self, Self::Read(ReadError::Reset(code)) | Self::Write(WriteError::Stopped(code)) if *code == too_slow)
+    }
+
     /// Whether the other node is gone, rather than at fault.
     pub(crate) fn is_lost(&self) -> bool {
         !matches!(self, Self::Frame(_))
@@ -60,10 +95,10 @@ impl StreamError {
 }
 
 impl FrameStream {
-    pub(crate) fn new((send, recv): (SendStream, RecvStream), limits: Limits) -> Self {
+    pub(crate) fn new((send, recv): (SendStream, RecvStream), limits: Limits, fate: Fate) -> Self {
         let decoder = FrameDecoder::new(limits);
         let (writes, short) = (VecDeque::new(), Vec::new());
-        Self { send, recv, decoder, writes, queued_bytes: 0, short, read_to_end: false, finished: false }
+        Self { send, recv, decoder, writes, queued_bytes: 0, short, read_to_end: false, finished: false, fate }
     }
 
     /// Puts bytes behind what waits to be written.
@@ -119,12 +154,12 @@ impl FrameStream {
         let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
         tokio::select! {
             biased;
-            read = read_chunks(&mut self.recv, &mut pieces), if !self.read_to_end => match read? {
+            read = read_chunks(&mut self.recv, &mut pieces), if !self.read_to_end => match read.map_err(|error| self.fate.explain(error))? {
                 Some(count) => pieces.into_iter().take(count).for_each(|piece| self.decoder.push(piece)),
                 None => self.read_to_end = true,
             },
             written = self.send.write_chunks(self.writes.make_contiguous()), if !self.writes.is_empty() => {
-                let written = written?;
+                let written = written.map_err(|error| self.fate.explain(error))?;
                 self.queued_bytes -= written.bytes;
                 self.writes.drain(..written.chunks);
             }
@@ -161,7 +196,9 @@ impl FrameStream {
             tokio::select! {
                 biased;
                 stopped = &mut stopped => return match stopped {
-                    Err(StoppedError::ConnectionLost(lost)) => Err(WriteError::ConnectionLost(lost).into()),
+                    Err(StoppedError::ConnectionLost(lost)) => {
+                        Err(self.fate.explain(WriteError::ConnectionLost(lost)))
+                    }
                     _ => Ok(()),
                 },
                 read = self.recv.read_chunks(&mut pieces), if !self.read_to_end => {
@@ -200,3 +237,5 @@ const APART_BYTES: usize = 1024;
 const PIECES: usize = 64;
 /// What a peer sees when a link is given up.
 pub(crate) const CLOSE_GIVEN_UP: u32 = 1;
+/// What it sees when others waited for it.
+pub(crate) const CLOSE_TOO_SLOW: u32 = 9;

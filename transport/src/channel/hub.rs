@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::{ChannelError, ChannelWorkers};
 use crate::publication::{IncomingLink, Publication, Published};
 use crate::pulling::{DeadLetter, Delivery, Results, TaskId, WorkPool};
+use crate::share::EventSize;
 use crate::{PublishOptions, Wire};
 
 pub(super) struct Hub {
@@ -135,11 +136,12 @@ pub(super) struct Workplace {
     hub: Arc<Hub>,
     pool: WorkPool<Value>,
     signature: Arc<str>,
+    sizes: Arc<EventSize>,
 }
 
 impl Workplace {
     pub(super) fn new(hub: Arc<Hub>, pool: WorkPool<Value>, signature: &str) -> Self {
-        Self { hub, pool, signature: signature.into() }
+        Self { hub, pool, signature: signature.into(), sizes: Arc::default() }
     }
 }
 
@@ -147,9 +149,11 @@ impl Publication for Workplace {
     fn serve(self: Arc<Self>, link: IncomingLink) -> BoxFuture<'static> {
         let (hub, pool) = (Arc::clone(&self.hub), self.pool.clone());
         let place = Place { hub, pool, node: link.peer.clone(), id: Mutex::default() };
-        let PublishOptions { selectors, lag_limit, .. } = PublishOptions::new();
+        let PublishOptions { selectors, lag_limit, stall_limit, .. } = PublishOptions::new();
         let signature = Some(Arc::clone(&self.signature));
-        Arc::new(Published { source: place, selectors, lag_limit, signature, _expected: None }).serve(link)
+        let (sizes, _expected) = (Arc::clone(&self.sizes), None);
+        let published = Published { source: place, selectors, lag_limit, stall_limit, sizes, signature, _expected };
+        Arc::new(published).serve(link)
     }
 }
 

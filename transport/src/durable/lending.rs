@@ -96,6 +96,11 @@ impl Lending {
         }
     }
 
+    /// Whether a reader has something that it has not handled, and that can come back.
+    pub(super) fn has_lent(&self, id: SubscriptionId) -> bool {
+        self.readers.get(&id).is_some_and(|reader| !reader.lent.is_empty())
+    }
+
     /// How many entries there are readers for.
     pub(super) fn demand(&self) -> Demand {
         self.readers.values().map(Reader::open).fold(Demand::ZERO, Demand::saturating_add)

@@ -355,6 +355,12 @@ impl<T: Send + 'static, E> Publisher<E> for Desk<T> {
         self.changed.notify_one();
     }
 
+    /// Others could handle what it has.
+    fn holds_back(&self, id: SubscriptionId) -> bool {
+        let state = self.lock();
+        state.readers.len() > 1 && state.lending.has_lent(id)
+    }
+
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
         self.lock().end(id, EndCause::Cancelled(reason));
         self.changed.notify_one();

@@ -502,6 +502,9 @@ impl Inbound {
             Frame::Done(done) => self.handle_end(done.last_seq, InboundEvent::Done),
             Frame::Failed(failed) => {
                 let crate::frame::Failed { last_seq, reason, origin, message, is_cancel } = failed;
+                // An end that is not the end of the data is an early one, whatever it is called.
+                let is_believed = is_cancel || reason != Reason::Normal || bug!(NormalFailureBelieved);
+                let reason = if is_believed { reason } else { Reason::Shutdown };
                 self.handle_end(last_seq, InboundEvent::Failed { reason, origin, message, is_cancel })
             }
             other => Err(LinkError::Unexpected { frame: other.name(), place: "from a publisher" }),
@@ -622,7 +625,7 @@ impl Inbound {
 
 /// What has arrived is acknowledged after so many events, and after so many bytes: a fraction of what a publisher keeps.
 const ACK_EVENTS: u64 = 1024;
-const ACK_BYTES: usize = 256 << 10;
+const ACK_BYTES: usize = 8 << 10;
 
 #[cfg(test)]
 mod tests;

@@ -364,6 +364,11 @@ impl Outbound {
         self.allowed.min(Demand::new(self.log.settled().count()).saturating_add(open))
     }
 
+    /// The number of the last event that was sent here.
+    pub(crate) fn last(&self) -> u64 {
+        self.log.last()
+    }
+
     /// Whether the subscriber says what it has handled.
     pub(crate) fn is_acknowledged(&self) -> bool {
         self.is_acknowledged

@@ -212,8 +212,6 @@ impl<T> fmt::Debug for WorkPool<T> {
 struct Edge<T> {
     id: SubscriptionId,
     mailbox: mpsc::UnboundedSender<Message<T>>,
-    /// It comes back by itself if it is given up: workers of channels do.
-    rejoins: bool,
     /// How many events it was given and has not answered.
     held: Arc<AtomicUsize>,
     /// How many subscribers there are.
@@ -244,9 +242,9 @@ impl<T: Send> Publisher<T> for Edge<T> {
         self.send(Message::Answer(id, number, answer));
     }
 
-    /// Others could do what it was given, and to give it up costs no more than that.
+    /// Others could do what it was given.
     fn holds_back(&self, _: SubscriptionId) -> bool {
-        self.rejoins && self.held.load(Ordering::Relaxed) > 0 && self.crowd.load(Ordering::Relaxed) > 1
+        self.held.load(Ordering::Relaxed) > 0 && self.crowd.load(Ordering::Relaxed) > 1
     }
 
     fn cancel(&self, id: SubscriptionId, reason: Exit) {

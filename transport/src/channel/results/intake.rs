@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aqueduct_stage::notices::Notices;
 use aqueduct_stage::{
     Answer, Attempt, BoxFuture, Demand, EndCause, Exit, Failure, FailureKind, Publisher, Source, SubscribeError,
-    Subscriber, Subscription, SubscriptionId,
+    Subscriber, Subscription, SubscriptionId, notice,
 };
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,7 @@ use super::{Message, SenderId};
 use crate::channel::ChannelWorkers;
 use crate::channel::codec::{Codec, Value};
 use crate::publication::{IncomingLink, Publication, Published};
+use crate::share::EventSize;
 use crate::{PublishOptions, Wire};
 
 /// A value on its way to the receiver.
@@ -30,6 +32,7 @@ pub(super) struct Intake<T> {
     pub(super) name: Arc<str>,
     codec: Codec,
     signature: Arc<str>,
+    sizes: Arc<EventSize>,
     max_workers: usize,
     pub(super) workers: watch::Sender<ChannelWorkers>,
     state: Mutex<State<T>>,
@@ -40,6 +43,7 @@ struct State<T> {
     subscribers: BTreeMap<SubscriptionId, Arc<dyn Subscriber<Value>>>,
     /// `None` after the close.
     parcels: Option<mpsc::UnboundedSender<Parcel<T>>>,
+    notices: Notices,
 }
 
 impl<T: Wire> Intake<T> {
@@ -50,11 +54,13 @@ impl<T: Wire> Intake<T> {
         (capacity, max_workers): (usize, usize),
         parcels: mpsc::UnboundedSender<Parcel<T>>,
     ) -> Self {
-        let state = State { board: Board::new(capacity), subscribers: BTreeMap::new(), parcels: Some(parcels) };
+        let (board, notices) = (Board::new(capacity), Notices::default());
+        let state = State { board, subscribers: BTreeMap::new(), parcels: Some(parcels), notices };
         Self {
             name: name.into(),
             codec,
             signature: signature.into(),
+            sizes: Arc::default(),
             max_workers,
             workers: watch::Sender::default(),
             state: Mutex::new(state),
@@ -142,7 +148,7 @@ impl<T> State<T> {
 
     /// Ends the link of a worker that does what it must not.
     fn fail(&mut self, name: &str, id: SubscriptionId, message: String) {
-        tracing::warn!(channel = name, message, "a worker is sent away");
+        notice!(self.notices, warn, "a worker is sent away", channel = name, message);
         self.leave(id, EndCause::Down(Exit::Failed(Failure::new(name, FailureKind::Protocol, message))));
     }
 }
@@ -153,9 +159,11 @@ pub(super) struct Workplace<T>(pub(super) Arc<Intake<T>>);
 impl<T: Wire> Publication for Workplace<T> {
     fn serve(self: Arc<Self>, link: IncomingLink) -> BoxFuture<'static> {
         let place = Place { intake: Arc::clone(&self.0), node: link.peer.as_str().into(), id: Mutex::default() };
-        let PublishOptions { selectors, lag_limit, .. } = PublishOptions::new();
+        let PublishOptions { selectors, lag_limit, stall_limit, .. } = PublishOptions::new();
         let signature = Some(Arc::clone(&self.0.signature));
-        Arc::new(Published { source: place, selectors, lag_limit, signature, _expected: None }).serve(link)
+        let (sizes, _expected) = (Arc::clone(&self.0.sizes), None);
+        let published = Published { source: place, selectors, lag_limit, stall_limit, sizes, signature, _expected };
+        Arc::new(published).serve(link)
     }
 }
 

@@ -379,7 +379,7 @@ fn much_that_has_arrived_is_acknowledged_at_once() {
     }
     inbound.handle_frame(0, events(1024, 1)).unwrap();
     assert_eq!(sent(&mut inbound), [ack(1024, false)]);
-    let (attempt, payload) = (Attempt::FIRST, vec![1; 100_000].into());
+    let (attempt, payload) = (Attempt::FIRST, vec![1; 3_000].into());
     let frame = Frame::Events(Events { first_seq: 1025, count: 1, attempt, payload });
     inbound.handle_frame(0, frame.clone()).unwrap();
     let Frame::Events(large) = frame else { unreachable!() };
@@ -573,4 +573,16 @@ fn a_publisher_that_lets_go_is_told_what_was_handled_also_after_a_cut() {
     inbound.handle_frame(0, failed()).unwrap();
     let error = inbound.handle_frame(0, events(4, 1)).unwrap_err();
     assert_eq!(error.to_string(), "unexpected events frame after the end");
+}
+
+#[test]
+fn a_failure_that_calls_itself_normal_is_not_believed_to_be_the_end() {
+    for (is_cancel, believed) in [(false, Reason::Shutdown), (true, Reason::Normal)] {
+        let mut inbound = accepted(10);
+        let (origin, message) = (String::new(), String::new());
+        let failed = Failed { last_seq: 0, reason: Reason::Normal, origin, message, is_cancel };
+        inbound.handle_frame(0, Frame::Failed(failed)).unwrap();
+        let Some(InboundEvent::Failed { reason, is_cancel: told, .. }) = inbound.poll_event() else { panic!("no end") };
+        assert_eq!((reason, told), (believed, is_cancel));
+    }
 }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aqueduct_stage::notices::Notices;
 use aqueduct_stage::{
     Answer, Attempt, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, Source,
-    SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
+    SubscribeError, Subscriber, Subscription, SubscriptionId, Window, notice,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -32,6 +33,7 @@ pub(super) struct Driver<T: Clone> {
     mailbox: mpsc::WeakUnboundedSender<Message<T>>,
     letters: Arc<Letters<T>>,
     counters: Arc<Mutex<Counters>>,
+    notices: Notices,
     /// Answers to events that had been answered, or were never given.
     unheld: u64,
     is_over: bool,
@@ -118,6 +120,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             mailbox: mailbox.downgrade(),
             letters,
             counters,
+            notices: Notices::default(),
             unheld: 0,
             is_over: false,
             results,
@@ -234,8 +237,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let (open, edge_held) = (BTreeMap::new(), Arc::clone(&held));
         self.workers.insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held, parts: None });
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
-        let rejoins = self.results.is_some();
-        Ok(Edge { id, mailbox, rejoins, held: edge_held, crowd: Arc::clone(&self.crowd) })
+        Ok(Edge { id, mailbox, held: edge_held, crowd: Arc::clone(&self.crowd) })
     }
 
     /// A worker has done its first `up_to` events, if it has not answered some of them otherwise.
@@ -299,7 +301,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let delivery = match self.results.as_ref().map(|results| results.read(result)).transpose() {
             Ok(delivery) => delivery,
             Err(message) => {
-                tracing::warn!(pool = &*self.name, %worker, %task, message, "not a result");
+                notice!(self.notices, warn, "not a result", pool = &*self.name, %worker, %task, message);
                 // What is refused has been counted.
                 let _ = self.pulling.nack(now(), worker, task, attempt, NO_DELAY, &message);
                 return;
@@ -322,7 +324,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
         self.by_id.remove(&worker.id);
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
         if let EndCause::Down(exit @ Exit::Failed(_)) = cause {
-            tracing::info!(pool = &*self.name, %exit, events = worker.open.len(), "worker lost");
+            let events = worker.open.len();
+            notice!(self.notices, info, "worker lost", pool = &*self.name, %exit, events);
             self.pulling.lost(now(), worker.id);
         } else {
             let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(*next, *count));
@@ -396,7 +399,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
             match self.pulling.poll_decision() {
                 Some(Decision::Assign(given)) => self.assign(given),
                 Some(Decision::Dead(letter)) => {
-                    tracing::warn!(pool = &*self.name, task = %letter.task, reason = %letter.reason, "dead letter");
+                    let (pool, task, reason) = (&*self.name, letter.task, &letter.reason);
+                    notice!(self.notices, warn, "dead letter", pool, %task, %reason);
                     self.upstream.settle(letter.task);
                     if let Some(results) = &self.results {
                         results.dead(&letter);
@@ -405,7 +409,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
                 }
                 Some(Decision::Expired(given)) => {
                     let Given { worker, task, attempt, .. } = given;
-                    tracing::info!(pool = &*self.name, %worker, %task, attempt = attempt.number(), "not answered");
+                    let (pool, attempt) = (&*self.name, attempt.number());
+                    notice!(self.notices, info, "not answered", pool, %worker, %task, attempt);
                 }
                 Some(Decision::Closed) => {}
                 // What is delivered may be done by that, and decide more.

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
 use aqueduct_stage::{BoxFuture, EventStreamError, Running, SourceExt, Spawner, SubscribeError, TokioSpawner};
@@ -15,6 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 
+#[path = "access/expiry.rs"]
+mod expiry;
 #[path = "support/nodes.rs"]
 mod nodes;
 #[path = "support/peers.rs"]
@@ -337,11 +339,28 @@ impl Issues {
         self.issue_for(name, last_year, &[ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth])
     }
 
+    /// One that expires so soon.
+    #[expect(clippy::disallowed_methods, reason = "a certificate says when it expires by the time of day")]
+    fn issue_for_a_while(&self, name: &str, valid: Duration) -> Identity {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue_until(name, |params| params.not_after = date_time_ymd(1970, 1, 1) + now + valid, &both)
+    }
+
     fn issue_for(&self, name: &str, last_year: i32, purposes: &[ExtendedKeyUsagePurpose]) -> Identity {
+        self.issue_until(name, |params| params.not_after = date_time_ymd(last_year, 1, 1), purposes)
+    }
+
+    fn issue_until(
+        &self,
+        name: &str,
+        set: impl FnOnce(&mut CertificateParams),
+        purposes: &[ExtendedKeyUsagePurpose],
+    ) -> Identity {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         let mut params = CertificateParams::default();
         params.not_before = date_time_ymd(1990, 1, 1);
-        params.not_after = date_time_ymd(last_year, 1, 1);
+        set(&mut params);
         params.subject_alt_names = vec![
             SanType::URI(format!("aqueduct://test/node/{name}").try_into().unwrap()),
             SanType::DnsName("test.aqueduct.internal".try_into().unwrap()),

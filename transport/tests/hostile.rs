@@ -2,30 +2,39 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_stage::SourceExt;
 use aqueduct_stage::testing::{ProbeSink, ProbeSource};
-use aqueduct_transport::{Access, Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, ReadError, RecvStream, SendStream, VarInt};
-use quinn_proto::{ConnectionHandle, DatagramEvent};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde::Serialize;
+use aqueduct_transport::{Access, ChannelOptions, JoinOptions, NodeConfig};
+use quinn::{ConnectionError, ReadError, VarInt};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 
+#[path = "hostile/attacks.rs"]
+mod attacks;
 #[path = "support/nodes.rs"]
 mod nodes;
+#[path = "hostile/often.rs"]
+mod often;
 #[path = "support/peers.rs"]
 mod peers;
+#[path = "hostile/suite.rs"]
+mod suite;
+#[path = "hostile/taking.rs"]
+mod taking;
+#[path = "hostile/world.rs"]
+mod world;
 
-use nodes::{GUARD, guarded, node};
+use nodes::{GUARD, guarded};
 use peers::{is_served, produce};
+use world::*;
+
+/// Does nothing in the ordinary run.
+#[test]
+fn as_a_worker() {
+    suite::as_a_worker();
+}
 
 // Before anybody knows who it is.
 
@@ -325,251 +334,4 @@ async fn replayed_packets_do_nothing() {
         sink.expect_events([8]).await;
     })
     .await;
-}
-
-/// A node `there` with settings, and a well-behaved one `here`.
-struct World {
-    authority: Authority,
-    here: Node,
-    there: Node,
-}
-
-impl World {
-    async fn new(config: NodeConfig) -> Self {
-        let authority = Authority::dev("test").unwrap();
-        let here = node(authority.issue("here").unwrap(), NodeConfig::default()).await;
-        let there = node(authority.issue("there").unwrap(), config).await;
-        Self { authority, here, there }
-    }
-
-    async fn node(&self, name: &str, config: NodeConfig) -> Node {
-        node(self.authority.issue(name).unwrap(), config).await
-    }
-
-    /// Connects with a good certificate, and says nothing.
-    async fn connect(&self, name: &str) -> Connection {
-        self.dial(name).await.unwrap()
-    }
-
-    async fn dial(&self, name: &str) -> Result<Connection, ConnectionError> {
-        let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(client(&self.authority.issue(name).unwrap()));
-        endpoint.connect(self.there.local_addr(), SERVER_NAME).unwrap().await
-    }
-
-    /// Connects, and introduces itself.
-    async fn join(&self, name: &str) -> (Connection, (SendStream, RecvStream)) {
-        let connection = self.connect(name).await;
-        let (mut send, mut recv) = connection.open_bi().await.unwrap();
-        send.write_all(&hello("test", name)).await.unwrap();
-        let mut head = [0; 5];
-        recv.read_exact(&mut head).await.unwrap();
-        assert_eq!(head[4], HELLO_ACK);
-        (connection, (send, recv))
-    }
-}
-
-/// Somebody who begins connections with a plain socket, and does not go on.
-struct Flood {
-    socket: UdpSocket,
-    endpoint: quinn_proto::Endpoint,
-    config: quinn::ClientConfig,
-}
-
-impl Flood {
-    fn new(address: &str, identity: &Identity) -> Self {
-        let socket = UdpSocket::bind(address).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let endpoint = quinn_proto::Endpoint::new(Arc::default(), None, true, None);
-        Self { socket, endpoint, config: client(identity) }
-    }
-
-    /// Sends first packets, and throws away what comes back; how many retries that was.
-    fn dial(&mut self, count: usize, at: SocketAddr) -> usize {
-        let (mut retries, mut packet) = (0, [0; 2048]);
-        for _ in 0..count {
-            let (_, mut connection) = self.begin(at);
-            self.send(&mut connection, at);
-            while let Ok(length) = self.socket.recv(&mut packet) {
-                retries += usize::from(length > 0 && packet[0] & 0xf0 == RETRY);
-            }
-        }
-        retries
-    }
-
-    /// Sends first packets, answers to retries, and nothing after it; how many answered.
-    fn dial_and_prove(mut self, count: usize, at: SocketAddr) -> usize {
-        let mut begun = BTreeMap::new();
-        for _ in 0..count {
-            let (handle, mut connection) = self.begin(at);
-            self.send(&mut connection, at);
-            begun.insert(handle.0, connection);
-        }
-        self.socket.set_nonblocking(false).unwrap();
-        self.socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let (mut proved, mut packet, mut answer) = (0, [0; 2048], Vec::new());
-        // Until nothing comes any more.
-        while let Ok(length) = self.socket.recv(&mut packet) {
-            if packet[0] & 0xf0 != RETRY {
-                continue;
-            }
-            let event = self.endpoint.handle(now(), at, None, None, packet[..length].into(), &mut answer);
-            if let Some(DatagramEvent::ConnectionEvent(ConnectionHandle(handle), event)) = event
-                && let Some(connection) = begun.get_mut(&handle)
-            {
-                connection.handle_event(event);
-                self.send(&mut begun.remove(&handle).unwrap(), at);
-                proved += 1;
-            }
-        }
-        proved
-    }
-
-    fn begin(&mut self, at: SocketAddr) -> (ConnectionHandle, quinn_proto::Connection) {
-        self.endpoint.connect(now(), self.config.clone(), at, SERVER_NAME).unwrap()
-    }
-
-    fn send(&self, connection: &mut quinn_proto::Connection, at: SocketAddr) {
-        let mut packet = Vec::new();
-        if let Some(transmit) = connection.poll_transmit(now(), 1, &mut packet) {
-            let _ = self.socket.send_to(&packet[..transmit.size], at);
-        }
-    }
-}
-
-/// The time as quinn wants it.
-fn now() -> std::time::Instant {
-    Instant::now().into_std()
-}
-
-/// What a node's process has in memory.
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Gives up soon.
-fn impatient() -> NodeConfig {
-    NodeConfig::default().handshake_timeout(Duration::from_millis(500))
-}
-
-/// The code with which the other side closes.
-async fn code(connection: &Connection) -> VarInt {
-    match tokio::time::timeout(GUARD, connection.closed()).await.expect("it is not closed") {
-        ConnectionError::ApplicationClosed(close) => close.error_code,
-        other => panic!("{other}"),
-    }
-}
-
-/// What a node of the cluster dials with.
-fn client(identity: &Identity) -> quinn::ClientConfig {
-    let pem = identity.to_pem();
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pem.authorities.as_bytes()).unwrap()).unwrap();
-    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key)
-        .unwrap();
-    tls.alpn_protocols = vec![b"aqueduct/1".to_vec()];
-    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
-}
-
-fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len() + 1).unwrap().to_be_bytes();
-    [length.as_slice(), &[kind], body].concat()
-}
-
-fn hello(cluster: &str, node: &str) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Hello<'a> {
-        proto_min: u16,
-        proto_max: u16,
-        cluster: &'a str,
-        node: &'a str,
-        incarnation: u64,
-        features: [&'a str; 0],
-    }
-    let hello = Hello { proto_min: 1, proto_max: 1, cluster, node, incarnation: 1, features: [] };
-    frame(HELLO, &rmp_serde::to_vec_named(&hello).unwrap())
-}
-
-fn subscribe(producer: &str) -> Vec<u8> {
-    subscribe_as(producer, "u64")
-}
-
-fn subscribe_as(producer: &str, signature: &str) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Subscribe<'a> {
-        producer: &'a str,
-        signature: &'a str,
-        max_demand: u64,
-        min_demand: u64,
-    }
-    rmp_serde::to_vec_named(&Subscribe { producer, signature, max_demand: 10, min_demand: 5 }).unwrap()
-}
-
-const SERVER_NAME: &str = "test.aqueduct.internal";
-
-/// The type of a packet, in its first byte (RFC 9000, section 17.2).
-const RETRY: u8 = 0xf0;
-
-// Types of frames.
-const HELLO: u8 = 1;
-const HELLO_ACK: u8 = 2;
-const REFUSE: u8 = 3;
-const SUBSCRIBE: u8 = 16;
-const ACCEPTED: u8 = 17;
-const CREDIT: u8 = 19;
-const ANSWER: u8 = 24;
-const EVENTS: u8 = 32;
-
-// Codes with which a connection or a stream ends.
-const PROTOCOL: VarInt = VarInt::from_u32(2);
-const REFUSED: VarInt = VarInt::from_u32(3);
-const TIMEOUT: VarInt = VarInt::from_u32(4);
-
-/// Carries packets between a dialler and a node, each three times, and remembers what the dialler sent.
-struct Relay {
-    address: SocketAddr,
-    recorded: Arc<std::sync::Mutex<Vec<Vec<u8>>>>,
-}
-
-impl Relay {
-    async fn between(node: SocketAddr) -> Self {
-        let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let (address, recorded) = (front.local_addr().unwrap(), Arc::<std::sync::Mutex<Vec<Vec<u8>>>>::default());
-        let records = Arc::clone(&recorded);
-        let carry = async move {
-            let (mut dialler, mut here, mut there) = (None, vec![0; 65_536], vec![0; 65_536]);
-            loop {
-                tokio::select! {
-                    Ok((length, from)) = front.recv_from(&mut here) => {
-                        dialler = Some(from);
-                        records.lock().unwrap().push(here[..length].to_vec());
-                        for _ in 0..3 {
-                            let _ = back.send_to(&here[..length], node).await;
-                        }
-                    }
-                    Ok((length, _)) = back.recv_from(&mut there) => if let Some(dialler) = dialler {
-                        for _ in 0..3 {
-                            let _ = front.send_to(&there[..length], dialler).await;
-                        }
-                    },
-                }
-            }
-        };
-        #[allow(clippy::disallowed_methods, reason = "a relay is no part of a graph")]
-        tokio::spawn(carry);
-        Self { address, recorded }
-    }
-
-    fn recorded(&self) -> Vec<Vec<u8>> {
-        self.recorded.lock().unwrap().clone()
-    }
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Backoff, Batch, Consumer, Cx, FailureKind, Graph, Intensity, Restart, Result, Running, Spawner, TokioSpawner,
+    Backoff, Batch, Consumer, Cx, FailureKind, Graph, Intensity, Restart, Result, Running, Spawner, TokioSpawner, each,
 };
 use aqueduct_transport::local::{self, Process};
 use aqueduct_transport::redb::{ReadableTable, TableDefinition, WriteTransaction};
@@ -46,6 +46,8 @@ const EFFECTS: TableDefinition<'_, u64, u64> = TableDefinition::new("effects");
 enum Role {
     /// Consumes `numbers` at an address, and says `number attempt` before each event counts as handled.
     Consume { from: SocketAddr },
+    /// The same in a node with the default settings, and never handles any.
+    Hold { from: SocketAddr },
     /// Publishes `numbers` from memory, without an end.
     Count,
     /// Publishes a queue as `numbers` on a port, and pushes `round * 1_000_000 ..`; says each that was accepted.
@@ -82,6 +84,18 @@ fn as_a_worker() {
                 let mut running = graph.start();
                 let _ = running.join().await;
                 None
+            }
+            Role::Hold { from } => {
+                let settled = Node::bind("127.0.0.1:0", worker.identity().clone()).await.unwrap();
+                let graph = Graph::new("holding");
+                let far = settled.source::<u64>("numbers", from);
+                let hold = move |number: u64| {
+                    say.line(&[number]);
+                    std::future::pending::<Result>()
+                };
+                graph.consumer("hold", move || each(hold.clone())).subscribe_acknowledged(&far, 5..10);
+                report();
+                Some(graph.start())
             }
             Role::Count => {
                 let graph = Graph::new("counting");
@@ -173,6 +187,36 @@ async fn failure_01_what_a_killed_consumer_had_goes_to_the_other() {
             all.sort_unstable();
             assert_eq!(all, (0..SHARED).collect::<Vec<_>>());
         }
+    })
+    .await;
+}
+
+/// With the default settings at both ends, where a lost machine would be noticed after 5 s and waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_consumer_had_is_given_to_another_as_soon_as_its_machine_says_that_it_is_gone() {
+    limited(async {
+        let authority = Authority::dev("test").unwrap();
+        let here = Node::bind("127.0.0.1:0", authority.issue("here").unwrap()).await.unwrap();
+        let source = QueueSource::<u64, _>::new("numbers", Arc::new(MemoryQueue::new(1000)));
+        here.publish("numbers", &source).unwrap();
+        source.push(0..5).await.unwrap();
+        let mut observer = Observer::new().await;
+        let role = Role::Hold { from: here.local_addr() };
+        let killed = observer.start(authority.issue("killed").unwrap(), role).await;
+        let mut first = observer.accept().await;
+        assert_eq!(first.recv().await.unwrap(), [0]);
+        let role = Role::Consume { from: here.local_addr() };
+        let _other = observer.start(authority.issue("other").unwrap(), role).await;
+        let mut second = observer.accept().await;
+        // More than the first has room for.
+        source.push(5..30).await.unwrap();
+        second.recv().await.unwrap();
+        kill(killed).await;
+        let gone = Instant::now();
+        while second.recv().await.unwrap()[0] != 0 {}
+        println!("the other consumer has event 0 after {:.1?}", gone.elapsed());
+        // 3 s are promised.
+        assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
     })
     .await;
 }

@@ -95,10 +95,54 @@ fn without_a_broadcast_a_consumer_that_is_cut_off_has_the_whole_grace() {
     });
 }
 
+#[test]
+fn what_a_consumer_that_is_cut_off_had_goes_to_another_after_the_lag_limit() {
+    sim().swarm(0..50, async |net| {
+        let setup = Setup { acknowledges: true, lag_limit: LAG_LIMIT, ..setup(LONG_GRACE, None) };
+        let (mut world, mut cut_off) = one_of_them_is_cut_off(&net, setup).await?;
+        let heal_at = tokio::time::Instant::now() + CUT;
+        let limit = DETECTED_WITHIN + LAG_LIMIT + SLACK;
+        until(limit, "it is waited for", || links(&world.there) < CONSUMERS).await;
+        assert_eq!(world.node.snapshot().links_given_up_early, 1);
+        for here in &mut world.here {
+            here.consuming.join().await?;
+        }
+        sleep_until(heal_at).await;
+        net.heal_all();
+        cut_off.is_disconnected_within(RESUMED_WITHIN).await;
+        cut_off.end().await?;
+        world.end().await
+    });
+}
+
+#[test]
+fn what_nobody_else_could_have_waits_for_the_whole_grace() {
+    sim().swarm(0..50, async |net| {
+        let setup = Setup { acknowledges: true, lag_limit: LAG_LIMIT, consumers: 1, ..setup(LONG_GRACE, None) };
+        let (mut world, cut_off) = one_of_them_is_cut_off(&net, setup).await?;
+        sleep_until(tokio::time::Instant::now() + CUT).await;
+        assert_eq!((links(&world.there), world.node.snapshot().links_given_up_early), (1, 0));
+        net.heal_all();
+        world.here.push(cut_off);
+        for here in &mut world.here {
+            here.consuming.join().await?;
+        }
+        assert_eq!(world.all_seen(), everything(), "lost, or twice");
+        world.end().await
+    });
+}
+
 /// Three consumers, of which the first has just been cut off.
 async fn one_is_cut_off(net: &SimNet, grace: Duration, broadcast: Option<Duration>) -> Outcome<(World, Here)> {
+    one_of_them_is_cut_off(net, setup(grace, broadcast)).await
+}
+
+fn setup(grace: Duration, broadcast: Option<Duration>) -> Setup {
     let (idle, pace, consumers) = (SHORT_IDLE, Pace::Slow, CONSUMERS);
-    let setup = Setup { idle, grace, pace, consumers, broadcast, ..Setup::default() };
+    Setup { idle, grace, pace, consumers, broadcast, ..Setup::default() }
+}
+
+async fn one_of_them_is_cut_off(net: &SimNet, setup: Setup) -> Outcome<(World, Here)> {
     let mut world = World::build(net, setup).await?;
     for here in &world.here {
         here.edge.until(3).await;

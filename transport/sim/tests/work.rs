@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{Attempt, Graph, Running, SourceExt};
-use aqueduct_transport::Node;
 use aqueduct_transport::pulling::{DeadLetter, PullingOptions, Work, WorkPool, WorkSource};
+use aqueduct_transport::{Node, PublishOptions};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
@@ -156,7 +156,8 @@ impl World {
         let attempts = NonZeroU32::new(ATTEMPTS).expect("not zero");
         let options = PullingOptions::default().ack_wait(ACK_WAIT).max_attempts(attempts);
         let pool = WorkPool::new(&numbers, options, &there);
-        node.publish("work", &pool)?;
+        // Workers do not come back by themselves.
+        node.publish_with("work", &pool, PublishOptions::new().lag_limit(Duration::MAX))?;
         let producing = graph.start();
 
         let book = Arc::new(Book::new(ACK_WAIT + PATIENCE));

@@ -82,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) sizes: Sizes,
     /// Everybody gets every event, and who is cut off may hold the others back for so long; otherwise an event goes to one.
     pub(crate) broadcast: Option<Duration>,
+    /// How long one that is cut off may keep what others could have.
+    pub(crate) lag_limit: Duration,
     /// Drawn if there are none.
     pub(crate) conditions: Option<LinkConditions>,
 }
@@ -98,6 +100,8 @@ impl Default for Setup {
             events: EVENTS,
             sizes: Sizes::default(),
             broadcast: None,
+            // The grace is what is tested.
+            lag_limit: Duration::MAX,
             conditions: None,
         }
     }
@@ -151,7 +155,8 @@ impl World {
             }
         } else {
             for (name, edge, end) in edges.iter().map(watch) {
-                node.publish(&name, &Watch { source: numbers.clone(), edge, end })?;
+                let options = PublishOptions::new().lag_limit(setup.lag_limit);
+                node.publish_with(&name, &Watch { source: numbers.clone(), edge, end }, options)?;
             }
         }
         let producing = graph.start();

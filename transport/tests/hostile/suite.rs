@@ -1,0 +1,224 @@
+//! Every attack that a node with a valid certificate can make, on a node in a process of its own: what it takes there, and what
+//! an honest peer sees meanwhile. One command prints the table:
+//!
+//!     cargo test -p aqueduct-transport --test hostile no_attack -- --nocapture
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use aqueduct_stage::{Graph, Running, SourceExt};
+use aqueduct_transport::local::{self, Options, Process};
+use aqueduct_transport::{Authority, ChannelOptions, Node, NodeConfig, Retrying};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+use tokio_stream::StreamExt;
+
+use crate::attacks::{Attack, Attacker};
+use crate::nodes::{begin, node};
+use crate::taking::{EVENT_BYTES, Large};
+
+/// What no attack may exceed.
+const MEMORY_KIB: u64 = 64 << 10;
+/// But for one: a node that one subscribes to may begin events, up to `max_reassembly_bytes` on a connection, which is twice
+/// the longest event.
+const REASSEMBLY_KIB: u64 = (128 << 10) + 8192;
+const SLOWER: f64 = 3.0;
+/// For how long each attack goes on, at least.
+const LASTS: Duration = Duration::from_secs(2);
+/// What the honest peer does again and again: it subscribes, and takes so many events.
+const EVENTS: usize = 10_000;
+/// The machine does other things as well, so a slow one is looked at again.
+const LOOKS: usize = 3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_attack_takes_more_than_64_mib_or_makes_an_honest_peer_slower_than_three_times() {
+    let authority = Authority::dev("test").unwrap();
+    let honest = node(authority.issue("honest").unwrap(), NodeConfig::default()).await;
+    println!("{:<34} {:>10} {:>11} {:>20} {:>7}", "attack", "memory", "processor", "honest peer", "slower");
+    let mut failed = Vec::new();
+    for attack in Attack::ALL {
+        let mut row = Row::measure(&authority, &honest, attack).await;
+        for _ in 1..LOOKS {
+            if row.is_fine() {
+                break;
+            }
+            println!("{row}   (looked at again)");
+            row = Row::measure(&authority, &honest, attack).await;
+        }
+        println!("{row}");
+        if !row.is_fine() {
+            failed.push(attack.name());
+        }
+    }
+    assert!(failed.is_empty(), "too much, or too slow: {failed:?}");
+}
+
+/// What one attack did.
+struct Row {
+    attack: &'static str,
+    allowed_kib: u64,
+    memory_kib: u64,
+    /// Of one core.
+    processor: f64,
+    before: Duration,
+    meanwhile: Duration,
+    seen: usize,
+}
+
+impl Row {
+    async fn measure(authority: &Authority, honest: &Node, attack: Attack) -> Self {
+        let mut attacker = Attacker::new(authority.issue("hostile").unwrap());
+        let target = Target { hostile: attack.publishes().then(|| attacker.serve(attack)) };
+        let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]);
+        let target = local::spawn(&authority.issue("there").unwrap(), &target, &options.quiet(true)).await.unwrap();
+        let at = target.address();
+        let mut before = Vec::new();
+        for _ in 0..7 {
+            before.push(take(honest, at).await);
+        }
+        let usage = Usage::begin(&target);
+        let begun = Instant::now();
+        let attacking = begin(async move { attacker.attack(attack, at).await });
+        let mut meanwhile = Vec::new();
+        while begun.elapsed() < LASTS || meanwhile.len() < 5 {
+            meanwhile.push(take(honest, at).await);
+        }
+        let (memory_kib, processor) = usage.so_far(&target, begun.elapsed());
+        attacking.abort();
+        let seen = meanwhile.len();
+        let (before, meanwhile) = (median(before), median(meanwhile));
+        let allowed_kib = if attack == Attack::UnfinishedEvents { REASSEMBLY_KIB } else { MEMORY_KIB };
+        Self { attack: attack.name(), allowed_kib, memory_kib, processor, before, meanwhile, seen }
+    }
+
+    fn slower(&self) -> f64 {
+        self.meanwhile.as_secs_f64() / self.before.as_secs_f64()
+    }
+
+    fn is_fine(&self) -> bool {
+        self.memory_kib <= self.allowed_kib && self.slower() <= SLOWER
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { attack, memory_kib, processor, before, meanwhile, seen, .. } = self;
+        let honest =
+            format!("{:.0} ms, {seen} times ({:.0})", meanwhile.as_secs_f64() * 1e3, before.as_secs_f64() * 1e3);
+        let (memory, processor) = (format!("{memory_kib} KiB"), format!("{:.0} %", processor * 100.0));
+        write!(f, "{attack:<34} {memory:>10} {processor:>11} {honest:>20} {:>6.1}x", self.slower())
+    }
+}
+
+/// What the honest peer does; how long it takes.
+async fn take(honest: &Node, at: SocketAddr) -> Duration {
+    let begun = Instant::now();
+    let mut events = honest.source::<u64>("numbers", at).events(50..100);
+    for _ in 0..EVENTS {
+        let next = tokio::time::timeout(Duration::from_secs(30), events.next()).await;
+        next.expect("the honest peer is shut out").unwrap().unwrap();
+    }
+    begun.elapsed()
+}
+
+fn median(mut all: Vec<Duration>) -> Duration {
+    all.sort_unstable();
+    all[all.len() / 2]
+}
+
+/// What a process had before an attack.
+struct Usage {
+    resident_kib: u64,
+    ticks: u64,
+}
+
+impl Usage {
+    fn begin(process: &Process) -> Self {
+        // The peak counts from here on.
+        std::fs::write(format!("/proc/{}/clear_refs", process.id()), "5").unwrap();
+        Self { resident_kib: status_kib(process, "VmRSS:"), ticks: ticks(process) }
+    }
+
+    /// How much memory it has taken at most since then, and which part of a core.
+    fn so_far(&self, process: &Process, elapsed: Duration) -> (u64, f64) {
+        let memory = status_kib(process, "VmHWM:").saturating_sub(self.resident_kib);
+        let seconds = (ticks(process) - self.ticks) as f64 / TICKS_PER_SECOND;
+        (memory, seconds / elapsed.as_secs_f64())
+    }
+}
+
+fn status_kib(process: &Process, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The processor time of a process: its 14th and 15th field, of which the second may hold spaces.
+fn ticks(process: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What is attacked.
+#[derive(Serialize, Deserialize)]
+struct Target {
+    /// It subscribes to what a hostile node publishes there.
+    hostile: Option<SocketAddr>,
+}
+
+/// The process that is attacked: this test binary again.
+pub(crate) fn as_a_worker() {
+    let Some(worker) = local::worker().unwrap() else { return };
+    let target: Target = worker.payload().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let node = node(worker.identity().clone(), NodeConfig::default()).await;
+        let _running = publish(&node);
+        let _working = begin(work(node.clone()));
+        for _ in 0..target.hostile.map_or(0, |_| SUBSCRIPTIONS) {
+            let hostile = target.hostile.unwrap();
+            let _taking = begin(take_from_hostile(node.clone(), hostile));
+        }
+        worker.report(node.local_addr()).unwrap();
+        sleep(Duration::from_secs(600)).await;
+    });
+}
+
+/// How many subscriptions to a hostile publisher there are.
+const SUBSCRIPTIONS: usize = 40;
+
+fn publish(node: &Node) -> Running {
+    let graph = Graph::new("target");
+    node.publish("numbers", &graph.iterate("numbers", || 0_u64..)).unwrap();
+    node.publish("large", &graph.producer("large", Large::default)).unwrap();
+    graph.start()
+}
+
+/// Values for whoever works.
+async fn work(node: Node) {
+    let (sender, mut receiver) =
+        node.serve_channel::<u64, Bytes>("work", ChannelOptions::default().capacity(100)).unwrap();
+    let send = async {
+        for number in 0.. {
+            if sender.send(number).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(send, async { while receiver.recv().await.is_some() {} });
+}
+
+async fn take_from_hostile(node: Node, hostile: SocketAddr) {
+    loop {
+        let patient = Retrying::new(&node.source::<Bytes>("evil", hostile), Duration::from_secs(60));
+        let mut events = patient.events(500..1000);
+        while let Some(Ok(event)) = events.next().await {
+            assert!(event.len() <= EVENT_BYTES.max(64 << 20));
+        }
+    }
+}

@@ -8,7 +8,13 @@ use std::sync::Arc;
 ///
 /// A broadcast gives the same batch to every subscriber. It is shared, not copied; only a subscriber that takes events
 /// out by value clones those, and the last one to hold the batch not even that.
-pub struct Events<T>(Inner<T>);
+pub struct Events<T> {
+    inner: Inner<T>,
+    begins: Option<Begins<T>>,
+}
+
+/// Begins with an event, just before its consumer is given it; `false` if it was taken back before that.
+pub type Begins<T> = fn(&T) -> bool;
 
 enum Inner<T> {
     Owned(Vec<T>),
@@ -55,14 +61,25 @@ impl<T> Events<T> {
         T: Clone + Send + Sync + 'static,
     {
         let to = events.len();
-        Self(Inner::Shared(Shared { events: Arc::new(Held(events)), from: 0, to }))
+        Inner::Shared(Shared { events: Arc::new(Held(events)), from: 0, to }).into()
+    }
+
+    /// A batch of events that can be taken back for as long as they wait at their consumer. It is given them one by one:
+    /// `begins` is called with each just before that, and one for which it says `false` is passed over.
+    pub fn revocable(events: Vec<T>, begins: Begins<T>) -> Self {
+        Self { inner: Inner::Owned(events), begins: Some(begins) }
+    }
+
+    /// What begins with each of them, if they can be [taken back](Self::revocable).
+    pub fn begins(&self) -> Option<Begins<T>> {
+        self.begins
     }
 
     /// Another handle to the same events; `None` if they are not shared.
     pub fn another(&self) -> Option<Self> {
-        match &self.0 {
+        match &self.inner {
             Inner::Owned(_) => None,
-            Inner::Shared(shared) => Some(Self(Inner::Shared(shared.another()))),
+            Inner::Shared(shared) => Some(Inner::Shared(shared.another()).into()),
         }
     }
 
@@ -74,20 +91,21 @@ impl<T> Events<T> {
     #[track_caller]
     pub fn split_off(&mut self, count: usize) -> Self {
         assert!(count <= self.len(), "cannot cut {} events after {count}", self.len());
-        match &mut self.0 {
-            Inner::Owned(events) => Self(Inner::Owned(events.split_off(count))),
+        let inner = match &mut self.inner {
+            Inner::Owned(events) => Inner::Owned(events.split_off(count)),
             Inner::Shared(shared) => {
                 let mut rest = shared.another();
                 rest.from = shared.from + count;
                 shared.to = rest.from;
-                Self(Inner::Shared(rest))
+                Inner::Shared(rest)
             }
-        }
+        };
+        Self { inner, begins: self.begins }
     }
 
     /// The events as a vector: cloned if others hold them too.
     pub fn into_vec(self) -> Vec<T> {
-        match self.0 {
+        match self.inner {
             Inner::Owned(events) => events,
             Inner::Shared(Shared { events, from, to }) => events.take(from, to),
         }
@@ -100,9 +118,15 @@ impl<T> Shared<T> {
     }
 }
 
+impl<T> From<Inner<T>> for Events<T> {
+    fn from(inner: Inner<T>) -> Self {
+        Self { inner, begins: None }
+    }
+}
+
 impl<T> From<Vec<T>> for Events<T> {
     fn from(events: Vec<T>) -> Self {
-        Self(Inner::Owned(events))
+        Inner::Owned(events).into()
     }
 }
 
@@ -110,7 +134,7 @@ impl<T> Deref for Events<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        match &self.0 {
+        match &self.inner {
             Inner::Owned(events) => events,
             Inner::Shared(shared) => &shared.events.events()[shared.from..shared.to],
         }
@@ -178,5 +202,13 @@ mod tests {
         assert!(events.another().is_none());
         assert_eq!(events.split_off(1), vec![2, 3]);
         assert_eq!(events.into_iter().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_is_cut_off_can_be_taken_back_as_well() {
+        let mut events = Events::revocable(vec![1, 2, 3], |event| *event != 2);
+        let rest = events.split_off(1);
+        assert_eq!([events.begins(), rest.begins()].map(|begins| begins.map(|begins| begins(&2))), [Some(false); 2]);
+        assert!(Events::from(vec![1]).begins().is_none());
     }
 }

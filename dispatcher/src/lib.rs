@@ -71,7 +71,7 @@ pub use dispatcher::{
     Attempt, Decision, Deliveries, Delivery, Dispatcher, Interest, Lane, Marker, PartitionName, Refused, Selector,
     Unattended,
 };
-pub use events::Events;
+pub use events::{Begins, Events};
 pub use partition::{Overflow, PartitionDispatcher, Partitions, PartitionsError, StableKey};
 pub use round_robin::RoundRobinDispatcher;
 pub use sentence::Sentence;

@@ -26,11 +26,15 @@ pub enum Answer {
     },
     /// It is being worked on, and takes longer. Another answer follows.
     InProgress,
+    /// Its subscriber begins with it; what was not begun has been waiting. Another answer follows.
+    Begun,
+    /// It was [asked back](crate::Subscriber::revoke) before it was begun, and can go to somebody else: not an attempt.
+    Returned,
 }
 
 impl Answer {
     /// Whether nothing is to be said of the event any more.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::InProgress)
+        !matches!(self, Self::InProgress | Self::Begun)
     }
 }

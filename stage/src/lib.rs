@@ -136,10 +136,10 @@ mod waiting;
 #[doc(hidden)]
 pub use aqueduct_dispatcher::debug_as_sentence;
 pub use aqueduct_dispatcher::{
-    Attempt, BroadcastDispatcher, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher, Dispatcher,
-    Events, Interest, Keep, Lane, Marker, Overflow, PartitionDispatcher, PartitionName, Partitions, PartitionsError,
-    Refused, RoundRobinDispatcher, Selector, Sentence, SubscribeOptions, SubscriptionId, Unattended, Window,
-    WindowError,
+    Attempt, Begins, BroadcastDispatcher, Buffer, Cancel, Decision, Deliveries, Delivery, Demand, DemandDispatcher,
+    Dispatcher, Events, Interest, Keep, Lane, Marker, Overflow, PartitionDispatcher, PartitionName, Partitions,
+    PartitionsError, Refused, RoundRobinDispatcher, Selector, Sentence, SubscribeOptions, SubscriptionId, Unattended,
+    Window, WindowError,
 };
 
 pub use answer::Answer;

@@ -11,6 +11,7 @@
 //!      │  ◄─────────── Subscriber::deliver(id, batch) │   never more than `up_to` events in all
 //!      │  Publisher::handled(id, up_to) ───────────►  │   cumulative too; only if it would hand events back
 //!      │  Publisher::answer(id, n, answer) ────────►  │   of event n alone; only where answers are taken
+//!      │  ◄────────────── Subscriber::revoke(id, n)   │   wants event n back; answered as above
 //!      │  Publisher::cancel(id, reason) ───────────►  │   no more, please: answered with `ended`
 //!      │  ◄──────────── Subscriber::ended(id, cause)  │   once, and no event follows it
 //!      │  Publisher::handled(id, up_to) ───────────►  │   until everything that was delivered is handled,
@@ -107,6 +108,24 @@ pub trait Subscriber<T>: Send + Sync {
     fn try_deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt) -> Result<(), Events<T>> {
         self.deliver(id, events, attempt);
         Ok(())
+    }
+
+    /// Whether it says when it [begins](Answer::Begun) with an event, and gives back what it has not begun when it is
+    /// [asked to](Self::revoke). Only one that [answers](Publisher::answer) single events can.
+    fn can_give_back(&self) -> bool {
+        false
+    }
+
+    /// Event `number` of this edge, counted as for [`Publisher::answer`], is wanted back for somebody who has nothing to do.
+    /// A subscriber that [can](Self::can_give_back) answers it with [`Answer::Returned`], and never begins with it; or with
+    /// [`Answer::Begun`], if it has.
+    fn revoke(&self, id: SubscriptionId, number: u64) {
+        let _ = (id, number);
+    }
+
+    /// Nothing that is said of event `number` counts any more: it took too long, and others have it.
+    fn expired(&self, id: SubscriptionId, number: u64) {
+        let _ = (id, number);
     }
 
     /// The edge has ended, and nothing follows. What does all the same is dropped, and counted as discarded.

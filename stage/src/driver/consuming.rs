@@ -143,12 +143,36 @@ impl<C: Callbacks> Driver<C> {
         ControlFlow::Continue(())
     }
 
-    pub(super) async fn handle_events(
-        &mut self,
-        id: SubscriptionId,
-        mut events: Events<C::In>,
-        attempt: Attempt,
-    ) -> Flow {
+    pub(super) async fn handle_events(&mut self, id: SubscriptionId, events: Events<C::In>, attempt: Attempt) -> Flow {
+        let Some(begins) = events.begins() else { return self.handle_all(id, events, attempt).await };
+        // Those that can be taken back: one by one, so that the others can be for as long as possible.
+        let mut events = events.into_iter();
+        while let Some(event) = events.next() {
+            if begins(&event) {
+                let handled = self.handle_all(id, vec![event].into(), attempt).await;
+                if handled.is_break() || self.state != State::Running {
+                    self.lose(events.len());
+                    return handled;
+                }
+            } else {
+                self.pass_over(id);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// An event was taken back before it was handled: asks for another.
+    fn pass_over(&mut self, id: SubscriptionId) {
+        let Some(mut arrived) = self.upstream.receive(id, 1) else { return };
+        let piece = self.upstream.next_piece(id, &mut arrived);
+        self.handled(id, 1);
+        let then_ask = piece.and_then(|piece| piece.then_ask);
+        if let Some(up_to) = then_ask.or_else(|| self.upstream.ask(id, Demand::new(1))) {
+            self.ask(id, up_to);
+        }
+    }
+
+    async fn handle_all(&mut self, id: SubscriptionId, mut events: Events<C::In>, attempt: Attempt) -> Flow {
         let Some(mut arrived) = self.upstream.receive(id, events.len()) else {
             // Its publisher was told of the end, or told it: there is nobody to be answered.
             tracing::warn!(%id, events = events.len(), "events for a subscription that has ended were dropped");

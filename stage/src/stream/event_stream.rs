@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use aqueduct_dispatcher::{Attempt, Cancel, Events, Interest, SubscribeOptions, SubscriptionId};
+use aqueduct_dispatcher::{Attempt, Begins, Cancel, Events, Interest, SubscribeOptions, SubscriptionId};
 use tokio::task::coop::poll_proceed;
 use tokio_stream::Stream;
 
@@ -84,6 +84,8 @@ pub struct EventStream<T> {
     arrivals: VecDeque<Arrival<T>>,
     /// What is being read, where it came from, and what is left of the piece of it that has been begun.
     reading: std::vec::IntoIter<T>,
+    /// What begins with each of them, if they can be taken back.
+    begins: Option<Begins<T>>,
     from: Option<(SubscriptionId, Arrived)>,
     piece: Option<Piece>,
 }
@@ -145,6 +147,7 @@ impl<T: Send + 'static> EventStream<T> {
             publishers: BTreeMap::new(),
             arrivals: VecDeque::new(),
             reading: Vec::new().into_iter(),
+            begins: None,
             from: None,
             piece: None,
         }
@@ -190,8 +193,17 @@ impl<T: Send + 'static> EventStream<T> {
         Ok(())
     }
 
-    /// The next event that is here, once it is clear that the one before was used.
+    /// The next event that is here and was not taken back, once it is clear that the one before was used.
     fn read(&mut self) -> Option<T> {
+        loop {
+            let event = self.read_next()?;
+            if self.begins.is_none_or(|begins| begins(&event)) {
+                return Some(event);
+            }
+        }
+    }
+
+    fn read_next(&mut self) -> Option<T> {
         if let Some(piece) = self.piece.take_if(|piece| piece.events == 0)
             && let (Some(up_to), Some((id, _))) = (piece.then_ask, &self.from)
             && let Some(publisher) = self.publishers.get(id)
@@ -222,6 +234,7 @@ impl<T: Send + 'static> EventStream<T> {
                 if arrived.excess > 0 {
                     tracing::warn!(%id, excess = arrived.excess, "more events than were asked for");
                 }
+                self.begins = events.begins();
                 self.reading = events.into_iter();
                 self.from = Some((id, arrived));
                 Ok(())

@@ -29,6 +29,8 @@
 //! | `AnswerOfAnotherAttempt` | an answer counts whichever attempt it is about | pulling::laws | seed 1 |
 //! | `OneAttemptTooMany` | a task is tried once more than it may be | pulling::laws | seed 0 |
 //! | `DuplicateTaken` | a task that is known is taken again | pulling::laws | seed 0 |
+//! | `ForgottenStaysEnded` | a task that was forgotten and pushed again is forgotten as one that has ended | pulling::tests | at once |
+//! | `WaitingRunsOut` | what waits at a worker has the deadline of what was begun | pulling::laws | seed 0 |
 //! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
 //! | `SelectorRefusalsNotAskedAgain` | what a far consumer's selector refuses costs its demand | sim link, choosy_consumers | seed 0 |
 //! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | patience::tests | no seed |

@@ -58,9 +58,10 @@ impl Node {
     /// # Guarantees
     ///
     /// * Each value is answered once, or ends among the [dead letters](ChannelMonitor::dead_letters) after
-    ///   [so many attempts](ChannelOptions::max_attempts). A worker that dies, is cut off for good or takes longer than
+    ///   [so many attempts](ChannelOptions::max_attempts). A worker that dies, is cut off for good or takes longer for one than
     ///   [`ack_wait`](ChannelOptions::ack_wait) loses its values to others, and what it says of them later does not
-    ///   count. Work may be *done* more than once, its result comes once.
+    ///   count. What waits at a worker costs no attempt, and is taken back for one that has nothing to do. Work may be *done*
+    ///   more than once, its result comes once.
     /// * What a worker had that was killed, or whose machine is lost, goes to others about 10 s later with the default
     ///   settings: it takes the [idle timeout](crate::NodeConfig::idle_timeout) of 5 s to notice, and a worker that is cut off
     ///   has 5 s to come back while there are others (otherwise the
@@ -110,6 +111,7 @@ impl Node {
         name: &str,
         options: ChannelOptions,
     ) -> Result<(Sender<Job>, Receiver<Answer>), PublishError> {
+        // No more results than values that hold a permit, which is given back when a result is received.
         let (results, arrivals) = mpsc::unbounded_channel();
         let (hub, pool) = self.open_channel::<Job, Answer>(name, options, Some(results))?;
         let monitor = ChannelMonitor::new(Arc::clone(&hub), pool.clone());

@@ -50,6 +50,8 @@ pub(crate) struct Established {
     pub(crate) fate: Fate,
     /// When the certificate with which the other node has proved itself expires.
     expires: Option<Instant>,
+    /// Both nodes know how events are asked back.
+    pub(crate) can_revoke: bool,
     /// What can be called at the other end.
     inquiry: Arc<Inquiry>,
     /// How many use it.
@@ -61,6 +63,7 @@ pub(crate) struct Established {
 impl Established {
     fn new(node: &Inner, connection: Connection, met: Met, stream: FrameStream, among: &Gauge) -> (Self, Conversation) {
         let Met { peer, agreement, presence, functions, fate, expires } = met;
+        let can_revoke = agreement.has(introduction::REVOKE);
         let (peer, limits) = (Arc::new(peer), agreement.limits);
         let ours = Arc::clone(&node.functions);
         let reassembly = Reassembly::new(node.config.max_reassembly_bytes);
@@ -73,7 +76,9 @@ impl Established {
         let conversation = Conversation { control, stream, _presence: presence, _counted: among.enter() };
         let known = node.peers.hold(peer.to_string(), || Peer::new(&node.config));
         let (uses, _use) = (Arc::default(), None);
-        (Self { connection, peer, limits, reassembly, known, fate, expires, inquiry, uses, _use }, conversation)
+        let established =
+            Self { connection, peer, limits, reassembly, known, fate, expires, can_revoke, inquiry, uses, _use };
+        (established, conversation)
     }
 
     /// What can be called at the other end; asked for at most once on a connection.
@@ -289,7 +294,8 @@ struct Conversation {
 
 /// Takes subscriptions, and answers questions, for as long as the connection lives.
 async fn serve(node: Weak<Inner>, established: Established, mut conversation: Conversation) {
-    let Established { connection, peer, limits, known, fate, expires, inquiry, .. } = established;
+    let Established { connection, peer, limits, reassembly, known, fate, expires, can_revoke, inquiry, .. } =
+        established;
     let Some(counters) = node.upgrade().map(|node| Arc::clone(&node.counters)) else { return };
     let converses = async {
         let Conversation { control, stream, .. } = &mut conversation;
@@ -305,7 +311,8 @@ async fn serve(node: Weak<Inner>, established: Established, mut conversation: Co
     };
     let (count, counters) = (AtomicU32::new(0), Arc::clone(&counters));
     let offences = Arc::new(Offences { connection: connection.clone(), peer: known, count, counters });
-    let opens = Opens { peer: Arc::clone(&peer), limits, fate: fate.clone(), expires, offences };
+    let opens =
+        Opens { peer: Arc::clone(&peer), limits, reassembly, can_revoke, fate: fate.clone(), expires, offences };
     let lives = async {
         tokio::join!(converses, take_subscriptions(node.clone(), &connection, &opens));
     };
@@ -378,13 +385,15 @@ const SILENT_LOOKS: u32 = 2;
 struct Opens {
     peer: Arc<NodeName>,
     limits: Limits,
+    reassembly: Reassembly,
+    can_revoke: bool,
     fate: Fate,
     expires: Option<Instant>,
     offences: Arc<Offences>,
 }
 
 async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, opens: &Opens) {
-    let Opens { peer, limits, fate, expires, offences } = opens;
+    let Opens { peer, limits, reassembly, can_revoke, fate, expires, offences } = opens;
     loop {
         match connection.accept_bi().await {
             Ok(stream) => {
@@ -397,6 +406,8 @@ async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, opens: &
                     stream: FrameStream::new(stream, limits.clone(), fate.clone()),
                     peer: Arc::clone(peer),
                     limits: limits.clone(),
+                    reassembly: reassembly.clone(),
+                    can_revoke: *can_revoke,
                     expires: *expires,
                     offences: Arc::clone(offences),
                 };
@@ -443,6 +454,8 @@ struct Stream {
     peer: Arc<NodeName>,
     limits: Limits,
     expires: Option<Instant>,
+    reassembly: Reassembly,
+    can_revoke: bool,
     offences: Arc<Offences>,
 }
 
@@ -461,8 +474,8 @@ async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
         }
         Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, opened).await,
         Ok(Frame::Resume(resume)) => {
-            let Stream { stream, peer, limits, offences, .. } = opened;
-            return resume_link(&node, Arrival { resume, stream, offences }, &peer, limits).await;
+            let Stream { stream, peer, limits, reassembly, offences, .. } = opened;
+            return resume_link(&node, Arrival { resume, stream, offences, reassembly }, &peer, limits).await;
         }
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
@@ -486,7 +499,7 @@ async fn resume_link(node: &Inner, arrival: Arrival, peer: &NodeName, limits: Li
 }
 
 async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
-    let Stream { stream, peer, limits, offences, .. } = opened;
+    let Stream { stream, peer, limits, reassembly, can_revoke, offences, .. } = opened;
     let publication = node.publication(&subscribe.producer, &peer);
     let shutting_down = node.is_shutting_down();
     let grace = node.config.session_grace;
@@ -500,6 +513,8 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
         subscribe,
         stream,
         limits,
+        reassembly,
+        can_revoke,
         peer,
         offences,
         grace,

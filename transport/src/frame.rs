@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
     Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Credit, Done, Events, Failed, FarConsumer,
-    FunctionRow, FunctionsPart, Hello, HelloAck, OfferedLimits, Refuse, Refused, Resume, Resumed, Session, Subscribe,
-    Verdict,
+    FunctionRow, FunctionsPart, Hello, HelloAck, OfferedLimits, Refuse, Refused, Resume, Resumed, Revoke, Session,
+    Subscribe, Verdict,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -48,6 +48,7 @@ use crate::prescan::{self, StructureError};
 /// | 23 | [`Resumed`] | map | subscription, first | publisher |
 /// | 24 | [`Answer`] | map | subscription | subscriber |
 /// | 25 | [`Answered`] | map | subscription | publisher |
+/// | 26 | [`Revoke`] | map | subscription | publisher |
 /// | 32 | [`Events`] | `first_seq`, `count`, `attempt`, payload | subscription | publisher |
 /// | 33 | [`Chunk`] | `seq`, `attempt`, `index`, `flags`, `total_len`, payload | subscription | publisher |
 /// | 34 | [`Done`] | map | subscription, last | publisher |
@@ -76,6 +77,7 @@ pub(crate) enum Frame {
     Resumed(Resumed),
     Answer(Answer),
     Answered(Answered),
+    Revoke(Revoke),
     Events(Events),
     Chunk(Chunk),
     Done(Done),
@@ -117,6 +119,7 @@ impl Frame {
             Self::Resumed(body) => map(body, &mut head),
             Self::Answer(body) => map(body, &mut head),
             Self::Answered(body) => map(body, &mut head),
+            Self::Revoke(body) => map(body, &mut head),
             Self::Events(events) => events.write(&mut head),
             Self::Chunk(chunk) => chunk.write(&mut head),
             Self::Done(body) => map(body, &mut head),
@@ -157,6 +160,7 @@ impl Frame {
             Kind::Resumed => Self::Resumed(read_map(kind, body, limits)?),
             Kind::Answer => Self::Answer(read_map(kind, body, limits)?),
             Kind::Answered => Self::Answered(read_map(kind, body, limits)?),
+            Kind::Revoke => Self::Revoke(read_map(kind, body, limits)?),
             Kind::Events => Self::Events(Events::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Chunk => Self::Chunk(Chunk::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Done => Self::Done(read_map(kind, body, limits)?),
@@ -181,6 +185,7 @@ impl Frame {
             Self::Resumed(_) => Kind::Resumed,
             Self::Answer(_) => Kind::Answer,
             Self::Answered(_) => Kind::Answered,
+            Self::Revoke(_) => Kind::Revoke,
             Self::Events(_) => Kind::Events,
             Self::Chunk(_) => Kind::Chunk,
             Self::Done(_) => Kind::Done,
@@ -225,6 +230,7 @@ enum Kind {
     Resumed = 23,
     Answer = 24,
     Answered = 25,
+    Revoke = 26,
     Events = 32,
     Chunk = 33,
     Done = 34,
@@ -232,7 +238,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -248,6 +254,7 @@ impl Kind {
         Self::Resumed,
         Self::Answer,
         Self::Answered,
+        Self::Revoke,
         Self::Events,
         Self::Chunk,
         Self::Done,
@@ -275,6 +282,7 @@ impl Kind {
             Self::Resumed => "resumed",
             Self::Answer => "answer",
             Self::Answered => "answered",
+            Self::Revoke => "revoke",
             Self::Events => "events",
             Self::Chunk => "chunk",
             Self::Done => "done",

@@ -7,8 +7,10 @@ use crate::frame::OfferedLimits;
 
 /// The versions of the protocol that this crate speaks.
 pub(crate) const SPOKEN: Versions = Versions { oldest: 1, newest: 1 };
+/// Events that wait at a subscriber can be asked back, from one that says what it has begun.
+pub(crate) const REVOKE: &str = "revoke";
 /// What this crate can do beyond the version.
-const FEATURES: &[&str] = &[];
+const FEATURES: &[&str] = &[REVOKE];
 /// How many features of a peer are looked at. There are far fewer; the rest is ignored, as unknown ones are.
 const MAX_FEATURES: usize = 64;
 /// The longest name of a feature that is looked at, in bytes.
@@ -82,6 +84,13 @@ pub(crate) fn negotiate(ours: &Offer, limits: &Limits, theirs: &Offer) -> Result
 pub(crate) fn confirm(ours: &Offer, limits: &Limits, theirs: &Offer) -> Result<Agreement, NoCommonVersion> {
     negotiate(ours, limits, theirs)
         .map_err(|NoCommonVersion { dialler, listener }| NoCommonVersion { dialler: listener, listener: dialler })
+}
+
+impl Agreement {
+    /// Whether both nodes can do this.
+    pub(crate) fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|other| other == feature)
+    }
 }
 
 impl Versions {

@@ -38,7 +38,9 @@ mod inbound;
 mod laws;
 mod log;
 mod outbound;
+mod pieces;
 mod reassembly;
+mod words;
 
 pub(crate) use inbound::{Inbound, InboundEvent};
 pub(crate) use outbound::{Outbound, OutboundEvent};
@@ -122,6 +124,18 @@ pub enum LinkError {
         /// The number of the first event.
         first: u64,
         /// The number of the last event.
+        last: u64,
+    },
+    /// Events were asked back that had not been sent, or not in rising order.
+    #[error("expected events of {from} to {to} to be asked back, got {first} to {last}")]
+    Revoked {
+        /// The number of the first event that can be asked back.
+        from: u64,
+        /// And of the last.
+        to: u64,
+        /// The number of the first that was.
+        first: u64,
+        /// And of the last.
         last: u64,
     },
     /// A frame announces no events, or more of them than it has bytes.

@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::collections::{BTreeSet, VecDeque};
     use std::fmt::Write;
     use std::fs;
     use std::path::PathBuf;
@@ -13,7 +13,7 @@ mod tests {
 
     use crate::codec::encode;
     use crate::frame::{Frame, FrameDecoder, Reason, Session, Subscribe};
-    use crate::link::{Inbound, Outbound};
+    use crate::link::{Inbound, InboundEvent, Outbound};
     use crate::{Limits, frame};
 
     #[test]
@@ -78,6 +78,8 @@ mod tests {
         up: VecDeque<Frame>,
         down: VecDeque<Frame>,
         sent: u64,
+        /// What the consumer has begun with.
+        begun: BTreeSet<u64>,
         /// The introduction is over.
         is_linked: bool,
     }
@@ -93,11 +95,22 @@ mod tests {
                 selector: None,
                 instance: 0,
                 consumer: None,
+                announces: true,
             };
             let mut outbound = Outbound::new(limits());
             outbound.take_answers();
+            outbound.announced();
             let inbound = Inbound::new(limits(), subscribe).unwrap();
-            Self { inbound, outbound, epoch: 0, up: VecDeque::new(), down: VecDeque::new(), sent: 0, is_linked: false }
+            Self {
+                inbound,
+                outbound,
+                epoch: 0,
+                up: VecDeque::new(),
+                down: VecDeque::new(),
+                sent: 0,
+                begun: BTreeSet::new(),
+                is_linked: false,
+            }
         }
 
         fn step(&mut self, step: &str) {
@@ -125,6 +138,11 @@ mod tests {
                     let delay = std::time::Duration::from_millis(250);
                     self.inbound.answer(number, Answer::Retry { delay, message: "busy".into() });
                 }
+                "the consumer begins with event" => {
+                    self.begun.insert(number);
+                    self.inbound.answer(number, Answer::Begun);
+                }
+                "the producer wants back event" => self.outbound.revoke(number),
                 "the stream is cut" => {
                     self.outbound.cut();
                     self.epoch = self.inbound.resume().unwrap();
@@ -164,6 +182,12 @@ mod tests {
                 match note('<', &bytes, record) {
                     Frame::HelloAck(_) | Frame::Refuse(_) => {}
                     frame => self.inbound.handle_frame(self.epoch, frame).unwrap(),
+                }
+                while let Some(event) = self.inbound.poll_event() {
+                    if let InboundEvent::Revoked { number } = event {
+                        let is_begun = self.begun.contains(&number);
+                        self.inbound.answer(number, if is_begun { Answer::Begun } else { Answer::Returned });
+                    }
                 }
             }
         }

@@ -17,7 +17,7 @@ use crate::codec::{decode, encode};
 use crate::connection::Offences;
 use crate::counters::Counters;
 use crate::frame::{FarConsumer, Reason, Subscribe};
-use crate::link::{Outbound, OutboundEvent};
+use crate::link::{Outbound, OutboundEvent, Reassembly};
 use crate::patience::{LOOK_EVERY, Stall, patience};
 use crate::peers::Slot;
 use crate::publish_options::Selectors;
@@ -38,6 +38,10 @@ pub(crate) struct IncomingLink {
     pub(crate) subscribe: Subscribe,
     pub(crate) stream: FrameStream,
     pub(crate) limits: Limits,
+    /// What unfinished results hold, with the unfinished events of the connection.
+    pub(crate) reassembly: Reassembly,
+    /// Both nodes know how events are asked back.
+    pub(crate) can_revoke: bool,
     /// The subscriber's node.
     pub(crate) peer: String,
     /// What that node has done wrong on its connection.
@@ -204,7 +208,8 @@ impl<T: Wire> Serving<T> {
                 return Ok(None);
             }
         };
-        let outlet = Arc::new(Outlet::default());
+        let can_give_back = link.subscribe.announces && link.can_revoke;
+        let outlet = Arc::new(Outlet { can_give_back, ..Outlet::default() });
         let subscriber = Arc::clone(&outlet) as _;
         #[cfg(aqueduct_bugs)]
         let (selector, subscriber) = crate::bugs::choose_late(selector, subscriber);
@@ -248,12 +253,17 @@ impl<T: Wire> Serving<T> {
             ended,
             ..
         } = link;
-        let counters = link.counters;
+        let (counters, reassembly) = (link.counters, link.reassembly);
         let session = subscribe.session.filter(|_| !grace.is_zero());
         let door = session.and_then(|session| sessions.open(&peer, session, max_subscriptions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
         if publisher.takes_answers() {
             outbound.take_answers();
+            // No result has begun yet.
+            let _ = outbound.share_reassembly(reassembly);
+            if can_give_back {
+                outbound.announced();
+            }
         }
         outbound.accept_one_of(source.instances() as u64);
         Ok(Some(Self {
@@ -338,7 +348,7 @@ impl<T: Wire> Serving<T> {
 
     /// Takes the stream that waits at the door, if there is one that counts.
     fn let_in(&mut self) -> bool {
-        let Some(Arrival { resume, mut stream, offences }) = self.door.as_ref().and_then(Door::take) else {
+        let Some(Arrival { resume, mut stream, offences, reassembly }) = self.door.as_ref().and_then(Door::take) else {
             return false;
         };
         match self.outbound.resume(resume.epoch, resume.arrived) {
@@ -348,6 +358,11 @@ impl<T: Wire> Serving<T> {
                 self.offences = offences;
                 std::mem::swap(&mut self.stream, &mut stream);
                 stream.reset(CLOSE_GIVEN_UP);
+                if let Err(error) = self.outbound.share_reassembly(reassembly) {
+                    tracing::warn!(stage = self.stage, peer = self.peer, %error, "a result has no room on the connection");
+                    self.offences.add(&error.to_string());
+                    self.outbound.give_up();
+                }
                 true
             }
             Err(reason) => {
@@ -449,6 +464,8 @@ impl<T: Wire> Serving<T> {
                 }
                 Err(error) => self.give_up(&events[..error.index], attempt, &error),
             },
+            Parcel::Revoke(number) => self.outbound.revoke(number),
+            Parcel::Expired(number) => self.outbound.expire(number),
             Parcel::Ended(cause) => {
                 // A source that lives on is told what becomes of the events that it has given.
                 self.is_let_go = matches!(cause, EndCause::Cancelled(_)) && self.outbound.is_acknowledged();
@@ -569,16 +586,20 @@ impl<T: Wire> Drop for Serving<T> {
 }
 
 /// The subscriber that the local source sees: it keeps what arrives until the link takes it. Bounded by the demand that
-/// the other node has allowed.
+/// the other node has allowed: at most so many events, and each of them is asked back once and expires once.
 struct Outlet<T> {
     /// `None` once the link has ended.
     parcels: Mutex<Option<VecDeque<Parcel<T>>>>,
     /// Something is here, or at the door.
     arrived: Arc<Notify>,
+    /// The subscriber gives back what it has not begun with.
+    can_give_back: bool,
 }
 
 enum Parcel<T> {
     Events(Events<T>, Attempt),
+    Revoke(u64),
+    Expired(u64),
     Ended(EndCause),
 }
 
@@ -603,7 +624,7 @@ impl<T> Outlet<T> {
         left.into_iter()
             .filter_map(|parcel| match parcel {
                 Parcel::Events(events, attempt) => Some((events, attempt)),
-                Parcel::Ended(_) => None,
+                _ => None,
             })
             .collect()
     }
@@ -615,7 +636,7 @@ impl<T> Outlet<T> {
 
 impl<T> Default for Outlet<T> {
     fn default() -> Self {
-        Self { parcels: Mutex::new(Some(VecDeque::new())), arrived: Arc::default() }
+        Self { parcels: Mutex::new(Some(VecDeque::new())), arrived: Arc::default(), can_give_back: false }
     }
 }
 
@@ -630,6 +651,18 @@ impl<T: Send> Subscriber<T> for Outlet<T> {
             Err(Parcel::Events(events, _)) => Err(events),
             _ => Ok(()),
         }
+    }
+
+    fn can_give_back(&self) -> bool {
+        self.can_give_back
+    }
+
+    fn revoke(&self, _: SubscriptionId, number: u64) {
+        let _ = self.push(Parcel::Revoke(number));
+    }
+
+    fn expired(&self, _: SubscriptionId, number: u64) {
+        let _ = self.push(Parcel::Expired(number));
     }
 
     fn ended(&self, _: SubscriptionId, cause: EndCause) {

@@ -23,7 +23,7 @@
 //! use aqueduct_transport::pulling::*;
 //!
 //! let now = tokio::time::Instant::now().into_std();
-//! let mut pulling = Pulling::new(PullingOptions::default());
+//! let mut pulling = Pulling::new(PullingOptions::default().ack_wait(Duration::from_secs(30)));
 //! let slow = pulling.join(now, Demand::new(1))?;
 //! let spare = pulling.join(now, Demand::ZERO)?;
 //! pulling.push(now, Task::new(7, "seven"))?;
@@ -122,10 +122,20 @@ pub struct Pulling<T> {
     pushed: u64,
     lanes: Lanes,
     workers: Workers,
-    /// Tasks with workers, earliest deadline first: `ack_wait` is the same for all, so a new deadline is the last.
-    in_flight: Chain,
+    /// How many tasks are with workers.
+    in_flight: usize,
+    /// Those that were begun, earliest deadline first: `ack_wait` is the same for all, so a new deadline is the last.
+    begun: Chain,
+    /// Those that were asked back, earliest end of the wait first.
+    revoked: Chain,
+    /// Of both: a task is in one of them at most.
     by_deadline: Links,
     by_worker: Links,
+    /// Of those that wait at their workers.
+    by_line: Links,
+    /// When to look again for tasks that wait where they should not, and whether that is for somebody who has nothing to do.
+    /// It may be too early, and is never too late.
+    look: Option<(Instant, bool)>,
     /// Tasks that are put off, with their numbers and slots.
     delayed: BTreeSet<(Instant, u64, u32)>,
     decisions: VecDeque<Pending<T>>,
@@ -149,6 +159,20 @@ enum State {
     Waiting,
     With {
         worker: WorkerId,
+        hold: Hold,
+    },
+}
+
+/// How far a worker is with a task that it was given.
+#[derive(Clone, Copy)]
+enum Hold {
+    /// It waits there, among what the worker has asked for.
+    Lent,
+    /// It waits there, and was asked back.
+    Revoked {
+        until: Instant,
+    },
+    Begun {
         since: Instant,
         deadline: Instant,
     },
@@ -189,9 +213,13 @@ impl<T> Pulling<T> {
             pushed: 0,
             lanes: Lanes::new(workers::lane_count(options.assignment)),
             workers: Workers::new(options.assignment, options.max_in_flight_per_worker),
-            in_flight: Chain::default(),
+            in_flight: 0,
+            begun: Chain::default(),
+            revoked: Chain::default(),
             by_deadline: Links::default(),
             by_worker: Links::default(),
+            by_line: Links::default(),
+            look: None,
             delayed: BTreeSet::new(),
             decisions: VecDeque::new(),
             closing: Closing::Open,
@@ -245,7 +273,7 @@ impl<T> Pulling<T> {
         let is_ended = matches!(self.places.get(&task), Some(Place::Ended));
         if is_ended {
             self.places.remove(&task);
-            self.ended.retain(|other| *other != task);
+            self.ended.retain(|other| *other != task || bug!(ForgottenStaysEnded));
         }
         is_ended
     }
@@ -283,6 +311,50 @@ impl<T> Pulling<T> {
         Ok(())
     }
 
+    /// From now on a worker says when it [begins](Self::begin) with a task, and [gives back](Self::give_back) what it was
+    /// asked for and has not begun. To be said before it is given anything. Returns whether it is there.
+    ///
+    /// Of any other worker it is taken that it does one task after the other: the oldest that it has is the one that it has
+    /// begun with.
+    pub fn announces(&mut self, worker: WorkerId) -> bool {
+        self.workers.announces(worker)
+    }
+
+    /// A worker begins with a task, which has waited there: the deadline is [`ack_wait`](PullingOptions::ack_wait) from now.
+    /// Said again, it changes nothing. Any other word about the task says it, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], and nothing has changed.
+    pub fn begin(&mut self, now: Instant, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<(), Refused> {
+        let now = self.advance(now);
+        let slot = self.held(now, worker, task, attempt)?;
+        self.start(now, slot);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// A worker gives a task back that it was [asked for](Decision::Revoke) and has not begun with. It was no attempt. That a
+    /// worker does so is no sign that it works: one that is silent stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], also if the worker was not asked, and nothing has changed.
+    pub fn give_back(&mut self, now: Instant, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<(), Refused> {
+        let now = self.advance(now);
+        let slot = self.find(worker, task, attempt)?;
+        let entry = self.entries[slot as usize].as_ref().expect("a held task has an entry");
+        if !matches!(entry.state, State::With { hold: Hold::Revoked { .. }, .. }) {
+            self.counters.not_held += 1;
+            return Err(Refused::NotHeld { worker, task, attempt });
+        }
+        self.counters.returned += 1;
+        self.release(now, slot);
+        self.hand_on(now, worker, slot);
+        self.settle(now);
+        Ok(())
+    }
+
     /// A worker has done a task: its answer is to be delivered, exactly if this succeeds.
     ///
     /// # Errors
@@ -297,7 +369,7 @@ impl<T> Pulling<T> {
     ) -> Result<Finished<T>, Refused> {
         let now = self.advance(now);
         let slot = self.held(now, worker, task, attempt)?;
-        self.release(slot);
+        self.release(now, slot);
         let entry = self.end(slot);
         self.counters.finished += 1;
         self.settle(now);
@@ -336,14 +408,15 @@ impl<T> Pulling<T> {
     pub fn progress(&mut self, now: Instant, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<(), Refused> {
         let now = self.advance(now);
         let slot = self.held(now, worker, task, attempt)?;
+        self.start(now, slot);
         let entry = self.entries[slot as usize].as_mut().expect("a held task has an entry");
-        if let State::With { since, deadline, .. } = &mut entry.state {
+        if let State::With { hold: Hold::Begun { since, deadline }, .. } = &mut entry.state {
             if now.duration_since(*since) >= self.options.max_attempt_time {
                 return Err(Refused::TooLong { task, attempt });
             }
             *deadline = now + self.options.ack_wait;
-            self.in_flight.remove(&mut self.by_deadline, slot);
-            self.in_flight.push_back(&mut self.by_deadline, slot);
+            self.begun.remove(&mut self.by_deadline, slot);
+            self.begun.push_back(&mut self.by_deadline, slot);
         }
         // It may have been silent.
         self.assign(now);
@@ -365,7 +438,7 @@ impl<T> Pulling<T> {
     ) -> Result<(), Refused> {
         let now = self.advance(now);
         let slot = self.held(now, worker, task, attempt)?;
-        self.release(slot);
+        self.release(now, slot);
         self.die(slot, DeadReason::Terminated(cut(message)));
         self.settle(now);
         Ok(())
@@ -380,27 +453,38 @@ impl<T> Pulling<T> {
         was_there
     }
 
-    /// A worker leaves in an orderly way. What it had goes to others, without counting against the tasks. Returns whether it
-    /// was there.
+    /// A worker leaves in an orderly way. What it had goes to others, without counting against the tasks; for what it had not
+    /// begun with, it was no attempt either. Returns whether it was there.
     pub fn leave(&mut self, now: Instant, worker: WorkerId) -> bool {
         let now = self.advance(now);
-        while let Some(slot) = self.workers.get(worker).and_then(|worker| worker.held.first()) {
+        while let Some((slot, was_begun)) = self.first_of(worker) {
             self.counters.given_back += 1;
-            self.release(slot);
-            self.retry(now, slot, Duration::ZERO);
+            self.release(now, slot);
+            if was_begun {
+                self.retry(now, slot, Duration::ZERO);
+            } else {
+                self.wait(slot);
+            }
         }
         let was_there = self.workers.remove(worker, &self.lanes);
         self.settle(now);
         was_there
     }
 
-    /// A worker is known to be gone. What it had goes to others, and counts as a failed attempt: it may be what ended the
-    /// worker. Returns whether it was there.
+    /// A worker is known to be gone. What it had goes to others. It counts as a failed attempt for what it had begun with: that
+    /// may be what ended the worker. If nothing is known to be begun, it counts for the oldest, as its last word may be lost
+    /// with it. For the others, which waited there, it does not count. Returns whether it was there.
     pub fn lost(&mut self, now: Instant, worker: WorkerId) -> bool {
         let now = self.advance(now);
-        while let Some(slot) = self.workers.get(worker).and_then(|worker| worker.held.first()) {
+        let mut is_first = !self.has_begun(worker);
+        while let Some((slot, was_begun)) = self.first_of(worker) {
             self.counters.lost += 1;
-            self.fail(now, slot, Duration::ZERO, || DeadReason::WorkerLost);
+            if was_begun || std::mem::take(&mut is_first) {
+                self.fail(now, slot, Duration::ZERO, || DeadReason::WorkerLost);
+            } else {
+                self.release(now, slot);
+                self.retry(now, slot, Duration::ZERO);
+            }
         }
         let was_there = self.workers.remove(worker, &self.lanes);
         self.settle(now);
@@ -415,7 +499,16 @@ impl<T> Pulling<T> {
             self.decisions.push_back(Pending::Decided(Decision::Expired(given)));
             self.workers.silence(given.worker);
             self.fail(now, slot, Duration::ZERO, || DeadReason::Expired);
+            self.clear_line(now, given.worker);
         }
+        while let Some((slot, worker)) = self.first_unreturned(now) {
+            self.counters.taken_back += 1;
+            self.workers.silence(worker);
+            self.release(now, slot);
+            self.retry(now, slot, Duration::ZERO);
+            self.clear_line(now, worker);
+        }
+        self.stalled(now);
         while let Some(&(until, number, slot)) = self.delayed.first() {
             if until > now {
                 break;
@@ -424,7 +517,7 @@ impl<T> Pulling<T> {
             self.wait(slot);
         }
         if matches!(self.closing, Closing::Draining(Some(until)) if until <= now) {
-            self.give_up();
+            self.give_up(now);
         }
         self.settle(now);
     }
@@ -459,13 +552,15 @@ impl<T> Pulling<T> {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due; `None` if nothing is.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let deadline = self.in_flight.first().and_then(|slot| match self.entries[slot as usize].as_ref()?.state {
-            State::With { deadline, .. } => Some(deadline),
-            State::Waiting => None,
-        });
+        let until = |slot: u32| match self.entries[slot as usize].as_ref()?.state {
+            State::With { hold: Hold::Begun { deadline: until, .. } | Hold::Revoked { until }, .. } => Some(until),
+            _ => None,
+        };
+        let (deadline, returned) = (self.begun.first().and_then(until), self.revoked.first().and_then(until));
         let delayed = self.delayed.first().map(|(until, ..)| *until);
         let end = if let Closing::Draining(until) = self.closing { until } else { None };
-        [deadline, delayed, end].into_iter().flatten().min()
+        let look = self.look.map(|(at, _)| at).filter(|_| self.workers.lent() > 0);
+        [deadline, returned, delayed, end, look].into_iter().flatten().min()
     }
 
     /// What was pushed with a task that has not ended.
@@ -488,7 +583,7 @@ impl<T> Pulling<T> {
 
     /// How many tasks are with workers.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.in_flight
     }
 
     /// How many workers there are.

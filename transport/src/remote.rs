@@ -1,5 +1,6 @@
 //! [`Remote`]: a producer on another node, to which a consumer subscribes as if it were near.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -102,6 +103,7 @@ impl<T: Wire> Remote<T> {
             selector: self.selector.as_deref().map(str::to_owned),
             instance: instance as u64,
             consumer: Some(consumer),
+            announces: established.can_revoke && subscription.subscriber.can_give_back(),
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.node.config().event_window_bytes.into());
@@ -573,6 +575,9 @@ impl<T: Wire> Link<T> {
                     let Subscription { id, subscriber, .. } = &self.subscription;
                     subscriber.deliver(*id, events.into(), attempt);
                 }
+                InboundEvent::Revoked { number } => {
+                    self.subscription.subscriber.revoke(self.subscription.id, number);
+                }
                 InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
                 InboundEvent::Failed { reason, origin, message, is_cancel } => {
                     let exit = far_exit(&self.name, reason, &origin, &message);
@@ -630,10 +635,13 @@ struct Wishes {
     taken_matters_from: u64,
     /// Handled in all, if the consumer says so; never falls.
     handled: Option<Demand>,
-    /// What became of single events, by their numbers, since it was last taken.
+    /// What became of single events, by their numbers, since it was last taken. An event is here once, or twice if it is
+    /// begun as well, and both by those that the consumer holds.
     answers: Vec<(u64, Answer)>,
     /// Why the consumer wants no more events, since it was last taken.
     parts: Option<Exit>,
+    /// The events that are being worked on and take longer, however often that is said.
+    in_progress: BTreeSet<u64>,
     /// Why the edge is to end, and what follows the events that were handled: how many, and the attempt that is to follow.
     cancel: Option<(EndCause, Vec<(u64, Attempt)>)>,
     /// The consumer's name at the publisher, held until it wants no more or knows that there is no more.
@@ -657,8 +665,10 @@ impl Controls {
     fn take(&self) -> Wishes {
         let mut wishes = self.lock();
         let Wishes { up_to, taken, taken_matters_from, handled, .. } = *wishes;
-        let (answers, parts, cancel) = (std::mem::take(&mut wishes.answers), wishes.parts.take(), wishes.cancel.take());
-        Wishes { up_to, taken, taken_matters_from, handled, answers, parts, cancel, consumer: None }
+        let mut answers = std::mem::take(&mut wishes.answers);
+        answers.extend(std::mem::take(&mut wishes.in_progress).into_iter().map(|number| (number, Answer::InProgress)));
+        let (parts, cancel, in_progress) = (wishes.parts.take(), wishes.cancel.take(), BTreeSet::new());
+        Wishes { up_to, taken, taken_matters_from, handled, answers, in_progress, parts, cancel, consumer: None }
     }
 
     /// Wakes the link when so many events are taken: to be woken for each batch would cost more than the batch.
@@ -706,8 +716,10 @@ impl<T: Send + 'static> Publisher<T> for Controls {
     fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
         self.wish(id, |wishes| {
             // What is said after a cancel is not heard.
-            if wishes.cancel.is_none() {
-                wishes.answers.push((number, answer));
+            match answer {
+                _ if wishes.cancel.is_some() => {}
+                Answer::InProgress => drop(wishes.in_progress.insert(number)),
+                answer => wishes.answers.push((number, answer)),
             }
         });
     }

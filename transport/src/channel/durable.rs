@@ -134,6 +134,7 @@ impl Node {
         let mark = Mark::new(&Job::signature(), &codec);
         let hub = Hub { desk: Some(Desk::default()), ..Hub::new(name, codec, options.capacity) };
         let hub = Arc::new(hub);
+        // No more results than entries in the desk's ledger, which are at most the capacity.
         let (results, arrivals) = mpsc::unbounded_channel();
         let sink = Sink { hub: Arc::clone(&hub), results: Mutex::new(Some(results)) };
         let pulling = options.pulling.max_waiting(options.capacity.min(TAKEN_AHEAD));

@@ -76,8 +76,8 @@ impl ChannelOptions {
         self
     }
 
-    /// Sets how long a worker may have a value without a word about it, waiting in the worker included. Default 30 s. Then it
-    /// goes to another.
+    /// Sets how long a worker may take for a value without a word about it, from when it begins. Default 30 min. Then it goes to
+    /// another. As [`PullingOptions::ack_wait`].
     ///
     /// # Panics
     ///
@@ -171,8 +171,8 @@ impl JoinOptions {
     }
 
     /// Sets how many values the worker asks for. Default `8..16`: it has at most 16, and asks for more when 8 are left to
-    /// be read. Short tasks far away need more, so that it does not wait for the network; long ones less (`0..1`), since
-    /// what waits in one worker cannot go to another before [`ack_wait`](ChannelOptions::ack_wait) is over.
+    /// be read. Short tasks far away need more, so that it does not wait for the network. What waits in one
+    /// worker is given to another that has nothing to do.
     #[must_use]
     #[track_caller]
     pub fn values(mut self, window: impl Into<SubscribeOptions>) -> Self {

@@ -91,6 +91,7 @@ impl Node {
     ) -> Result<ResultReceiver<T>, PublishError> {
         let codec = Codec::new(self.config().limits.clone(), options.transformers);
         let signature = results_signature::<T>(&options.application, &codec);
+        // No more values than tickets that were used and not received, which the board bounds by the capacity.
         let (parcels, arrivals) = mpsc::unbounded_channel();
         let bounds = (options.capacity, options.pulling.max_workers);
         let intake = Arc::new(Intake::new(name, codec, &signature, bounds, parcels));

@@ -113,6 +113,10 @@ pub(crate) struct Subscribe {
     /// somebody else each time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) consumer: Option<FarConsumer>,
+    /// The subscriber says when it begins with an event, and can be asked for what it has not begun. Only with the feature
+    /// [`REVOKE`](crate::introduction::REVOKE).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) announces: bool,
 }
 
 /// Names a consumer among those that a node has ever had subscriptions for.
@@ -246,6 +250,17 @@ pub(crate) enum Verdict {
     InProgress = 4,
     /// A piece of a result that is too long for a frame. The next answer is the next piece; the last one is done.
     Part = 5,
+    /// The consumer begins with it. Another answer follows.
+    Begun = 6,
+    /// It was asked back, and was not begun.
+    Returned = 7,
+}
+
+/// The publisher wants events back that the consumer has not begun, for somebody else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Revoke {
+    /// First and last numbers, in rising order.
+    pub(crate) ranges: Vec<(u64, u64)>,
 }
 
 /// The publisher has taken the answers up to number `up_to`: they need not be said again.
@@ -325,7 +340,7 @@ impl TryFrom<u8> for Verdict {
     type Error = String;
 
     fn try_from(number: u8) -> Result<Self, String> {
-        let all = [Self::Done, Self::Retry, Self::GiveUp, Self::InProgress, Self::Part];
+        let all = [Self::Done, Self::Retry, Self::GiveUp, Self::InProgress, Self::Part, Self::Begun, Self::Returned];
         all.into_iter().find(|verdict| *verdict as u8 == number).ok_or_else(|| format!("unknown verdict {number}"))
     }
 }

@@ -243,7 +243,7 @@ mod tests {
         for size in [1, 3, 100] {
             assert_eq!(frames(skipped.chunks(size)).unwrap().len(), 2);
         }
-        for kind in [0, 6, 26, 127] {
+        for kind in [0, 6, 27, 127] {
             let error = frames([&[0, 0, 0, 1, kind][..]]).unwrap_err();
             assert_eq!(error.to_string(), format!("unknown type of frame {kind}"));
         }

@@ -42,6 +42,7 @@ pub(crate) fn examples() -> Vec<Frame> {
             selector: Some(text("even")),
             instance: 3,
             consumer: Some(FarConsumer { incarnation: 7, number: 8 }),
+            announces: true,
         }),
         Frame::Accepted(Accepted { instances: 7, takes_answers: true }),
         Frame::Refused(Refused { reason: Reason::TypeMismatch, message: text("m"), published: Some(text("order v2")) }),
@@ -60,6 +61,7 @@ pub(crate) fn examples() -> Vec<Frame> {
             result: Some(Bytes::from_static(b"r")),
         }),
         Frame::Answered(Answered { up_to: 3 }),
+        Frame::Revoke(Revoke { ranges: vec![(4, 4), (6, 9)] }),
         Frame::Events(Events { first_seq: 1, count: 3, attempt: Attempt::FIRST, payload: Bytes::from_static(b"abc") }),
         Frame::Events(Events {
             first_seq: u64::MAX,
@@ -162,6 +164,7 @@ fn a_frame_that_nobody_would_take_is_not_made() {
         selector: None,
         instance: 0,
         consumer: None,
+        announces: false,
     };
     let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
     assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");

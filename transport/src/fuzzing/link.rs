@@ -163,6 +163,10 @@ impl Subscriber {
                 }
                 InboundEvent::Accepted { instances } => assert!((1..=1024).contains(&instances)),
                 InboundEvent::Resumed => {}
+                InboundEvent::Revoked { number } => {
+                    assert!((1..=self.delivered).contains(&number), "nobody is asked for what has not come");
+                    self.inbound.answer(number, Answer::Returned);
+                }
                 _ => self.is_over = true,
             }
         }
@@ -224,6 +228,7 @@ impl Publisher {
         let mut outbound = Outbound::new(limits());
         if input.flag() {
             outbound.take_answers();
+            outbound.announced();
         }
         let mut end = Self {
             outbound,
@@ -415,5 +420,15 @@ fn answer(input: &mut Input<'_>) -> Answer {
 fn subscribe(session: Option<Session>) -> Subscribe {
     let (producer, signature) = ("numbers".to_owned(), "bytes".to_owned());
     let (selector, consumer) = (None, None);
-    Subscribe { producer, signature, max_demand: 10, min_demand: 5, session, selector, instance: 0, consumer }
+    Subscribe {
+        producer,
+        signature,
+        max_demand: 10,
+        min_demand: 5,
+        session,
+        selector,
+        instance: 0,
+        consumer,
+        announces: true,
+    }
 }

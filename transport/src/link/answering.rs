@@ -17,7 +17,7 @@ const WINDOW: u64 = 24;
 
 #[test]
 fn whatever_is_cut_every_answer_is_taken_once() {
-    let (mut cuts, mut again) = (0, 0);
+    let (mut cuts, mut again, mut returned) = (0, 0, 0);
     for seed in 0..RUNS {
         let _named = Named::new(seed);
         let mut world = World::new(seed);
@@ -29,11 +29,13 @@ fn whatever_is_cut_every_answer_is_taken_once() {
             }
         }
         assert_eq!(world.said, world.taken, "seed {seed}");
+        returned += world.taken.values().filter(|answer| **answer == Answer::Returned).count();
         assert_eq!((world.taken.len() as u64, world.outbound.unacknowledged_bytes()), (EVENTS, 0), "seed {seed}");
         (cuts, again) = (cuts + world.cuts, again + world.answers_again);
     }
     // The schedules are worth something.
     assert!(cuts > 3_000 && again > 500, "{cuts} cuts, {again} answers came again");
+    assert!(returned > 500, "{returned} events were given back");
 }
 
 #[test]
@@ -67,6 +69,8 @@ struct World {
     sent: u64,
     /// What the consumer has and has not answered.
     inbox: Vec<u64>,
+    /// Those of it that it has begun with, as it has said.
+    begun: BTreeSet<u64>,
     /// Final answers: those that the consumer gave, and those that came.
     said: BTreeMap<u64, Answer>,
     taken: BTreeMap<u64, Answer>,
@@ -81,6 +85,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let (mut inbound, mut outbound) = (inbound(0), Outbound::new(limits()));
         outbound.take_answers();
+        outbound.announced();
         inbound.handled(Demand::ZERO);
         inbound.ask(Demand::new(WINDOW));
         Self {
@@ -91,6 +96,7 @@ impl World {
             demand: 0,
             sent: 0,
             inbox: Vec::new(),
+            begun: BTreeSet::new(),
             said: BTreeMap::new(),
             taken: BTreeMap::new(),
             is_done: false,
@@ -103,6 +109,10 @@ impl World {
     fn step(&mut self, in_trouble: bool) {
         let at_most = if self.below(3) == 0 { 20 } else { 500 };
         let last = self.pipes.len() - 1;
+        if self.sent > 0 && self.below(8) == 0 {
+            let number = 1 + self.below(self.sent);
+            self.outbound.revoke(number);
+        }
         match self.below(if in_trouble { 195 } else { 187 }) {
             0..60 => self.carry_up(last, at_most),
             60..110 => self.carry_down(last, at_most),
@@ -142,6 +152,10 @@ impl World {
             0 => Answer::Retry { delay: Duration::from_millis(self.below(100)), message },
             1 => Answer::GiveUp { message },
             2 => return self.inbound.answer(self.inbox[at], Answer::InProgress),
+            4 => {
+                self.begun.insert(self.inbox[at]);
+                return self.inbound.answer(self.inbox[at], Answer::Begun);
+            }
             // Some in several pieces.
             3 => Answer::DoneWith(vec![7; self.below(9000) as usize]),
             _ => Answer::Done,
@@ -151,6 +165,16 @@ impl World {
         // The first one counts.
         self.inbound.answer(number, Answer::Done);
         self.said.insert(number, answer);
+        self.inbound.ask(Demand::new(self.said.len() as u64 + WINDOW));
+    }
+
+    /// Gives an event back, and lets go of it later.
+    fn give_back(&mut self, number: u64) {
+        let at = self.inbox.iter().position(|other| *other == number).expect("it has no answer");
+        self.inbox.remove(at);
+        self.inbound.answer(number, Answer::Returned);
+        self.inbound.answer(number, Answer::Returned);
+        self.said.insert(number, Answer::Returned);
         self.inbound.ask(Demand::new(self.said.len() as u64 + WINDOW));
     }
 
@@ -209,7 +233,8 @@ impl World {
                         assert_eq!(self.taken.insert(number, answer.clone()), None, "event {number} answered twice");
                     }
                 }
-                OutboundEvent::Answered { first, .. } => {
+                OutboundEvent::Answered { first, answer, .. } => {
+                    assert!(answer != Answer::Begun || self.begun.contains(&first), "event {first} was not begun");
                     assert!(!self.taken.contains_key(&first), "event {first} is in progress after its answer");
                 }
                 OutboundEvent::Cancelled { .. } => {}
@@ -220,6 +245,10 @@ impl World {
                 InboundEvent::Events { count, payload, .. } => {
                     self.inbox.extend(decode::<u64>(&payload, count, &limits()).unwrap());
                 }
+                InboundEvent::Revoked { number } if self.begun.contains(&number) => {
+                    self.inbound.answer(number, Answer::Begun);
+                }
+                InboundEvent::Revoked { number } => self.give_back(number),
                 InboundEvent::Done => self.is_done = true,
                 InboundEvent::Accepted { .. } | InboundEvent::Resumed => {}
                 other => panic!("{other:?}"),

@@ -27,6 +27,10 @@ pub(crate) struct Answers {
     last_sent: u64,
     /// Events that are being worked on. Whether this is heard does not matter much, so it is not numbered.
     in_progress: BTreeSet<u64>,
+    /// Events that were begun and have no final answer. It is not numbered either, and said again on another stream.
+    begun: BTreeSet<u64>,
+    /// Those of them of which that is to be said.
+    begun_due: BTreeSet<u64>,
     /// How much of a result goes into one answer; 0 until it is known.
     piece_bytes: usize,
 }
@@ -48,14 +52,19 @@ impl Answers {
             Said::DoneWith(result) => return self.add_result(seq, result.into()),
             Said::Retry { delay, message } => (Verdict::Retry, delay, message),
             Said::GiveUp { message } => (Verdict::GiveUp, Duration::ZERO, message),
+            Said::Returned => (Verdict::Returned, Duration::ZERO, String::new()),
+            Said::Begun => {
+                self.begun.insert(seq);
+                self.begun_due.insert(seq);
+                return;
+            }
             // Further ones are for publishers that know them.
             _ => {
                 self.in_progress.insert(seq);
                 return;
             }
         };
-        self.settled.insert(seq, seq);
-        self.in_progress.remove(&seq);
+        self.settle(seq);
         if verdict == Verdict::Done && self.join_last(seq) {
             return;
         }
@@ -65,10 +74,17 @@ impl Answers {
         self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms, message, result: None });
     }
 
-    /// Says that event `seq` is done, and what came of it, in pieces that follow each other.
-    fn add_result(&mut self, seq: u64, mut rest: Bytes) {
+    /// Nothing but its final answer is to be said of event `seq`.
+    fn settle(&mut self, seq: u64) {
         self.settled.insert(seq, seq);
         self.in_progress.remove(&seq);
+        self.begun.remove(&seq);
+        self.begun_due.remove(&seq);
+    }
+
+    /// Says that event `seq` is done, and what came of it, in pieces that follow each other.
+    fn add_result(&mut self, seq: u64, mut rest: Bytes) {
+        self.settle(seq);
         loop {
             let piece = rest.split_to(rest.len().min(self.piece_bytes.max(1)));
             let verdict = if rest.is_empty() { Verdict::Done } else { Verdict::Part };
@@ -89,17 +105,18 @@ impl Answers {
             self.last_sent = self.last_sent.max(self.sent);
             return Some(self.kept[at].clone());
         }
-        let ranges: Vec<_> =
-            std::iter::from_fn(|| self.in_progress.pop_first()).take(MAX_RANGES).map(|seq| (seq, seq)).collect();
-        let verdict = Verdict::InProgress;
-        (!ranges.is_empty()).then(|| Answer {
-            number: 0,
-            ranges,
-            verdict,
-            delay_ms: 0,
-            message: String::new(),
-            result: None,
-        })
+        self.next_word()
+    }
+
+    /// What is said of events without a number.
+    fn next_word(&mut self) -> Option<Answer> {
+        let (verdict, events) = match (&mut self.begun_due, &mut self.in_progress) {
+            (begun, _) if !begun.is_empty() => (Verdict::Begun, begun),
+            (_, in_progress) if !in_progress.is_empty() => (Verdict::InProgress, in_progress),
+            _ => return None,
+        };
+        let ranges = std::iter::from_fn(|| events.pop_first()).take(MAX_RANGES).map(|seq| (seq, seq)).collect();
+        Some(Answer { number: 0, ranges, verdict, delay_ms: 0, message: String::new(), result: None })
     }
 
     /// The publisher has taken the answers up to number `up_to`.
@@ -122,6 +139,7 @@ impl Answers {
     /// Says again what is not confirmed, on another stream.
     pub(crate) fn restart(&mut self) {
         self.sent = self.confirmed;
+        self.begun_due.clone_from(&self.begun);
     }
 
     /// The events with a final answer.
@@ -255,5 +273,22 @@ mod tests {
         answers.confirm(2).unwrap();
         answers.restart();
         assert_eq!((sent(&mut answers).len(), answers.kept.len(), answers.settled_up_to()), (0, 0, 2));
+    }
+
+    #[test]
+    fn what_is_begun_is_said_unless_it_has_ended_and_again_on_another_stream() {
+        let mut answers = Answers::default();
+        for seq in 1..=3 {
+            answers.add(seq, Said::Begun);
+        }
+        answers.add(1, Said::Done);
+        answers.add(4, Said::Returned);
+        let done = (1, Verdict::Done, vec![(1, 1)]);
+        let returned = (2, Verdict::Returned, vec![(4, 4)]);
+        let begun = |seqs: &[u64]| (0, Verdict::Begun, seqs.iter().map(|seq| (*seq, *seq)).collect());
+        assert_eq!(sent(&mut answers), [done.clone(), returned.clone(), begun(&[2, 3])]);
+        answers.add(2, Said::Done);
+        answers.restart();
+        assert_eq!(sent(&mut answers), [done, returned, (3, Verdict::Done, vec![(2, 2)]), begun(&[3])]);
     }
 }

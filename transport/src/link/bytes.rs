@@ -1,6 +1,6 @@
 //! [`ByteCredit`]: how many bytes of events a publisher may send, as its subscriber reckons it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::link::LinkError;
 use crate::ranges::Ranges;
@@ -68,11 +68,13 @@ impl ByteCredit {
         }
     }
 
-    /// The consumer has taken these events, in whatever order. Those that came together count when all of them are taken.
-    pub(crate) fn settle(&mut self, events: &Ranges) {
+    /// The consumer has taken these events, in whatever order, but for those that it still `holds`. Those that came together
+    /// count when all of them are taken.
+    pub(crate) fn settle(&mut self, events: &Ranges, holds: &BTreeSet<u64>) {
         let taken = &mut self.taken;
         self.waiting.retain(|waiting| {
-            let is_taken = events.covers(waiting.first, waiting.last);
+            let is_held = holds.range(waiting.first..=waiting.last).next().is_some();
+            let is_taken = !is_held && events.covers(waiting.first, waiting.last);
             *taken += if is_taken { waiting.bytes } else { 0 };
             !is_taken
         });
@@ -148,13 +150,13 @@ mod tests {
         let mut taken = Ranges::default();
         for (event, is_due) in [(3, false), (4, true)] {
             taken.insert(event, event);
-            credit.settle(&taken);
+            credit.settle(&taken, &BTreeSet::new());
             assert_eq!(credit.is_due(), is_due, "after event {event}");
         }
         assert_eq!(credit.tell(), 160);
         taken.insert(2, 2);
-        credit.settle(&taken);
-        credit.settle(&taken);
+        credit.settle(&taken, &BTreeSet::new());
+        credit.settle(&taken, &BTreeSet::new());
         assert_eq!(credit.tell(), 200);
     }
 

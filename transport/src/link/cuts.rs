@@ -438,6 +438,7 @@ pub(super) fn inbound(session: u64) -> Inbound {
         selector: None,
         instance: 0,
         consumer: None,
+        announces: true,
     };
     let mut inbound = Inbound::new(limits(), subscribe).unwrap();
     inbound.bound_bytes(WINDOW_BYTES);

@@ -1,14 +1,14 @@
 //! [`Inbound`]: the subscriber's end of a link.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
 use crate::bugs::bug;
-use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Session, Subscribe};
+use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Revoke, Session, Subscribe};
 use crate::gather::Gather;
-use crate::link::answers::Answers;
+use crate::link::answers::{Answers, MAX_RANGES};
 use crate::link::bytes::ByteCredit;
 use crate::link::reassembly::{Reassembly, Share};
 use crate::link::{LinkError, MAX_INSTANCES};
@@ -61,6 +61,12 @@ pub(crate) struct Inbound {
     /// The publisher takes answers to single events.
     takes_answers: bool,
     answers: Answers,
+    /// The consumer says what it begins with, and can be asked for the rest.
+    announces: bool,
+    /// Events that the publisher has asked for on this stream, and that have no final answer.
+    asked_back: BTreeSet<u64>,
+    /// Events that were returned, while the consumer still holds them.
+    returned: BTreeSet<u64>,
     /// The event after the last, if a part of it is here.
     partial: Option<Partial>,
     /// What events of which pieces have arrived may hold, with the other links of the connection.
@@ -105,6 +111,8 @@ pub(crate) enum InboundEvent {
         /// Their encodings, one after the other.
         payload: Bytes,
     },
+    /// The publisher wants this event back, if it is not begun; to be [answered](Inbound::answer).
+    Revoked { number: u64 },
     /// The producer is exhausted, and everything it sent has been told. Nothing follows.
     Done,
     /// The producer has ended otherwise, or cancelled the subscription, and everything it sent has been told. Nothing
@@ -142,7 +150,7 @@ impl Inbound {
     ///
     /// [`FrameError::TooLong`] if the names do not fit into a frame (64 KiB by default).
     pub(crate) fn new(limits: Limits, subscribe: Subscribe) -> Result<Self, FrameError> {
-        let session = subscribe.session;
+        let (session, announces) = (subscribe.session, subscribe.announces);
         let first = Frame::Subscribe(subscribe).encode(&limits)?.head;
         // With its names, a piece must fit into a frame.
         let answers = Answers::new(limits.control_frame_bytes() / 2);
@@ -165,6 +173,9 @@ impl Inbound {
             attempts: VecDeque::new(),
             takes_answers: false,
             answers,
+            announces,
+            asked_back: BTreeSet::new(),
+            returned: BTreeSet::new(),
             partial: None,
             reassembly: Reassembly::new(usize::MAX),
             closing: None,
@@ -216,17 +227,30 @@ impl Inbound {
 
     /// Says what became of event `number`, if it has arrived and has no final answer yet. The publisher must
     /// [take](Self::takes_answers) answers, and [`handled`](Self::handled) must have been called before the first ask.
+    ///
+    /// An event that is [returned](Answer::Returned) waits there for a while: a second answer says that the consumer does not
+    /// hold it any more.
     pub(crate) fn answer(&mut self, number: u64, answer: Answer) {
         let may_answer = self.state == State::Accepted && self.takes_answers && self.handled.is_some();
-        if may_answer && (1..=self.arrived).contains(&number) {
-            self.answers.add(number, answer);
-            let settled = self.answers.settled_up_to();
-            while self.attempts.pop_front_if(|(last, _)| *last <= settled).is_some() {}
-            if let Some(bytes) = &mut self.bytes {
-                bytes.settle(self.answers.settled());
-            }
-            self.close();
+        let is_known = self.announces || !matches!(answer, Answer::Begun | Answer::Returned);
+        if !(may_answer && is_known && (1..=self.arrived).contains(&number)) {
+            return;
         }
+        if !self.returned.remove(&number) {
+            if answer == Answer::Returned && !self.answers.settled().contains(number) {
+                self.returned.insert(number);
+            }
+            if answer.is_final() {
+                self.asked_back.remove(&number);
+            }
+            self.answers.add(number, answer);
+        }
+        let settled = self.answers.settled_up_to();
+        while self.attempts.pop_front_if(|(last, _)| *last <= settled).is_some() {}
+        if let Some(bytes) = &mut self.bytes {
+            bytes.settle(self.answers.settled(), &self.returned);
+        }
+        self.close();
     }
 
     /// Wants no more events. If the consumer says what it has handled, or answers, the link is [cancelled](Self::cancel) only
@@ -275,6 +299,7 @@ impl Inbound {
         if !bug!(AnswersNotSaidAgain) {
             self.answers.restart();
         }
+        self.asked_back.clear();
         let arrived = self.arrived.saturating_sub(bug!(ResumeTooEarly).into()) + u64::from(bug!(ResumeTooLate));
         let resume = Resume { session, epoch: self.epoch, arrived };
         self.first = Some(self.encode(&Frame::Resume(resume)));
@@ -499,6 +524,7 @@ impl Inbound {
             Frame::Events(events) => self.handle_events(events),
             Frame::Chunk(chunk) => self.handle_chunk(&chunk),
             Frame::Answered(answered) => self.answers.confirm(answered.up_to),
+            Frame::Revoke(revoke) => self.handle_revoke(&revoke),
             Frame::Done(done) => self.handle_end(done.last_seq, InboundEvent::Done),
             Frame::Failed(failed) => {
                 let crate::frame::Failed { last_seq, reason, origin, message, is_cancel } = failed;
@@ -556,6 +582,31 @@ impl Inbound {
             && let Some(partial) = self.partial.take()
         {
             self.deliver(seq, partial.attempt, partial.bytes.into_bytes());
+        }
+        Ok(())
+    }
+
+    /// Each event is told once on a stream, so that the publisher cannot ask without end.
+    fn handle_revoke(&mut self, Revoke { ranges }: &Revoke) -> Result<(), LinkError> {
+        if !self.announces {
+            return Err(LinkError::Unexpected { frame: "revoke", place: "for a subscriber that cannot give back" });
+        }
+        let got = ranges.len();
+        if !(1..=MAX_RANGES).contains(&got) {
+            return Err(LinkError::AnswerRanges { bound: MAX_RANGES, got });
+        }
+        let (mut from, to) = (1, self.arrived);
+        for &(first, last) in ranges {
+            if !(from <= first && first <= last && last <= to) {
+                return Err(LinkError::Revoked { from, to, first, last });
+            }
+            from = last + 1;
+            let open = self.answers.settled().gaps(first, last);
+            for number in open.into_iter().flat_map(|(first, last)| first..=last) {
+                if self.asked_back.insert(number) {
+                    self.events.push_back(InboundEvent::Revoked { number });
+                }
+            }
         }
         Ok(())
     }

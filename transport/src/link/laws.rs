@@ -27,6 +27,7 @@ fn subscribe() -> Subscribe {
         selector: None,
         instance: 0,
         consumer: None,
+        announces: false,
     }
 }
 

@@ -11,11 +11,14 @@ use crate::bugs::bug;
 use crate::codec::Encoded;
 use crate::frame::{
     self, Accepted, Ack, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resumed,
-    Verdict,
+    Revoke, Verdict,
 };
 use crate::link::LinkError;
 use crate::link::answers::{CONFIRM_EVERY, MAX_RANGES};
 use crate::link::log::{Log, Run};
+use crate::link::pieces::Pieces;
+use crate::link::reassembly::Reassembly;
+use crate::link::words::{Expired, Recall, Words};
 
 /// The publisher's end of a link: sends events as far as the subscriber allows, and keeps them until they are
 /// acknowledged.
@@ -26,8 +29,9 @@ use crate::link::log::{Log, Run};
 /// When its stream is cut, it waits for the subscriber to [`resume`](Self::resume) the link on another one, and sends again
 /// what did not arrive; or it is [given up](Self::give_up).
 ///
-/// * mutators: [`take_answers`](Self::take_answers), [`accept`](Self::accept), [`refuse`](Self::refuse),
-///   [`send`](Self::send), [`finish`](Self::finish), [`fail`](Self::fail), [`let_go`](Self::let_go),
+/// * mutators: [`take_answers`](Self::take_answers), [`announced`](Self::announced),
+///   [`share_reassembly`](Self::share_reassembly), [`accept`](Self::accept), [`refuse`](Self::refuse),
+///   [`send`](Self::send), [`revoke`](Self::revoke), [`expire`](Self::expire), [`finish`](Self::finish), [`fail`](Self::fail), [`let_go`](Self::let_go),
 ///   [`give_up`](Self::give_up)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream), [`cut`](Self::cut),
 ///   [`resume`](Self::resume)
@@ -61,10 +65,18 @@ pub(crate) struct Outbound {
     /// The number of the last answer that came; and of the last that the subscriber was told of, on this stream.
     taken: u64,
     confirmed: u64,
-    /// Answers that have not been polled.
+    /// Final answers that have not been polled; one for each event at most.
     answers: VecDeque<OutboundEvent>,
-    /// The number of an event of whose result some pieces have come, and those.
-    result: Option<(u64, Vec<u8>)>,
+    /// What was said of open events, and has not been polled.
+    words: Words,
+    /// The subscriber says what it begins with, and gives back what it has not begun.
+    is_announced: bool,
+    recall: Recall,
+    expired: Expired,
+    /// What has come of a result in pieces.
+    result: Option<Pieces>,
+    /// What those may hold, with the unfinished events of the connection.
+    reassembly: Reassembly,
     /// The events that are not acknowledged; the last one's number is `<= allowed`.
     log: Log,
     /// The number of the last event that has ever gone out whole; `<= log.last()`.
@@ -146,7 +158,12 @@ impl Outbound {
             taken: 0,
             confirmed: 0,
             answers: VecDeque::new(),
+            words: Words::default(),
+            is_announced: false,
+            recall: Recall::default(),
+            expired: Expired::default(),
             result: None,
+            reassembly: Reassembly::new(usize::MAX),
             log: Log::default(),
             sent: 0,
             next: 1,
@@ -162,6 +179,27 @@ impl Outbound {
     /// Lets the subscriber answer single events. To be said before [`accept`](Self::accept).
     pub(crate) fn take_answers(&mut self) {
         self.takes_answers = true;
+    }
+
+    /// The subscriber says what it begins with, and gives back what it has not begun. To be said before
+    /// [`accept`](Self::accept).
+    pub(crate) fn announced(&mut self) {
+        self.is_announced = true;
+    }
+
+    /// Shares a bound on what has come of results with the unfinished events of a connection. To be called for each connection
+    /// that the link has; without it, only the length of a result is bounded.
+    ///
+    /// # Errors
+    ///
+    /// [`LinkError::Reassembly`] if the connection has no room for what has come of a result. That is dropped.
+    pub(crate) fn share_reassembly(&mut self, reassembly: Reassembly) -> Result<(), LinkError> {
+        let moved = self.result.as_mut().map_or(Ok(()), |result| result.move_to(&reassembly));
+        if moved.is_err() {
+            self.result = None;
+        }
+        self.reassembly = reassembly;
+        moved
     }
 
     /// Tells the subscriber that the edge is made. [`send`](Self::send), [`finish`](Self::finish) and
@@ -205,6 +243,22 @@ impl Outbound {
         let last = self.log.last() + events.len() as u64;
         assert!(Demand::new(last) <= self.allowed, "expected no event after {}, sent {last}", self.allowed);
         self.log.push(events, attempt);
+    }
+
+    /// Asks for event `number` back, if the subscriber has not begun with it. It is answered, unless it has its final answer.
+    /// Does nothing if the subscriber is not [able](Self::announced) to.
+    pub(crate) fn revoke(&mut self, number: u64) {
+        if self.is_announced && number <= self.log.last() && !self.log.settled().contains(number) {
+            self.recall.want(number);
+        }
+    }
+
+    /// Nobody waits for what comes of event `number` any more: its result is dropped, whatever has come of it and what follows.
+    pub(crate) fn expire(&mut self, number: u64) {
+        self.expired.insert(number, self.log.settled());
+        if let Some(result) = self.result.as_mut().filter(|result| result.seq == number) {
+            result.give_up();
+        }
     }
 
     /// Sends the end of the producer, behind all events: it is exhausted.
@@ -286,6 +340,7 @@ impl Outbound {
             (arrived + 1, if bug!(PieceLost) { self.pieces } else { 0 }, None, bug!(EndLost) && self.is_end_sent);
         self.answer = Some(Frame::Resumed(Resumed {}));
         self.confirmed = 0;
+        self.recall.restart();
         if !self.is_acknowledged {
             self.log.acknowledge(arrived);
         }
@@ -309,6 +364,7 @@ impl Outbound {
             .answer
             .take()
             .or_else(|| self.next_confirmation())
+            .or_else(|| self.next_revoke())
             .or_else(|| self.next_run())
             .or_else(|| self.next_end())?;
         let parts = frame.encode(&self.limits).expect("events, chunks and texts were cut to fit into a frame");
@@ -331,6 +387,11 @@ impl Outbound {
         }
         if let Some(answered) = self.answers.pop_front() {
             return Some(answered);
+        }
+        if self.state == State::Accepted
+            && let Some((seq, answer)) = self.words.next()
+        {
+            return Some(OutboundEvent::Answered { first: seq, last: seq, answer });
         }
         match &mut self.state {
             State::Cancelled(why) => why.take().map(|(reason, is_down)| OutboundEvent::Cancelled { reason, is_down }),
@@ -410,6 +471,14 @@ impl Outbound {
         })
     }
 
+    /// What is asked back of the events that have gone out; not between the pieces of an event.
+    fn next_revoke(&mut self) -> Option<Frame> {
+        if self.pieces > 0 || self.is_end_sent {
+            return None;
+        }
+        self.recall.next_before(self.next).map(|ranges| Frame::Revoke(Revoke { ranges }))
+    }
+
     fn next_end(&mut self) -> Option<Frame> {
         // Behind all events, also behind those that may not go out yet.
         if self.next <= self.log.last() && !bug!(EndOvertakes) {
@@ -479,6 +548,9 @@ impl Outbound {
         // What has only arrived may still have to be given to somebody else.
         if handled == self.is_acknowledged && (is_first || up_to > self.log.acknowledged()) {
             self.log.acknowledge(up_to);
+            self.words.settle(1, up_to);
+            self.recall.settle(1, up_to);
+            self.expired.settle(1, up_to);
             self.is_handled_new = handled;
         }
         Ok(())
@@ -514,23 +586,46 @@ impl Outbound {
                 Answer::Retry { delay, message: answer.message.clone() }
             }
             Verdict::GiveUp => Answer::GiveUp { message: answer.message.clone() },
-            Verdict::InProgress => {
-                let open = answer.ranges.iter().filter(|(first, _)| !self.log.settled().contains(*first));
-                let progress = |&(first, last)| OutboundEvent::Answered { first, last, answer: Answer::InProgress };
-                self.answers.extend(open.map(progress));
+            Verdict::InProgress | Verdict::Begun => {
+                self.note(answer);
                 return Ok(());
             }
+            Verdict::Returned => Answer::Returned,
         };
         // One that is lower came before a cut already.
         if self.is_next(answer.number)? || bug!(AnswerTakenAgain) {
             self.result_is_whole()?;
+            let is_asked = |(first, _): &(u64, u64)| self.recall.wants(*first) || self.log.settled().contains(*first);
+            if said == Answer::Returned && !answer.ranges.iter().all(is_asked) {
+                return Err(LinkError::Unexpected { frame: "answer", place: "that gives back what was not asked for" });
+            }
             self.taken = answer.number;
             for &(first, last) in &answer.ranges {
-                let answered = |(first, last)| OutboundEvent::Answered { first, last, answer: said.clone() };
-                self.answers.extend(self.log.release(first, last).into_iter().map(answered));
+                self.settle(first, last, said.clone());
             }
         }
         Ok(())
+    }
+
+    /// Takes a word on open events, which are all single.
+    fn note(&mut self, answer: &frame::Answer) {
+        for (seq, _) in &answer.ranges {
+            match answer.verdict {
+                _ if self.log.settled().contains(*seq) => {}
+                Verdict::Begun => self.words.begun(*seq),
+                _ => self.words.in_progress(*seq),
+            }
+        }
+    }
+
+    /// Takes the final answer to those of some events that have none.
+    fn settle(&mut self, first: u64, last: u64, answer: Answer) {
+        for (first, last) in self.log.release(first, last) {
+            self.words.settle(first, last);
+            self.recall.settle(first, last);
+            self.expired.settle(first, last);
+            self.answers.push_back(OutboundEvent::Answered { first, last, answer: answer.clone() });
+        }
     }
 
     /// Whether that is the number of the next answer. One that is lower came before a cut already.
@@ -542,7 +637,7 @@ impl Outbound {
     /// A result must not be left in the middle.
     fn result_is_whole(&self) -> Result<(), LinkError> {
         match &self.result {
-            Some((seq, _)) => Err(LinkError::Incomplete { seq: *seq, frame: "answer" }),
+            Some(result) => Err(LinkError::Incomplete { seq: result.seq, frame: "answer" }),
             None => Ok(()),
         }
     }
@@ -555,23 +650,34 @@ impl Outbound {
         if !self.is_next(answer.number)? {
             return Ok(());
         }
-        let is_other = self.result.as_ref().is_some_and(|(begun, _)| *begun != seq);
-        if is_other {
+        if self.result.as_ref().is_some_and(|result| result.seq != seq) {
             self.result_is_whole()?;
         }
-        let (bound, before) = (self.limits.event_bytes(), self.result.as_ref().map_or(0, |(_, bytes)| bytes.len()));
+        let (bound, before) = (self.limits.event_bytes(), self.result.as_ref().map_or(0, Pieces::len));
         let got = before.saturating_add(piece.len());
         if got > bound {
             return Err(LinkError::EventTooLong { seq, bound, got: got as u64 });
         }
-        self.taken = answer.number;
-        let (_, mut result) = self.result.take().unwrap_or_default();
-        result.extend_from_slice(piece);
         if answer.verdict == Verdict::Part {
-            self.result = Some((seq, result));
-        } else if !self.log.release(seq, seq).is_empty() {
-            self.answers.push_back(OutboundEvent::Answered { first: seq, last: seq, answer: Answer::DoneWith(result) });
+            // One without bytes brings the result no nearer to its end.
+            if piece.is_empty() {
+                return Err(LinkError::Unexpected { frame: "answer", place: "without a piece of a result" });
+            }
+            let result = self.result.get_or_insert_with(|| Pieces::new(seq, &self.reassembly));
+            if self.expired.contains(seq) {
+                result.give_up();
+            }
+            result.push(piece)?;
+            self.taken = answer.number;
+            return Ok(());
         }
+        self.taken = answer.number;
+        let result = match self.result.take() {
+            Some(pieces) => pieces.finish(piece),
+            None => Some(piece.to_vec()).filter(|_| !self.expired.contains(seq)),
+        };
+        let late = || Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() };
+        self.settle(seq, seq, result.map_or_else(late, Answer::DoneWith));
         Ok(())
     }
 

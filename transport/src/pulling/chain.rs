@@ -61,6 +61,11 @@ impl Chain {
         self.ends.map(|(first, _)| first)
     }
 
+    /// The slot that was added last.
+    pub(super) fn last(&self) -> Option<u32> {
+        self.ends.map(|(_, last)| last)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }

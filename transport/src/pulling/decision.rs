@@ -10,6 +10,10 @@ use super::{DeadLetter, TaskId, WorkerId};
 pub enum Decision<T> {
     /// Send a task to a worker. Its [payload](super::Pulling::payload) stays here until the task ends.
     Assign(Given),
+    /// Ask a worker for a task that waits there. It answers with [`give_back`](super::Pulling::give_back), or with
+    /// [`begin`](super::Pulling::begin) if it has begun. Only workers that [announce](super::Pulling::announces) what they
+    /// begin with are asked.
+    Revoke(Given),
     /// Nothing was heard of a task in time. It waits for somebody else; the worker may be told to stop.
     Expired(Given),
     /// Nobody will do this task.
@@ -52,6 +56,12 @@ pub struct Counters {
     pub lost: u64,
     /// Attempts given back by workers that left.
     pub given_back: u64,
+    /// Tasks that waited at a worker and were asked back.
+    pub revoked: u64,
+    /// Those of them that it gave back.
+    pub returned: u64,
+    /// Tasks that waited at a worker which had fallen silent, and were taken back without its word.
+    pub taken_back: u64,
     /// Messages of workers about earlier attempts or ended tasks.
     pub late: u64,
     /// Messages about tasks that the worker never had.

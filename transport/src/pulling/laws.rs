@@ -64,9 +64,16 @@ impl Rng<'_> {
 enum Where {
     Waiting,
     Delayed(Instant),
-    With { worker: WorkerId, since: Instant, deadline: Instant },
+    With { worker: WorkerId, hold: Hold },
     Finished,
     Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hold {
+    Lent,
+    Revoked { until: Instant },
+    Begun { since: Instant, deadline: Instant },
 }
 
 #[derive(Debug)]
@@ -85,6 +92,9 @@ struct ModelWorker {
     asked: u64,
     given: u64,
     is_silent: bool,
+    announces: bool,
+    /// When its line has moved last.
+    moved_at: Option<Instant>,
 }
 
 /// What must be the case, kept in the plainest way.
@@ -103,6 +113,8 @@ struct World {
     /// By key: who was given something of a key last, and which; emptied when somebody joins or leaves.
     keys: BTreeMap<u64, (WorkerId, u64)>,
     expected: VecDeque<(u64, DeadReason)>,
+    /// What was just given back, and by whom.
+    returned: Option<(u64, WorkerId)>,
     close_at: Option<Option<Instant>>,
     closed: bool,
 }
@@ -132,6 +144,7 @@ impl World {
             last: None,
             keys: BTreeMap::new(),
             expected: VecDeque::new(),
+            returned: None,
             close_at: None,
             closed: false,
         }
@@ -140,11 +153,12 @@ impl World {
     fn step(&mut self, rng: &mut Rng<'_>) {
         match rng.below(100) {
             0..30 => self.push(rng),
-            30..34 => self.join(rng.below(8)),
-            34..48 => self.ask(rng),
-            48..72 => self.answer(rng, false),
-            72..82 => self.answer(rng, true),
-            82..95 => self.pass(Duration::from_millis(rng.below(5000))),
+            30..34 => self.join(rng.below(8), rng.below(2) == 0),
+            34..46 => self.ask(rng),
+            46..72 => self.answer(rng, false),
+            72..81 => self.answer(rng, true),
+            81..83 => self.pass(Duration::from_millis(100)),
+            83..95 => self.pass(Duration::from_millis(rng.below(5000))),
             95..97 => {
                 // A whole wait, so that something runs out.
                 self.pass(self.options.ack_wait);
@@ -176,15 +190,18 @@ impl World {
         }
     }
 
-    fn join(&mut self, demand: u64) {
-        let joined = self.pulling.join(self.now, Demand::new(demand));
+    fn join(&mut self, demand: u64, announces: bool) {
+        let joined = self.pulling.join(self.now, Demand::ZERO);
         if self.closed {
             assert_eq!(joined, Err(JoinError::Closed));
         } else if self.workers.len() == 6 {
             assert_eq!(joined, Err(JoinError::TooMany { bound: 6 }));
         } else {
-            self.workers.insert(joined.unwrap(), ModelWorker { asked: demand, ..ModelWorker::default() });
+            let worker = joined.unwrap();
+            assert!(!announces || self.pulling.announces(worker));
+            self.workers.insert(worker, ModelWorker { asked: demand, announces, ..ModelWorker::default() });
             self.keys.clear();
+            self.pulling.ask(self.now, worker, Demand::new(demand)).unwrap();
         }
     }
 
@@ -211,7 +228,11 @@ impl World {
 
     /// A worker says something of a task: of one that it has, or any lie.
     fn answer(&mut self, rng: &mut Rng<'_>, is_lie: bool) {
-        let present: Vec<_> = self.history.iter().copied().filter(|given| self.has(*given)).collect();
+        let what = rng.below(13);
+        let mut present: Vec<_> = self.history.iter().copied().filter(|given| self.has(*given)).collect();
+        if what == 12 && present.iter().any(|given| self.is_revoked(*given)) {
+            present.retain(|given| self.is_revoked(*given));
+        }
         let Some(mut given) = rng.pick(if is_lie { &self.history } else { &present }).copied() else { return };
         if is_lie {
             match rng.below(4) {
@@ -223,17 +244,20 @@ impl World {
         }
         let refused = self.refusal(given);
         let Given { worker, task, attempt } = given;
+        let id = u64::try_from(task.number()).unwrap();
+        if what == 12 {
+            return self.give_back(given, refused);
+        }
         if let Some(model) = self.workers.get_mut(&worker) {
             model.is_silent = false;
         }
-        let id = u64::try_from(task.number()).unwrap();
-        match rng.below(10) {
+        match what {
             0..5 => {
                 let result = self.pulling.acknowledge(self.now, worker, task, attempt);
                 let finished = result.map(|finished| (finished.task, finished.payload, finished.attempt));
                 assert_eq!(finished, refused.map_or(Ok((task, id, attempt)), Err));
                 if refused.is_none() {
-                    self.tasks.get_mut(&id).unwrap().state = Where::Finished;
+                    self.take(id, Where::Finished);
                 }
             }
             5..7 => {
@@ -247,8 +271,11 @@ impl World {
             7..9 => {
                 let result = self.pulling.progress(self.now, worker, task, attempt);
                 let mut expected = refused.map_or(Ok(()), Err);
+                if refused.is_none() {
+                    self.begin(id);
+                }
                 let state = self.tasks.get_mut(&id).map(|task| &mut task.state);
-                if let (None, Some(Where::With { since, deadline, .. })) = (refused, state) {
+                if let (None, Some(Where::With { hold: Hold::Begun { since, deadline }, .. })) = (refused, state) {
                     if self.now - *since >= Duration::from_secs(30) {
                         expected = Err(Refused::TooLong { task, attempt });
                     } else {
@@ -257,14 +284,88 @@ impl World {
                 }
                 assert_eq!(result, expected);
             }
-            _ => {
+            9 => {
                 let result = self.pulling.terminate(self.now, worker, task, attempt, "never");
                 assert_eq!(result, refused.map_or(Ok(()), Err));
                 if refused.is_none() {
                     self.kill(id, DeadReason::Terminated("never".into()));
                 }
             }
+            _ => {
+                let result = self.pulling.begin(self.now, worker, task, attempt);
+                assert_eq!(result, refused.map_or(Ok(()), Err));
+                if refused.is_none() {
+                    self.begin(id);
+                }
+            }
         }
+    }
+
+    /// A worker gives a task back, if it was asked for it.
+    fn give_back(&mut self, given: Given, refused: Option<Refused>) {
+        let Given { worker, task, attempt, .. } = given;
+        let result = self.pulling.give_back(self.now, worker, task, attempt);
+        if refused.is_some() || !self.is_revoked(given) {
+            return assert_eq!(result, Err(refused.unwrap_or(Refused::NotHeld { worker, task, attempt })));
+        }
+        assert_eq!(result, Ok(()));
+        let id = u64::try_from(task.number()).unwrap();
+        self.returned = Some((id, worker));
+        self.return_untouched(id);
+    }
+
+    /// A task comes back with which nobody has begun: it was no attempt.
+    fn return_untouched(&mut self, id: u64) {
+        self.take(id, Where::Waiting);
+        let task = self.tasks.get_mut(&id).unwrap();
+        (task.given, task.has_come_back) = (task.given - 1, true);
+    }
+
+    fn is_revoked(&self, given: Given) -> bool {
+        let task = u64::try_from(given.task.number()).ok().and_then(|id| self.tasks.get(&id));
+        self.has(given) && task.is_some_and(|task| matches!(task.state, Where::With { hold: Hold::Revoked { .. }, .. }))
+    }
+
+    /// The worker that has a task begins with it, if it has not.
+    fn begin(&mut self, id: u64) {
+        let (now, wait) = (self.now, self.options.ack_wait);
+        let Where::With { worker, hold } = &mut self.tasks.get_mut(&id).unwrap().state else { return };
+        if !matches!(hold, Hold::Begun { .. }) {
+            *hold = Hold::Begun { since: now, deadline: now + wait };
+            self.workers.get_mut(worker).unwrap().moved_at = Some(now);
+        }
+    }
+
+    /// Takes a task from its worker.
+    fn take(&mut self, id: u64, state: Where) {
+        let before = std::mem::replace(&mut self.tasks.get_mut(&id).unwrap().state, state);
+        if let Where::With { worker, hold } = before
+            && let Some(model) = self.workers.get_mut(&worker)
+        {
+            if let Hold::Begun { .. } = hold {
+                model.moved_at = Some(self.now);
+            }
+            self.begin_next(worker);
+        }
+    }
+
+    /// One that does not say what it begins with does one after the other.
+    fn begin_next(&mut self, worker: WorkerId) {
+        let Some(ModelWorker { announces: false, is_silent: false, .. }) = self.workers.get(&worker) else { return };
+        if let Some(id) = self.held(worker).first() {
+            self.begin(*id);
+        }
+    }
+
+    /// What a worker has, in the order in which it was given.
+    fn held(&self, worker: WorkerId) -> Vec<u64> {
+        let mut held = self.ids(|state| matches!(state, Where::With { worker: who, .. } if *who == worker));
+        held.sort_by_key(|id| self.history.iter().rposition(|given| given.task == TaskId::from(*id)));
+        held
+    }
+
+    fn hold(&self, id: u64) -> Option<Hold> {
+        if let Where::With { hold, .. } = self.tasks[&id].state { Some(hold) } else { None }
     }
 
     /// Whether a worker has a task in this attempt.
@@ -307,34 +408,41 @@ impl World {
 
     fn put_back(&mut self, id: u64, delay: Duration) {
         let until = self.now + delay.min(Duration::from_secs(20));
-        let task = self.tasks.get_mut(&id).unwrap();
-        task.state = if delay.is_zero() { Where::Waiting } else { Where::Delayed(until) };
-        task.has_come_back = true;
+        self.take(id, if delay.is_zero() { Where::Waiting } else { Where::Delayed(until) });
+        self.tasks.get_mut(&id).unwrap().has_come_back = true;
     }
 
     fn kill(&mut self, id: u64, reason: DeadReason) {
-        self.tasks.get_mut(&id).unwrap().state = Where::Dead;
+        self.take(id, Where::Dead);
         self.expected.push_back((id, reason));
     }
 
     fn go(&mut self, rng: &mut Rng<'_>) {
         let Some(worker) = self.some_worker(rng) else { return };
         let is_lost = rng.below(2) == 0;
-        let was_there = self.workers.remove(&worker).is_some();
+        let was_there = self.workers.contains_key(&worker);
         let result = if is_lost { self.pulling.lost(self.now, worker) } else { self.pulling.leave(self.now, worker) };
         assert_eq!(result, was_there);
         if was_there {
-            self.gone.push(worker);
-            self.keys.clear();
+            self.gone(worker, is_lost);
         }
-        let mut held: Vec<_> = self.ids(|state| matches!(state, Where::With { worker: who, .. } if *who == worker));
-        // In the order in which they were given.
-        held.sort_by_key(|id| self.history.iter().rposition(|given| given.task == TaskId::from(*id)));
-        for id in held {
-            if is_lost {
-                self.fail(id, DeadReason::WorkerLost, Duration::ZERO);
-            } else {
-                self.put_back(id, Duration::ZERO);
+    }
+
+    /// A worker is gone, and what it had goes to others.
+    fn gone(&mut self, worker: WorkerId, is_lost: bool) {
+        let held = self.held(worker);
+        let model = self.workers.remove(&worker).unwrap();
+        self.gone.push(worker);
+        self.keys.clear();
+        let is_begun = |hold| matches!(hold, Some(Hold::Begun { .. }));
+        let is_any_begun = held.iter().any(|id| is_begun(self.hold(*id)));
+        for (place, id) in held.into_iter().enumerate() {
+            let is_attempt = !model.announces || is_begun(self.hold(id)) || (is_lost && !is_any_begun && place == 0);
+            match (is_lost, is_attempt) {
+                (true, true) => self.fail(id, DeadReason::WorkerLost, Duration::ZERO),
+                // Whether it had begun is not known.
+                (true, false) | (false, true) => self.put_back(id, Duration::ZERO),
+                (false, false) => self.return_untouched(id),
             }
         }
     }
@@ -345,15 +453,18 @@ impl World {
         loop {
             let timeout = self.pulling.poll_timeout();
             let states = self.tasks.values().filter_map(|task| match task.state {
-                Where::With { deadline, .. } => Some(deadline),
+                Where::With { hold: Hold::Begun { deadline: until, .. } | Hold::Revoked { until }, .. } => Some(until),
                 Where::Delayed(until) => Some(until),
                 _ => None,
             });
             let end = self.close_at.flatten().filter(|_| !self.closed);
-            assert_eq!(timeout, states.chain(end).min(), "the next timeout");
+            let stalled = self.workers.keys().filter_map(|worker| self.stalls_at(*worker));
+            let due = states.chain(end).chain(stalled).min();
+            assert!(due.is_none_or(|due| timeout.is_some_and(|timeout| timeout <= due)), "{timeout:?} for {due:?}");
             let Some(next) = timeout.filter(|next| *next <= until) else { break };
-            self.now = next;
-            self.time_out(next);
+            self.now = next.max(self.now);
+            self.time_out(self.now);
+            assert!(self.pulling.poll_timeout().is_none_or(|again| again > next), "once for each time");
         }
         self.now = until;
     }
@@ -362,20 +473,27 @@ impl World {
     fn time_out(&mut self, at: Instant) {
         self.pulling.handle_timeout(at);
         let now = self.now;
-        let mut expired = Vec::new();
-        while let Some(Pending::Decided(Decision::Expired(_))) = self.pulling.decisions.front() {
-            let Some(Decision::Expired(given)) = self.pulling.poll_decision() else { unreachable!() };
-            expired.push(given);
-            let id = u64::try_from(given.task.number()).unwrap();
-            assert!(self.has(given));
-            assert!(matches!(self.tasks[&id].state, Where::With { deadline, .. } if deadline <= now));
-            self.workers.get_mut(&given.worker).unwrap().is_silent = true;
-            self.fail(id, DeadReason::Expired, Duration::ZERO);
-            if !self.expected.is_empty() {
-                self.dead_letter();
+        loop {
+            match self.pulling.decisions.front() {
+                Some(Pending::Decided(Decision::Dead(_))) if !self.expected.is_empty() => self.dead_letter(),
+                Some(Pending::Decided(Decision::Expired(_) | Decision::Revoke(_))) => {
+                    match self.pulling.poll_decision() {
+                        Some(Decision::Expired(given)) => self.expired(given),
+                        Some(Decision::Revoke(given)) => self.asked_back(given),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                _ => break,
             }
         }
-        assert!(self.ids(|state| matches!(state, Where::With { deadline, .. } if *deadline <= now)).is_empty());
+        let is_due = |state: &Where| matches!(state, Where::With { hold: Hold::Begun { deadline: until, .. } | Hold::Revoked { until }, .. } if *until <= now);
+        for id in self.ids(is_due) {
+            let Where::With { worker, hold: Hold::Revoked { .. } } = self.tasks[&id].state else {
+                panic!("{id} is late")
+            };
+            self.workers.get_mut(&worker).unwrap().is_silent = true;
+            self.put_back(id, Duration::ZERO);
+        }
         for id in self.ids(|state| matches!(state, Where::Delayed(until) if *until <= now)) {
             self.tasks.get_mut(&id).unwrap().state = Where::Waiting;
         }
@@ -385,6 +503,54 @@ impl World {
             }
         }
         self.settle();
+    }
+
+    /// A task runs out: its worker is silent, and loses what waits there.
+    fn expired(&mut self, given: Given) {
+        let (id, now) = (u64::try_from(given.task.number()).unwrap(), self.now);
+        assert!(self.has(given));
+        assert!(matches!(self.hold(id), Some(Hold::Begun { deadline, .. }) if deadline <= now));
+        let model = self.workers.get_mut(&given.worker).unwrap();
+        model.is_silent = true;
+        let announces = model.announces;
+        self.fail(id, DeadReason::Expired, Duration::ZERO);
+        if !announces {
+            for id in
+                self.held(given.worker).into_iter().filter(|id| self.hold(*id) == Some(Hold::Lent)).collect::<Vec<_>>()
+            {
+                self.put_back(id, Duration::ZERO);
+            }
+        }
+    }
+
+    /// A task is asked back: it waits at one that is silent, or somebody else has nothing to do.
+    fn asked_back(&mut self, given: Given) {
+        let (id, worker) = (u64::try_from(given.task.number()).unwrap(), given.worker);
+        assert!(self.has(given) && self.workers[&worker].announces);
+        if self.pulling.is_silent(worker) {
+            if !self.workers[&worker].is_silent {
+                let is_late = |id| matches!(self.hold(id), Some(Hold::Revoked { until }) if until <= self.now);
+                let is_stalled = self.stalls_at(worker).is_some_and(|at| at <= self.now);
+                assert!(is_stalled || self.held(worker).into_iter().any(is_late), "it is not silent");
+                self.workers.get_mut(&worker).unwrap().is_silent = true;
+            }
+        } else {
+            let rests = self.workers[&worker].moved_at.is_some_and(|at| self.now - at >= Duration::from_millis(100));
+            let is_idle = |other: &WorkerId| self.room(*other) > 0 && self.held(*other).is_empty();
+            assert!(rests && self.workers.keys().any(is_idle), "nobody is idle");
+            assert_eq!(self.options.assignment, Assignment::ByDemand);
+        }
+        let Where::With { hold, .. } = &mut self.tasks.get_mut(&id).unwrap().state else { unreachable!() };
+        assert_eq!(std::mem::replace(hold, Hold::Revoked { until: self.now + Duration::from_secs(30) }), Hold::Lent);
+    }
+
+    /// When a worker has begun with nothing for too long.
+    fn stalls_at(&self, worker: WorkerId) -> Option<Instant> {
+        let model = &self.workers[&worker];
+        let holds: Vec<_> = self.held(worker).into_iter().filter_map(|id| self.hold(id)).collect();
+        let is_begun = holds.iter().any(|hold| matches!(hold, Hold::Begun { .. }));
+        let stalls = model.announces && holds.contains(&Hold::Lent) && !is_begun;
+        Some(model.moved_at.filter(|_| stalls)? + self.options.ack_wait)
     }
 
     /// Tasks in some state, in the order in which they were pushed.
@@ -426,6 +592,7 @@ impl World {
             match self.pulling.poll_decision() {
                 None => break,
                 Some(Decision::Assign(given)) => self.assigned(given),
+                Some(Decision::Revoke(given)) => self.asked_back(given),
                 Some(Decision::Closed) => {
                     assert!(!self.closed && self.close_at.is_some(), "closed once, and when asked");
                     self.closed = true;
@@ -439,8 +606,11 @@ impl World {
         assert!(in_flight <= self.options.max_in_flight);
         assert!(self.pulling.entries.len() <= self.options.max_waiting + self.options.max_in_flight, "bounded");
         assert_eq!(self.pulling.workers(), self.workers.len());
+        self.returned = None;
         for (worker, model) in &self.workers {
             assert_eq!(self.pulling.is_silent(*worker), model.is_silent);
+            let waits = self.held(*worker).into_iter().any(|id| self.hold(id) == Some(Hold::Lent));
+            assert!(!(waits && model.is_silent), "nothing waits at one that is silent");
         }
         let is_over = self.close_at.is_some() && in_flight + self.waiting() == 0;
         assert_eq!(self.closed, is_over);
@@ -486,7 +656,16 @@ impl World {
         match self.options.assignment {
             Assignment::ByDemand => {
                 assert_eq!(id, first(&waits));
-                assert!(self.workers.keys().all(|other| self.room(*other) <= room), "to who wants most");
+                let is_idle = |other: &WorkerId| self.room(*other) > 0 && self.held(*other).is_empty();
+                let from = self.returned.filter(|(returned, _)| *returned == id).map(|(_, from)| from);
+                if from.is_some()
+                    && waits.len() == 1
+                    && self.workers.keys().any(|other| is_idle(other) && Some(*other) != from)
+                {
+                    assert!(is_idle(&given.worker) && Some(given.worker) != from, "to who has nothing to do");
+                } else {
+                    assert!(self.workers.keys().all(|other| self.room(*other) <= room), "to who wants most");
+                }
             }
             Assignment::RoundRobin => {
                 assert_eq!(id, first(&waits));
@@ -501,13 +680,19 @@ impl World {
             }
         }
         self.last = Some(given.worker);
-        self.workers.get_mut(&given.worker).unwrap().given += 1;
+        let has_line = self.held(given.worker).into_iter().any(|id| self.hold(id) == Some(Hold::Lent));
+        let model = self.workers.get_mut(&given.worker).unwrap();
+        model.given += 1;
+        if !has_line {
+            model.moved_at = Some(self.now);
+        }
         let task = self.tasks.get_mut(&id).unwrap();
         task.given += 1;
         assert_eq!(task.given, given.attempt.number());
         assert_eq!(self.pulling.payload(given.task), Some(&id));
-        task.state = Where::With { worker: given.worker, since: self.now, deadline: self.now + self.options.ack_wait };
+        task.state = Where::With { worker: given.worker, hold: Hold::Lent };
         self.history.push(given);
+        self.begin_next(given.worker);
     }
 
     fn close(&mut self, grace: Option<Duration>) {
@@ -543,22 +728,18 @@ fn run(rng: &mut Rng<'_>) -> Counters {
     } else {
         // Somebody good comes along.
         for worker in world.workers.keys().copied().collect::<Vec<_>>() {
-            world.workers.remove(&worker);
-            for id in world.ids(|state| matches!(state, Where::With { worker: who, .. } if *who == worker)) {
-                world.put_back(id, Duration::ZERO);
-            }
             world.pulling.leave(world.now, worker);
-            world.keys.clear();
+            world.gone(worker, false);
             world.settle();
         }
-        world.join(1_000_000);
+        world.join(1_000_000, false);
         world.settle();
         for _ in 0..1000 {
             // All at once, or it would be taken for silent.
             while let Some(given) = world.history.iter().copied().rfind(|given| world.has(*given)) {
                 world.pulling.acknowledge(world.now, given.worker, given.task, given.attempt).unwrap();
                 let id = u64::try_from(given.task.number()).unwrap();
-                world.tasks.get_mut(&id).unwrap().state = Where::Finished;
+                world.take(id, Where::Finished);
                 world.settle();
             }
             if world.closed {
@@ -594,8 +775,12 @@ fn every_task_ends_once_whatever_the_workers_do() {
         sum.expired += counters.expired;
         sum.lost += counters.lost;
         sum.given_back += counters.given_back;
+        sum.revoked += counters.revoked;
+        sum.returned += counters.returned;
+        sum.taken_back += counters.taken_back;
     }
     // The schedules do what they are meant to.
     let all = [sum.finished, sum.dead, sum.late, sum.expired, sum.lost, sum.given_back];
     assert!(all.iter().all(|count| *count > 2000), "{sum:?}");
+    assert!([sum.revoked, sum.returned, sum.taken_back].iter().all(|count| *count > 500), "{sum:?}");
 }

@@ -52,7 +52,7 @@ impl Default for PullingOptions {
     fn default() -> Self {
         Self {
             assignment: Assignment::ByDemand,
-            ack_wait: Duration::from_secs(30),
+            ack_wait: Duration::from_mins(30),
             max_attempts: const { NonZeroU32::new(5).expect("not zero") },
             max_attempt_time: Duration::from_hours(24),
             max_delay: Duration::from_hours(1),
@@ -73,10 +73,18 @@ impl PullingOptions {
         self
     }
 
-    /// Sets how long a worker may take for a task without a word about it. Default 30 s. Then somebody else gets it. A
-    /// lower value finds a stuck worker sooner, and repeats the work of one that is merely slow: let such a worker
-    /// [report progress](crate::pulling::Pulling::progress) every third of this. It counts from when the worker is given the
-    /// task: one that is given several at a time, by its window of demand, has so long for all of them.
+    /// Sets how long a worker may take for a task without a word about it, from when it begins. Default 30 min. Then somebody
+    /// else gets it.
+    ///
+    /// It is there for a worker whose process lives and whose task never ends; one that dies, stops or is cut off is noticed by
+    /// its connection, within seconds. Nothing tells a stuck task from a long one but time, so the default is longer than most
+    /// tasks take. A lower value finds a stuck worker sooner, and repeats the work of one that is merely slow: let such a worker
+    /// [report progress](crate::pulling::Pulling::progress) every third of this.
+    ///
+    /// What waits at a worker, as it has asked for several tasks, has not begun and does not run out. It is asked back when
+    /// another worker has nothing to do, when a task of its worker runs out, and when its worker begins with nothing for so
+    /// long as this. A worker that cannot [say](crate::pulling::Pulling::announces) what it begins with is taken to do one
+    /// task after the other, or one piece after the other if it acknowledges pieces.
     ///
     /// # Panics
     ///

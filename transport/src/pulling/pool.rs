@@ -3,6 +3,7 @@
 mod driver;
 mod letters;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +77,10 @@ pub struct WorkPool<T> {
     counters: Arc<Mutex<Counters>>,
 }
 
-/// What the pool's task is told. Bounded by what the neighbours have asked for and been given: an ask, or an answer, each.
+/// What the pool's task is told. The mailbox has no bound of its own, as none of these comes without demand: an ask raises what
+/// is asked for, of which a link lets no more than 65,536 be open; an event has one final answer, and is handled once; an edge
+/// opens and leaves once, and is one of the subscriptions that a node may have; the source sends what the pool has asked for.
+/// What can be said of an event again and again is in [`Words`], and one message tells of all of it.
 enum Message<T> {
     Open(Subscription<T>, oneshot::Sender<Result<Edge<T>, SubscribeError>>),
     Ask(SubscriptionId, Demand),
@@ -84,6 +88,8 @@ enum Message<T> {
     Answer(SubscriptionId, u64, Answer),
     /// A worker wants no more events, and still answers those that it has.
     Cancel(SubscriptionId, Exit),
+    /// There are [`Words`] of this edge.
+    Words(SubscriptionId),
     /// With numbers of events that were not finished, and the attempt that is to follow.
     Leave(SubscriptionId, EndCause, Vec<(usize, Attempt)>),
     /// From the source.
@@ -216,6 +222,37 @@ struct Edge<T> {
     held: Arc<AtomicUsize>,
     /// How many subscribers there are.
     crowd: Arc<AtomicUsize>,
+    words: Arc<Mutex<Words>>,
+}
+
+/// What a subscriber has said of events that it works on, and the pool has not looked at. Each event is here once for each of
+/// the two, however often it is said; a link says it of events that are open there, so these are no more than those.
+#[derive(Default)]
+struct Words {
+    begun: BTreeSet<u64>,
+    in_progress: BTreeSet<u64>,
+    /// The pool is to be told that there are some, or was.
+    is_told: bool,
+}
+
+impl Words {
+    /// Takes a word. Returns whether the pool is to be told.
+    fn add(&mut self, number: u64, answer: &Answer) -> bool {
+        let words = if *answer == Answer::Begun { &mut self.begun } else { &mut self.in_progress };
+        words.insert(number);
+        !std::mem::replace(&mut self.is_told, true)
+    }
+
+    /// Takes up to `most` of them. If there are more, the pool is told again.
+    fn take(&mut self, most: usize) -> (Vec<(u64, Answer)>, bool) {
+        let next = || {
+            let begun = self.begun.pop_first().map(|number| (number, Answer::Begun));
+            begun.or_else(|| self.in_progress.pop_first().map(|number| (number, Answer::InProgress)))
+        };
+        let words = std::iter::from_fn(next).take(most).collect();
+        self.is_told = !(self.begun.is_empty() && self.in_progress.is_empty());
+        (words, self.is_told)
+    }
 }
 
 impl<T> Edge<T> {
@@ -239,7 +276,11 @@ impl<T: Send> Publisher<T> for Edge<T> {
     }
 
     fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
-        self.send(Message::Answer(id, number, answer));
+        if answer.is_final() {
+            self.send(Message::Answer(id, number, answer));
+        } else if self.words.lock().unwrap_or_else(PoisonError::into_inner).add(number, &answer) {
+            self.send(Message::Words(id));
+        }
     }
 
     /// Others could do what it was given.
@@ -266,3 +307,26 @@ impl<T> Drop for Edge<T> {
 
 /// No more tasks are taken while so many dead letters wait: enough to look into, and what dies is rare.
 const MAX_DEAD_LETTERS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_again_and_again_takes_no_more_room() {
+        let (mailbox, mut messages) = mpsc::unbounded_channel::<Message<u64>>();
+        let (id, words) = (SubscriptionId::new(), Arc::<Mutex<Words>>::default());
+        let (held, crowd) = Default::default();
+        let edge = Edge { id, mailbox, rejoins: false, held, crowd, words: Arc::clone(&words) };
+        for number in 0..100_000 {
+            edge.answer(id, number % 10, Answer::InProgress);
+        }
+        assert!(matches!(messages.try_recv(), Ok(Message::Words(_))) && messages.try_recv().is_err());
+        let (some, are_more) = words.lock().unwrap_or_else(PoisonError::into_inner).take(6);
+        assert_eq!((some.len(), are_more), (6, true));
+        edge.answer(id, 3, Answer::Begun);
+        assert!(messages.try_recv().is_err(), "the pool tells itself of the rest");
+        let (rest, are_more) = words.lock().unwrap_or_else(PoisonError::into_inner).take(6);
+        assert_eq!((rest.len(), are_more), (5, false));
+    }
+}

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use aqueduct_stage::Attempt;
 
 use super::{
-    Closing, DeadLetter, DeadReason, Decision, Entry, Given, Pending, Place, Pulling, Refused, State, Task, TaskId,
-    WorkerId,
+    Assignment, Closing, DeadLetter, DeadReason, Decision, Entry, Given, Hold, Pending, Place, Pulling, Refused, State,
+    Task, TaskId, WorkerId,
 };
 use crate::bugs::bug;
 
@@ -26,6 +26,18 @@ impl<T> Pulling<T> {
     ) -> Result<u32, Refused> {
         let was_silent = self.is_silent(worker);
         self.workers.hear(worker).ok_or(Refused::NoWorker(worker))?;
+        let found = self.find(worker, task, attempt);
+        if was_silent && found.is_err() {
+            self.assign(now);
+        }
+        found
+    }
+
+    /// As [`held`](Self::held), of a message that is no sign of life.
+    pub(super) fn find(&mut self, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<u32, Refused> {
+        if self.workers.get(worker).is_none() {
+            return Err(Refused::NoWorker(worker));
+        }
         let is_late = match self.places.get(&task) {
             None => false,
             Some(Place::Ended) => true,
@@ -37,9 +49,6 @@ impl<T> Pulling<T> {
                 self.entries[slot as usize].as_ref().is_some_and(|entry| attempt < entry.attempt)
             }
         };
-        if was_silent {
-            self.assign(now);
-        }
         if is_late {
             self.counters.late += 1;
             Err(Refused::Late { task, attempt })
@@ -58,24 +67,147 @@ impl<T> Pulling<T> {
     }
 
     pub(super) fn first_expired(&self, now: Instant) -> Option<(u32, Given)> {
-        let slot = self.in_flight.first()?;
+        let slot = self.begun.first()?;
         let entry = self.entries[slot as usize].as_ref()?;
-        let State::With { worker, deadline, .. } = entry.state else { return None };
+        let State::With { worker, hold: Hold::Begun { deadline, .. } } = entry.state else { return None };
         (deadline <= now).then_some((slot, Given { worker, task: entry.task.id, attempt: entry.attempt }))
     }
 
+    /// The first task that was asked back and of which nothing was heard.
+    pub(super) fn first_unreturned(&self, now: Instant) -> Option<(u32, WorkerId)> {
+        let slot = self.revoked.first()?;
+        let entry = self.entries[slot as usize].as_ref()?;
+        let State::With { worker, hold: Hold::Revoked { until } } = entry.state else { return None };
+        (until <= now).then_some((slot, worker))
+    }
+
+    /// The oldest task of a worker, and whether that has begun with it.
+    pub(super) fn first_of(&self, worker: WorkerId) -> Option<(u32, bool)> {
+        let slot = self.workers.get(worker)?.held.first()?;
+        let entry = self.entries[slot as usize].as_ref()?;
+        Some((slot, matches!(entry.state, State::With { hold: Hold::Begun { .. }, .. })))
+    }
+
     /// Takes a task from its worker.
-    pub(super) fn release(&mut self, slot: u32) {
+    pub(super) fn release(&mut self, now: Instant, slot: u32) {
         let entry = self.entries[slot as usize].as_mut().expect("a held task has an entry");
-        if let State::With { worker, .. } = std::mem::replace(&mut entry.state, State::Waiting) {
-            self.in_flight.remove(&mut self.by_deadline, slot);
-            self.workers.take(worker, &mut self.by_worker, slot);
+        let State::With { worker, hold } = std::mem::replace(&mut entry.state, State::Waiting) else { return };
+        self.in_flight -= 1;
+        match hold {
+            Hold::Lent => self.workers.unlend(worker, &mut self.by_line, slot),
+            Hold::Revoked { .. } => self.revoked.remove(&mut self.by_deadline, slot),
+            Hold::Begun { .. } => {
+                self.begun.remove(&mut self.by_deadline, slot);
+                self.workers.ended_one(now, worker);
+            }
+        }
+        self.workers.take(worker, &mut self.by_worker, slot);
+        self.start_next(now, worker);
+    }
+
+    /// A worker has begun with a task that it has.
+    pub(super) fn start(&mut self, now: Instant, slot: u32) {
+        let entry = self.entries[slot as usize].as_mut().expect("a held task has an entry");
+        let State::With { worker, hold } = &mut entry.state else { return };
+        let (worker, before) = (*worker, *hold);
+        if let Hold::Begun { .. } = before {
+            return;
+        }
+        *hold = Hold::Begun { since: now, deadline: now + self.options.ack_wait };
+        match before {
+            Hold::Revoked { .. } => self.revoked.remove(&mut self.by_deadline, slot),
+            _ => self.workers.unlend(worker, &mut self.by_line, slot),
+        }
+        self.begun.push_back(&mut self.by_deadline, slot);
+        self.workers.began_one(now, worker);
+    }
+
+    /// A worker that does not say what it begins with has begun with the oldest task it has.
+    fn start_next(&mut self, now: Instant, worker: WorkerId) {
+        let in_order = self.workers.get(worker).filter(|worker| !worker.announces && !worker.is_silent);
+        if let Some(slot) = in_order.and_then(|worker| worker.held.first()) {
+            self.start(now, slot);
+        }
+    }
+
+    /// Whether a worker is known to have begun with something.
+    pub(super) fn has_begun(&self, worker: WorkerId) -> bool {
+        self.workers.get(worker).is_some_and(|worker| worker.begun > 0)
+    }
+
+    /// Asks for a task back that waits at its worker.
+    fn revoke(&mut self, now: Instant, slot: u32) {
+        let entry = self.entries[slot as usize].as_mut().expect("a task that was lent has an entry");
+        let State::With { worker, hold } = &mut entry.state else { return };
+        let worker = *worker;
+        *hold = Hold::Revoked { until: now + RETURN_WAIT };
+        let given = Given { worker, task: entry.task.id, attempt: entry.attempt };
+        self.workers.unlend(worker, &mut self.by_line, slot);
+        self.revoked.push_back(&mut self.by_deadline, slot);
+        self.counters.revoked += 1;
+        self.decisions.push_back(Pending::Decided(Decision::Revoke(given)));
+    }
+
+    /// Takes everything from a worker that waits there. One that cannot be asked is silent, and does without.
+    pub(super) fn clear_line(&mut self, now: Instant, worker: WorkerId) {
+        while let Some(slot) = self.workers.get(worker).and_then(|worker| worker.line.first()) {
+            if self.workers.get(worker).is_some_and(|worker| worker.announces) {
+                self.revoke(now, slot);
+            } else {
+                self.counters.taken_back += 1;
+                self.release(now, slot);
+                self.retry(now, slot, Duration::ZERO);
+            }
+        }
+    }
+
+    /// Workers that have begun with nothing for so long, although something waits there, are silent.
+    pub(super) fn stalled(&mut self, now: Instant) {
+        if self.look.is_none_or(|(at, _)| at > now) {
+            return;
+        }
+        self.look = None;
+        for worker in self.workers.stalled(now, self.options.ack_wait) {
+            self.workers.silence(worker);
+            self.clear_line(now, worker);
+        }
+    }
+
+    /// If somebody has nothing to do while something waits at a worker that does not get on, asks for that back.
+    fn rebalance(&mut self, now: Instant) {
+        loop {
+            if self.workers.lent() == 0 {
+                return;
+            }
+            let wanted = self.options.assignment == Assignment::ByDemand
+                && self.lanes.len() == 0
+                && self.workers.idle() > self.revoked.len();
+            if self.look.is_some_and(|(at, was_wanted)| at > now && (was_wanted || !wanted)) {
+                return;
+            }
+            let pause = wanted.then_some(LINE_PAUSE);
+            let (from, next) = self.workers.look(now, self.options.ack_wait, pause);
+            // Whatever begins to wait later is not due before that.
+            let latest = now + pause.map_or(self.options.ack_wait, |pause| pause.min(self.options.ack_wait));
+            self.look = Some((next.map_or(latest, |next| next.min(latest)), wanted));
+            let Some(slot) = from.and_then(|worker| self.workers.get(worker)?.line.last()) else { return };
+            self.look = None;
+            self.revoke(now, slot);
+        }
+    }
+
+    /// Gives a task that `from` has returned to somebody who has nothing to do, for whom it was asked back.
+    pub(super) fn hand_on(&mut self, now: Instant, from: WorkerId, slot: u32) {
+        let next = self.workers.most_idle_but(from).filter(|_| self.lanes.len() == 0);
+        match next.filter(|_| self.in_flight < self.options.max_in_flight) {
+            Some(worker) => self.give(now, worker, 0, slot),
+            None => self.wait(slot),
         }
     }
 
     /// The attempt of a task that is with a worker has failed.
     pub(super) fn fail(&mut self, now: Instant, slot: u32, delay: Duration, reason: impl FnOnce() -> DeadReason) {
-        self.release(slot);
+        self.release(now, slot);
         let entry = self.entries[slot as usize].as_mut().expect("a held task has an entry");
         entry.task.failures += 1;
         if entry.task.failures >= self.options.max_attempts.get() + u32::from(bug!(OneAttemptTooMany)) {
@@ -126,7 +258,7 @@ impl<T> Pulling<T> {
     }
 
     /// Makes dead letters of all tasks, in the order in which they were pushed.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self, now: Instant) {
         let mut left: Vec<_> =
             (0..).zip(&self.entries).filter_map(|(slot, entry)| Some((entry.as_ref()?.number, slot))).collect();
         left.sort_unstable();
@@ -137,7 +269,7 @@ impl<T> Pulling<T> {
             if matches!(entry.state, State::With { .. }) {
                 entry.attempt = entry.attempt.next();
             }
-            self.release(slot);
+            self.release(now, slot);
             self.die(slot, DeadReason::Closed);
         }
     }
@@ -168,7 +300,7 @@ impl<T> Pulling<T> {
     /// Gives out what can be, and notices the end.
     pub(super) fn settle(&mut self, now: Instant) {
         self.assign(now);
-        let is_empty = self.in_flight.len() == 0 && self.waiting() == 0;
+        let is_empty = self.in_flight == 0 && self.waiting() == 0;
         if is_empty && matches!(self.closing, Closing::Draining(_)) {
             self.closing = Closing::Closed;
             self.decisions.push_back(Pending::Decided(Decision::Closed));
@@ -176,16 +308,32 @@ impl<T> Pulling<T> {
     }
 
     pub(super) fn assign(&mut self, now: Instant) {
-        while self.lanes.len() > 0 && self.in_flight.len() < self.options.max_in_flight {
-            let Some((worker, lane)) = self.workers.next() else { return };
+        while self.lanes.len() > 0 && self.in_flight < self.options.max_in_flight {
+            let Some((worker, lane)) = self.workers.next() else { break };
             let slot = self.lanes.pop(lane).expect("only lanes with tasks are next");
-            self.workers.give(worker, lane, &self.lanes, &mut self.by_worker, slot);
-            self.in_flight.push_back(&mut self.by_deadline, slot);
-            let entry = self.entries[slot as usize].as_mut().expect("a task that waits has an entry");
-            entry.state = State::With { worker, since: now, deadline: now + self.options.ack_wait };
-            let given = Given { worker, task: entry.task.id, attempt: entry.attempt };
-            self.counters.assigned += 1;
-            self.decisions.push_back(Pending::Assign { given, slot });
+            self.give(now, worker, lane, slot);
+        }
+        self.rebalance(now);
+    }
+
+    fn give(&mut self, now: Instant, worker: WorkerId, lane: usize, slot: u32) {
+        self.workers.give(now, worker, lane, &self.lanes, &mut self.by_worker, &mut self.by_line, slot);
+        self.in_flight += 1;
+        let entry = self.entries[slot as usize].as_mut().expect("a task that waits has an entry");
+        entry.state = State::With { worker, hold: Hold::Lent };
+        let given = Given { worker, task: entry.task.id, attempt: entry.attempt };
+        self.counters.assigned += 1;
+        self.decisions.push_back(Pending::Assign { given, slot });
+        self.start_next(now, worker);
+        if bug!(WaitingRunsOut) {
+            self.start(now, slot);
         }
     }
 }
+
+/// What waits at a worker is asked back for another one if the worker has neither begun nor ended anything for so long: a fast
+/// one gets there sooner than the question.
+pub(super) const LINE_PAUSE: Duration = Duration::from_millis(100);
+/// How long a worker may take to give back what it was asked for. Its end of a link does that by itself, so this is for one
+/// that is cut off.
+pub(super) const RETURN_WAIT: Duration = Duration::from_secs(30);

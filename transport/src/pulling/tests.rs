@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use super::laws::start;
+use super::steps::{LINE_PAUSE, RETURN_WAIT};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,6 +22,33 @@ impl Pool {
 
     fn join(&mut self, demand: u64) -> WorkerId {
         self.pulling.join(self.now, Demand::new(demand)).unwrap()
+    }
+
+    /// One that says what it begins with.
+    fn announcing(&mut self, demand: u64) -> WorkerId {
+        let worker = self.join(0);
+        assert!(self.pulling.announces(worker));
+        self.pulling.ask(self.now, worker, Demand::new(demand)).unwrap();
+        worker
+    }
+
+    fn begin(&mut self, worker: WorkerId, id: u64, attempt: u32) -> Result<(), Refused> {
+        self.pulling.begin(self.now, worker, id.into(), nth(attempt))
+    }
+
+    fn give_back(&mut self, worker: WorkerId, id: u64, attempt: u32) -> Result<(), Refused> {
+        self.pulling.give_back(self.now, worker, id.into(), nth(attempt))
+    }
+
+    /// (worker, task) of what was asked back, leaving out what was given out.
+    fn asked_back(&mut self) -> Vec<(WorkerId, u64)> {
+        self.decisions()
+            .into_iter()
+            .filter_map(|decision| match decision {
+                Decision::Revoke(given) => Some((given.worker, u64::try_from(given.task.number()).unwrap())),
+                _ => None,
+            })
+            .collect()
     }
 
     fn push(&mut self, ids: impl IntoIterator<Item = u64>) {
@@ -75,8 +103,15 @@ fn nth(attempt: u32) -> Attempt {
     attempt_after(attempt - 1)
 }
 
+/// A task is waited for as long as that, in most of these.
+const WAIT: Duration = Duration::from_secs(30);
+
+fn options() -> PullingOptions {
+    PullingOptions::default().ack_wait(WAIT)
+}
+
 fn attempts(attempts: u32) -> PullingOptions {
-    PullingOptions::default().max_attempts(NonZeroU32::new(attempts).unwrap())
+    options().max_attempts(NonZeroU32::new(attempts).unwrap())
 }
 
 #[test]
@@ -144,7 +179,7 @@ fn a_key_stays_with_its_worker_and_in_order() {
 }
 #[test]
 fn a_stuck_worker_does_not_hold_up_the_others() {
-    let mut pool = Pool::new(PullingOptions::default());
+    let mut pool = Pool::new(options());
     let (good, stuck) = (pool.join(0), pool.join(100));
     pool.push([1]);
     assert_eq!(pool.given(), [(stuck, 1, 1)]);
@@ -162,7 +197,7 @@ fn a_stuck_worker_does_not_hold_up_the_others() {
 
 #[test]
 fn a_late_answer_is_refused_even_while_the_task_waits() {
-    let mut pool = Pool::new(PullingOptions::default());
+    let mut pool = Pool::new(options());
     let worker = pool.join(1);
     pool.push([1]);
     pool.pass(30 * SECOND);
@@ -183,10 +218,11 @@ fn an_answer_after_the_deadline_counts_while_nobody_has_acted_on_it() {
 
 #[test]
 fn progress_extends_the_deadline_but_not_for_ever() {
-    let mut pool = Pool::new(PullingOptions::default().max_attempt_time(60 * SECOND));
-    let worker = pool.join(2);
+    let mut pool = Pool::new(options().max_attempt_time(60 * SECOND));
+    let worker = pool.announcing(2);
     pool.push([1, 2]);
     assert_eq!(pool.given().len(), 2);
+    [1, 2].into_iter().for_each(|id| pool.begin(worker, id, 1).unwrap());
     for _ in 0..3 {
         pool.pass(19 * SECOND);
         pool.pulling.progress(pool.now, worker, 1.into(), nth(1)).unwrap();
@@ -314,6 +350,132 @@ fn a_task_is_taken_once_as_long_as_its_id_is_remembered() {
     assert!(pool.pulling.forget(2.into()) && !pool.pulling.forget(2.into()));
     assert_eq!((push(&mut pool, 2), push(&mut pool, 0)), (Ok(()), Ok(())), "forgotten by hand, and by the bound");
     assert_eq!(pool.pulling.counters().duplicates, 2);
+}
+
+#[test]
+fn what_is_forgotten_and_pushed_again_is_not_forgotten_with_those_that_have_ended() {
+    let mut pool = Pool::new(PullingOptions::default().max_remembered(2));
+    let worker = pool.join(100);
+    pool.push([0, 1]);
+    pool.acknowledge(worker, 0, 1).unwrap();
+    assert!(pool.pulling.forget(0.into()));
+    pool.push([0, 2, 3]);
+    // As many as are remembered.
+    for id in 1..=3 {
+        pool.acknowledge(worker, id, 1).unwrap();
+    }
+    assert_eq!(pool.acknowledge(worker, 0, 1), Ok(0), "it is still there");
+}
+
+#[test]
+fn what_waits_at_a_worker_neither_runs_out_nor_uses_up_attempts() {
+    let mut pool = Pool::new(attempts(1));
+    let worker = pool.announcing(30);
+    pool.push(0..30);
+    assert_eq!(pool.given().len(), 30);
+    // One after the other, each takes most of the time that there is.
+    for id in 0..30 {
+        pool.begin(worker, id, 1).unwrap();
+        pool.pass(WAIT - SECOND);
+        pool.acknowledge(worker, id, 1).unwrap();
+    }
+    assert_eq!((pool.decisions(), pool.pulling.counters().finished), (vec![], 30));
+    // The time runs from the first word, whatever that is.
+    pool.pulling.ask(pool.now, worker, Demand::new(31)).unwrap();
+    pool.push([30]);
+    pool.pass(WAIT - SECOND);
+    pool.pulling.progress(pool.now, worker, 30.into(), nth(1)).unwrap();
+    assert_eq!(pool.pulling.poll_timeout(), Some(pool.now + WAIT));
+    pool.pass(WAIT);
+    assert_eq!(pool.dead(), [(30, 1, DeadReason::Expired)]);
+}
+
+#[test]
+fn what_waits_at_a_busy_worker_is_asked_back_for_one_that_has_nothing_to_do() {
+    let mut pool = Pool::new(attempts(1));
+    let busy = pool.announcing(5);
+    pool.push(0..5);
+    pool.begin(busy, 0, 1).unwrap();
+    assert_eq!(pool.given().len(), 5);
+    let idle = pool.announcing(2);
+    pool.pass(LINE_PAUSE - Duration::from_millis(1));
+    assert_eq!(pool.decisions(), [], "it may get there at any moment");
+    pool.pass(Duration::from_millis(1));
+    assert_eq!(pool.asked_back(), [(busy, 4)], "one for each, and the last");
+    assert!(matches!(pool.give_back(busy, 3, 1), Err(Refused::NotHeld { .. })), "it was not asked for that");
+    pool.give_back(busy, 4, 1).unwrap();
+    assert_eq!(pool.given(), [(idle, 4, 1)], "nobody has begun with it, so it is the first attempt still");
+    pool.begin(idle, 4, 1).unwrap();
+    pool.acknowledge(idle, 4, 1).unwrap();
+    assert_eq!(pool.asked_back(), [(busy, 3)], "and so on");
+    // It has begun in the meantime.
+    pool.begin(busy, 3, 1).unwrap();
+    assert!(matches!(pool.give_back(busy, 3, 1), Err(Refused::NotHeld { .. })));
+    assert_eq!(pool.asked_back(), [], "its line has moved");
+    pool.pass(LINE_PAUSE);
+    assert_eq!(pool.asked_back(), [(busy, 2)]);
+}
+
+#[test]
+fn what_is_asked_back_and_not_returned_is_taken_back_from_one_that_is_silent() {
+    let mut pool = Pool::new(attempts(1).ack_wait(SECOND * 3600));
+    let cut_off = pool.announcing(3);
+    pool.push(0..3);
+    pool.begin(cut_off, 0, 1).unwrap();
+    let idle = pool.announcing(2);
+    pool.pass(LINE_PAUSE);
+    assert_eq!(pool.asked_back(), [(cut_off, 2)]);
+    pool.pass(RETURN_WAIT);
+    let decisions = pool.decisions();
+    assert!(
+        decisions.iter().any(|decision| matches!(decision, Decision::Assign(given)
+        if (given.worker, given.task, given.attempt) == (idle, 2.into(), nth(2)))),
+        "it may have begun: {decisions:?}"
+    );
+    assert!(pool.pulling.is_silent(cut_off));
+    assert_eq!(pool.acknowledge(idle, 2, 2), Ok(2), "no attempt was used up");
+    assert!(matches!(pool.give_back(cut_off, 2, 1), Err(Refused::Late { .. })));
+    assert!(pool.pulling.is_silent(cut_off), "to give back is no sign that it works");
+}
+
+#[test]
+fn the_loss_of_a_worker_costs_only_what_it_had_begun() {
+    let mut pool = Pool::new(attempts(2));
+    let lost = pool.announcing(3);
+    pool.push(0..3);
+    pool.begin(lost, 1, 1).unwrap();
+    pool.decisions();
+    pool.pulling.lost(pool.now, lost);
+    let another = pool.announcing(3);
+    assert_eq!(pool.given(), [(another, 0, 2), (another, 1, 2), (another, 2, 2)]);
+    // Its first word may be lost with it.
+    pool.pulling.lost(pool.now, another);
+    let last = pool.announcing(3);
+    assert_eq!(pool.given(), [(last, 0, 3), (last, 1, 3), (last, 2, 3)]);
+    pool.begin(last, 1, 3).unwrap();
+    pool.pulling.lost(pool.now, last);
+    assert_eq!(pool.dead(), [(1, 3, DeadReason::WorkerLost)]);
+}
+
+#[test]
+fn a_worker_that_hangs_or_never_begins_is_silent_and_asked_for_everything() {
+    for begins in [true, false] {
+        let mut pool = Pool::new(attempts(2));
+        let (hangs, busy) = (pool.announcing(3), pool.announcing(0));
+        pool.push(0..3);
+        if begins {
+            pool.begin(hangs, 0, 1).unwrap();
+        }
+        pool.decisions();
+        pool.pass(WAIT);
+        let waits = if begins { 1..3 } else { 0..3 };
+        assert_eq!(pool.asked_back(), waits.clone().map(|id| (hangs, id)).collect::<Vec<_>>());
+        assert!(pool.pulling.is_silent(hangs));
+        waits.for_each(|id| pool.give_back(hangs, id, 1).unwrap());
+        pool.pulling.ask(pool.now, busy, Demand::new(3)).unwrap();
+        let attempt_of_first = if begins { 2 } else { 1 };
+        assert_eq!(pool.given(), [(busy, 0, attempt_of_first), (busy, 1, 1), (busy, 2, 1)]);
+    }
 }
 
 #[test]

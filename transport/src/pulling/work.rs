@@ -1,14 +1,17 @@
 //! [`Work`]: an event of which its consumer says itself what became of it; and [`Works`], which makes work of a source.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
     Answer, Attempt, Demand, EndCause, Events, Exit, Expected, Interest, Publisher, Source, SubscribeError, Subscriber,
     Subscription, SubscriptionId, Window,
 };
+
+use crate::ranges::Ranges;
 
 /// An event that is answered on its own: done, to be tried again, or given up.
 ///
@@ -17,6 +20,10 @@ use aqueduct_stage::{
 /// to 10 s, so that what ails all workers for a moment does not make dead letters of everything. There is no word back: an answer that comes too late, because
 /// [`ack_wait`](super::PullingOptions::ack_wait) was over and somebody else has the event, is refused and counted by
 /// the pool.
+///
+/// Its time begins when it is given to the consumer: by the stream of whoever reads one, or as the batch of one event that a
+/// stage is called with. What was asked for and has not come so far waits, and runs out of nothing; the pool may take it back
+/// and give it to a worker that has nothing to do, and then it is passed over here.
 pub struct Work<T> {
     event: T,
     ticket: Ticket,
@@ -34,6 +41,12 @@ struct Ticket {
 /// Where answers go.
 trait Line: Send + Sync {
     fn answer(&self, number: u64, answer: Answer);
+
+    /// Begins with an event; `false` if it was given back.
+    fn begin(&self, number: u64) -> bool;
+
+    /// Nothing more is said of an event. Returns whether it was given back.
+    fn end(&self, number: u64) -> bool;
 }
 
 impl<T> Work<T> {
@@ -82,6 +95,11 @@ impl<T> Work<T> {
         self.event
     }
 
+    /// Begins with it; `false` if it was given back.
+    fn begin(&self) -> bool {
+        self.ticket.line.as_ref().is_some_and(|line| line.begin(self.ticket.number))
+    }
+
     /// The event, of which nothing is said.
     fn into_event(mut self) -> T {
         self.ticket.line = None;
@@ -92,6 +110,8 @@ impl<T> Work<T> {
 impl Ticket {
     fn answer(&mut self, answer: Answer) {
         if let Some(line) = self.line.take() {
+            // What was given back once is let go of now.
+            let answer = if line.end(self.number) { Answer::Returned } else { answer };
             line.answer(self.number, answer);
         }
     }
@@ -167,9 +187,8 @@ impl<S: Source> Source for Works<S> {
             return Err(refused("work cannot be selected"));
         }
         let interest = Interest { selector: None, partition: interest.partition };
-        let wire = Arc::new(Wire { id, publisher: OnceLock::new() });
-        let (delivered, is_refused) = Default::default();
-        let taker = Arc::new(Taker { subscriber, wire: Arc::clone(&wire), delivered, is_refused });
+        let wire = Arc::new(Wire { id, publisher: OnceLock::new(), window: Mutex::default() });
+        let taker = Arc::new(Taker { subscriber, wire: Arc::clone(&wire), is_refused: AtomicBool::default() });
         let inner = Subscription { id, consumer, options, interest, subscriber: Arc::clone(&taker) as _ };
         let publisher = self.source.open(instance, inner).await?;
         if !publisher.takes_answers() {
@@ -194,6 +213,53 @@ struct Wire<T> {
     id: SubscriptionId,
     /// There before anything is asked for, so before there is work.
     publisher: OnceLock<Arc<dyn Publisher<T>>>,
+    window: Mutex<WorkWindow>,
+}
+
+/// Which of the events of an edge wait at the consumer. Pure.
+#[derive(Debug, Default)]
+struct WorkWindow {
+    delivered: u64,
+    /// What the consumer was given, or has dropped.
+    begun: Ranges,
+    /// What was given back, and the consumer has not dropped yet.
+    returned: BTreeSet<u64>,
+}
+
+impl WorkWindow {
+    /// Takes note of so many events more, and returns the number of the first.
+    fn deliver(&mut self, count: u64) -> u64 {
+        let first = self.delivered + 1;
+        self.delivered += count;
+        first
+    }
+
+    /// The consumer begins with an event; `false` if it was given back.
+    fn begin(&mut self, number: u64) -> bool {
+        let is_here = !self.returned.contains(&number);
+        if is_here {
+            self.begun.insert(number, number);
+        }
+        is_here
+    }
+
+    /// Gives an event back, unless the consumer has begun with it.
+    fn give_back(&mut self, number: u64) -> bool {
+        number <= self.delivered && !self.begun.contains(number) && self.returned.insert(number)
+    }
+
+    /// The consumer has dropped an event, or answered it. Returns whether it was given back.
+    fn end(&mut self, number: u64) -> bool {
+        let was_returned = self.returned.remove(&number);
+        self.begun.insert(number, number);
+        was_returned
+    }
+}
+
+impl<T> Wire<T> {
+    fn window(&self) -> MutexGuard<'_, WorkWindow> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<T> Line for Wire<T> {
@@ -202,26 +268,36 @@ impl<T> Line for Wire<T> {
             publisher.answer(self.id, number, answer);
         }
     }
+
+    fn begin(&self, number: u64) -> bool {
+        let is_here = self.window().begin(number);
+        if is_here {
+            self.answer(number, Answer::Begun);
+        }
+        is_here
+    }
+
+    fn end(&self, number: u64) -> bool {
+        self.window().end(number)
+    }
 }
 
 /// The subscriber that the source sees: makes work of events.
 struct Taker<T> {
     subscriber: Arc<dyn Subscriber<Work<T>>>,
     wire: Arc<Wire<T>>,
-    delivered: AtomicU64,
     /// The consumer was told that there is no edge, and is told nothing else.
     is_refused: AtomicBool,
 }
 
 impl<T: Send + 'static> Taker<T> {
     fn wrap(&self, events: Events<T>, attempt: Attempt) -> Events<Work<T>> {
-        let count = events.len() as u64;
-        let before = self.delivered.fetch_add(count, Ordering::Relaxed);
+        let first = self.wire.window().deliver(events.len() as u64);
         let work = |(number, event)| {
             let line = Some(Arc::clone(&self.wire) as Arc<dyn Line>);
             Work { event, ticket: Ticket { number, attempt, line } }
         };
-        (before + 1..).zip(events).map(work).collect::<Vec<_>>().into()
+        Events::revocable((first..).zip(events).map(work).collect(), Work::begin)
     }
 }
 
@@ -233,6 +309,15 @@ impl<T: Send + 'static> Subscriber<T> for Taker<T> {
     fn try_deliver(&self, id: SubscriptionId, events: Events<T>, attempt: Attempt) -> Result<(), Events<T>> {
         let refused = self.subscriber.try_deliver(id, self.wrap(events, attempt), attempt);
         refused.map_err(|works| works.into_iter().map(Work::into_event).collect::<Vec<_>>().into())
+    }
+
+    fn can_give_back(&self) -> bool {
+        true
+    }
+
+    fn revoke(&self, _: SubscriptionId, number: u64) {
+        let is_given_back = self.wire.window().give_back(number);
+        self.wire.answer(number, if is_given_back { Answer::Returned } else { Answer::Begun });
     }
 
     fn ended(&self, id: SubscriptionId, cause: EndCause) {
@@ -277,6 +362,17 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+
+    #[test]
+    fn what_was_given_back_is_not_begun_and_what_was_begun_is_not_given_back() {
+        let mut window = WorkWindow::default();
+        assert_eq!((window.deliver(3), window.deliver(1)), (1, 4));
+        assert!(window.begin(1) && !window.give_back(1));
+        assert!(window.give_back(3) && !window.give_back(3) && !window.give_back(5));
+        assert!(!window.begin(3) && window.begin(2));
+        assert!(window.end(3) && !window.end(2) && !window.end(4));
+        assert!(!window.give_back(4), "it was answered before it was begun");
+    }
 
     #[test]
     fn what_is_dropped_again_and_again_waits_longer_up_to_a_bound() {

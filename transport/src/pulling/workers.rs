@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -19,6 +20,10 @@ pub(super) struct Workers {
     /// By demand: those that may be given something. In turn: those that have not fallen silent. By key: those that may be
     /// given something and for whom something waits. Ranked by [`Worker::rank`], and the last is the next.
     able: BTreeSet<(usize, Reverse<WorkerId>)>,
+    /// How many tasks wait at workers that say what they begin with, and were not asked back.
+    lent: usize,
+    /// How many workers have nothing to do, and want something.
+    idle: usize,
     /// In turn: whose turn it is, or that of the first after it.
     turn: WorkerId,
     /// By key: whose lane it is, and with which score.
@@ -35,8 +40,18 @@ pub(super) struct Worker {
     pub(super) is_silent: bool,
     /// It wants no more.
     is_retired: bool,
+    /// It says what it begins with.
+    pub(super) announces: bool,
     /// The tasks it has, oldest first.
     pub(super) held: Chain,
+    /// Those of them that wait there and were not asked back, oldest first.
+    pub(super) line: Chain,
+    /// How many of them it has begun with.
+    pub(super) begun: usize,
+    /// When its line has moved last: it began with something, ended it, or was given something when nothing waited. There once
+    /// it was given something.
+    moved_at: Option<Instant>,
+    is_idle: bool,
     /// By key: its lanes in which something waits.
     lanes: VecDeque<usize>,
     /// Where it stands in `able`.
@@ -52,6 +67,8 @@ impl Workers {
             workers: BTreeMap::new(),
             joined: 0,
             able: BTreeSet::new(),
+            lent: 0,
+            idle: 0,
             turn: WorkerId(0),
             owners,
         }
@@ -77,6 +94,7 @@ impl Workers {
     pub(super) fn remove(&mut self, id: WorkerId, lanes: &Lanes) -> bool {
         let Some(worker) = self.workers.remove(&id) else { return false };
         debug_assert_eq!(worker.held.len(), 0, "its tasks were taken back");
+        self.idle -= usize::from(worker.is_idle);
         if let Some(rank) = worker.rank {
             self.able.remove(&(rank, Reverse(id)));
         }
@@ -148,10 +166,30 @@ impl Workers {
         }
     }
 
+    /// From now on a worker says what it begins with. Returns whether it is there.
+    pub(super) fn announces(&mut self, id: WorkerId) -> bool {
+        self.workers.get_mut(&id).map(|worker| worker.announces = true).is_some()
+    }
+
     /// Gives a worker a task from a lane: it has used up one of what it asked for.
-    pub(super) fn give(&mut self, id: WorkerId, lane: usize, lanes: &Lanes, links: &mut Links, slot: u32) {
+    #[expect(clippy::too_many_arguments, reason = "two tables of links")]
+    pub(super) fn give(
+        &mut self,
+        now: Instant,
+        id: WorkerId,
+        lane: usize,
+        lanes: &Lanes,
+        by_worker: &mut Links,
+        by_line: &mut Links,
+        slot: u32,
+    ) {
         let worker = self.workers.get_mut(&id).expect("only those who have joined are next");
-        worker.held.push_back(links, slot);
+        worker.held.push_back(by_worker, slot);
+        if worker.line.len() == 0 {
+            worker.moved_at = Some(now);
+        }
+        worker.line.push_back(by_line, slot);
+        self.lent += usize::from(worker.announces);
         worker.given += 1;
         debug_assert!(worker.given <= worker.asked && worker.held.len() <= self.max_held && !worker.is_silent);
         match self.assignment {
@@ -168,12 +206,79 @@ impl Workers {
         self.rank(id);
     }
 
+    /// A task does not wait at its worker any more, or was asked back.
+    pub(super) fn unlend(&mut self, id: WorkerId, links: &mut Links, slot: u32) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.line.remove(links, slot);
+            self.lent -= usize::from(worker.announces);
+        }
+    }
+
+    /// A worker begins with a task.
+    pub(super) fn began_one(&mut self, now: Instant, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            (worker.begun, worker.moved_at) = (worker.begun + 1, Some(now));
+        }
+    }
+
+    /// A worker is done with a task that it had begun, in whatever way.
+    pub(super) fn ended_one(&mut self, now: Instant, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            (worker.begun, worker.moved_at) = (worker.begun - 1, Some(now));
+        }
+    }
+
     /// Takes a task from a worker, done or not.
     pub(super) fn take(&mut self, id: WorkerId, links: &mut Links, slot: u32) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.remove(links, slot);
             self.rank(id);
         }
+    }
+
+    /// Those at whom something waits that have begun with nothing for so long.
+    pub(super) fn stalled(&self, now: Instant, wait: Duration) -> Vec<WorkerId> {
+        let is_stalled = |worker: &Worker| worker.stalls_at(wait).is_some_and(|at| at <= now);
+        self.workers.iter().filter(|(_, worker)| is_stalled(worker)).map(|(id, _)| *id).collect()
+    }
+
+    /// From whom to take something back for somebody who has nothing to do: of those whose line has not moved for `pause`, the
+    /// one at whom most waits. And when to look again, also for those that [stall](Self::stalled).
+    pub(super) fn look(
+        &self,
+        now: Instant,
+        wait: Duration,
+        pause: Option<Duration>,
+    ) -> (Option<WorkerId>, Option<Instant>) {
+        let (mut from, mut next) = (None, None::<Instant>);
+        for (id, worker) in self.workers.iter().filter(|(_, worker)| worker.announces && worker.line.len() > 0) {
+            let rests_at = pause.and_then(|pause| worker.moved_at?.checked_add(pause));
+            if rests_at.is_some_and(|at| at <= now) {
+                from = from.max(Some((worker.line.len(), Reverse(*id))));
+            }
+            let later = [rests_at.filter(|at| *at > now), worker.stalls_at(wait)];
+            next = later.into_iter().chain([next]).flatten().min();
+        }
+        (from.map(|(_, Reverse(id))| id), next)
+    }
+
+    /// How many tasks wait at workers that say what they begin with, and were not asked back.
+    pub(super) fn lent(&self) -> usize {
+        self.lent
+    }
+
+    /// How many workers have nothing to do, and want something.
+    pub(super) fn idle(&self) -> usize {
+        self.idle
+    }
+
+    /// Of those, the one that wants most, if it is not `but`.
+    pub(super) fn most_idle_but(&self, but: WorkerId) -> Option<WorkerId> {
+        if self.idle == 0 || self.assignment != Assignment::ByDemand {
+            return None;
+        }
+        let idle = self.workers.iter().filter(|(id, worker)| worker.is_idle && **id != but);
+        idle.max_by_key(|(id, worker)| (worker.rank, Reverse(**id))).map(|(id, _)| *id)
     }
 
     /// Raises what a worker has asked for; a repeated or lower number is nothing new. Returns `None` for a stranger.
@@ -216,6 +321,9 @@ impl Workers {
     /// Puts a worker where it belongs in `able`.
     fn rank(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
+        let is_idle =
+            worker.held.len() == 0 && !(worker.is_silent || worker.is_retired) && worker.room(self.max_held) > 0;
+        self.idle = self.idle + usize::from(is_idle) - usize::from(std::mem::replace(&mut worker.is_idle, is_idle));
         let rank = worker.rank(self.assignment, self.max_held);
         if rank != worker.rank {
             if let Some(before) = std::mem::replace(&mut worker.rank, rank) {
@@ -233,6 +341,12 @@ impl Worker {
     fn room(&self, max_held: usize) -> usize {
         let asked = usize::try_from(self.asked - self.given).unwrap_or(usize::MAX);
         asked.min(max_held - self.held.len())
+    }
+
+    /// When it is silent if nothing is heard of it: something waits there, and it has begun with nothing.
+    fn stalls_at(&self, wait: Duration) -> Option<Instant> {
+        let waits = self.announces && self.line.len() > 0 && self.begun == 0;
+        self.moved_at.filter(|_| waits)?.checked_add(wait)
     }
 
     fn rank(&self, assignment: Assignment, max_held: usize) -> Option<usize> {

@@ -13,7 +13,7 @@ TYPES = {
     3: ("refuse", dict(reason=NEEDED, message="")),
     4: ("ask functions", dict()),
     5: ("functions part", dict(functions=NEEDED, is_last=NEEDED)),
-    16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0, consumer=None)),
+    16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0, consumer=None, announces=False)),
     17: ("accepted", dict(instances=1, takes_answers=False)),
     18: ("refused", dict(reason=NEEDED, message="", published=None)),
     19: ("credit", dict(up_to=NEEDED, bytes_up_to=None)),
@@ -23,6 +23,7 @@ TYPES = {
     23: ("resumed", dict()),
     24: ("answer", dict(number=NEEDED, ranges=NEEDED, verdict=NEEDED, delay_ms=0, message="", result=None)),
     25: ("answered", dict(up_to=NEEDED)),
+    26: ("revoke", dict(ranges=NEEDED)),
     34: ("done", dict(last_seq=NEEDED)),
     35: ("failed", dict(last_seq=NEEDED, reason=NEEDED, origin="", message="", is_cancel=False)),
 }

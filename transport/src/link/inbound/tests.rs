@@ -15,6 +15,7 @@ fn subscribe() -> Subscribe {
         selector: None,
         instance: 0,
         consumer: None,
+        announces: false,
     }
 }
 

@@ -238,6 +238,7 @@ fn other_frames_are_refused() {
         selector: None,
         instance: 0,
         consumer: None,
+        announces: false,
     };
     let error = outbound(0).handle_frame(0, &Frame::Subscribe(subscribe)).unwrap_err();
     assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");
@@ -535,4 +536,86 @@ fn who_lets_go_hears_what_becomes_of_its_events() {
         let expected = if is_lost { vec![(2, 2, 2)] } else { vec![(2, 1, 2), (3, 1, 1)] };
         assert_eq!(unfinished(&mut outbound), expected);
     }
+}
+
+#[test]
+fn what_is_said_of_open_events_is_kept_once_however_often_it_comes() {
+    let mut outbound = answered(10);
+    outbound.handle_frame(0, &answer(1, Verdict::Done, &[(9, 9)])).unwrap();
+    let open: Vec<_> = (1..=10).map(|seq| (seq, seq)).collect();
+    for _ in 0..10_000 {
+        outbound.handle_frame(0, &answer(0, Verdict::InProgress, &open)).unwrap();
+        outbound.handle_frame(0, &answer(0, Verdict::Begun, &open[..3])).unwrap();
+    }
+    let told = told(&mut outbound);
+    assert_eq!((told[0], told.len()), ((9, 9, true), 1 + 3 + 9));
+}
+
+#[test]
+fn an_event_is_asked_back_once_on_each_stream_and_given_back_only_then() {
+    let mut outbound = answered(5);
+    outbound.revoke(2);
+    assert_eq!(sent(&mut outbound), [], "nobody can give back who does not say so");
+    outbound.announced();
+    [2, 3, 5].into_iter().for_each(|seq| outbound.revoke(seq));
+    assert_eq!(sent(&mut outbound), [Frame::Revoke(Revoke { ranges: vec![(2, 3), (5, 5)] })]);
+    let unasked = outbound.handle_frame(0, &answer(1, Verdict::Returned, &[(1, 1)])).unwrap_err();
+    assert_eq!(unasked.to_string(), "unexpected answer frame that gives back what was not asked for");
+    outbound.handle_frame(0, &answer(1, Verdict::Returned, &[(5, 5)])).unwrap();
+    outbound.resume(1, 5).unwrap();
+    assert!(sent(&mut outbound).contains(&Frame::Revoke(Revoke { ranges: vec![(2, 3)] })));
+    assert_eq!(told(&mut outbound), [(5, 5, true)]);
+}
+
+const PIECE: usize = 32 << 10;
+const MIB: usize = 1 << 20;
+
+/// Says 60 MB of a result, and not its end; how many bytes were taken.
+fn say_much(outbound: &mut Outbound) -> Result<usize, LinkError> {
+    let piece = vec![7; PIECE];
+    for number in 1..=60 * MIB / PIECE {
+        outbound.handle_frame(0, &result(number as u64, Verdict::Part, 1, &piece))?;
+    }
+    Ok(60 * MIB)
+}
+
+#[test]
+fn unfinished_results_share_a_bound_on_a_connection() {
+    let reassembly = Reassembly::new(128 * MIB);
+    let mut links: Vec<_> = (0..40).map(|_| answered(1)).collect();
+    let said: Vec<_> = links
+        .iter_mut()
+        .map(|outbound| {
+            outbound.share_reassembly(reassembly.clone()).unwrap();
+            say_much(outbound)
+        })
+        .collect();
+    assert_eq!(said.iter().filter(|said| said.is_ok()).count(), 2, "two of 60 MiB in 128 MiB");
+    assert!(said[2..].iter().all(|said| matches!(said, Err(LinkError::Reassembly { .. }))));
+    // What cannot move to another connection is dropped, and what can is accounted for there.
+    let other = Reassembly::new(100 * MIB);
+    assert_eq!(links[0].share_reassembly(other.clone()), Ok(()));
+    assert!(matches!(links[1].share_reassembly(other.clone()), Err(LinkError::Reassembly { .. })));
+    assert_eq!(
+        other.share().take(50 * MIB),
+        Err(LinkError::Reassembly { bound: 100 * MIB, got: 110 * MIB + 1920 * 64 })
+    );
+    drop(links);
+    assert_eq!((other.share().take(100 * MIB), reassembly.share().take(128 * MIB)), (Ok(()), Ok(())));
+}
+
+#[test]
+fn a_partial_result_does_not_outlive_its_task() {
+    let (mut outbound, reassembly) = (answered(2), Reassembly::new(64 * MIB));
+    outbound.share_reassembly(reassembly.clone()).unwrap();
+    say_much(&mut outbound).unwrap();
+    outbound.expire(1);
+    assert_eq!(reassembly.share().take(64 * MIB), Ok(()), "nothing of it is kept");
+    let last = 60 * MIB / PIECE;
+    outbound.handle_frame(0, &result(last as u64 + 1, Verdict::Part, 1, b"a")).unwrap();
+    outbound.handle_frame(0, &result(last as u64 + 2, Verdict::Done, 1, b"b")).unwrap();
+    let late = Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() };
+    assert_eq!(outbound.poll_event(), Some(OutboundEvent::Answered { first: 1, last: 1, answer: late }));
+    let empty = outbound.handle_frame(0, &result(last as u64 + 3, Verdict::Part, 2, b""));
+    assert!(empty.is_err(), "a piece without bytes brings a result no nearer to its end");
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::letters::Letters;
-use super::{Edge, MAX_DEAD_LETTERS, Message, Results};
+use super::{Edge, MAX_DEAD_LETTERS, Message, Results, Words};
 use crate::pulling::{Counters, Decision, Given, Pulling, PullingOptions, Task, TaskId, WorkerId};
 use crate::ranges::Ranges;
 
@@ -59,6 +59,7 @@ struct Worker<T> {
     held: Arc<AtomicUsize>,
     /// Why it wants no more, if so: it was told that the edge has ended, and is gone when it has answered everything.
     parts: Option<Exit>,
+    words: Arc<Mutex<Words>>,
 }
 
 impl<T> Worker<T> {
@@ -210,6 +211,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             Message::Handled(id, up_to) => self.handled(id, up_to.count()),
             Message::Answer(id, number, answer) => self.answer(id, number, answer),
             Message::Cancel(id, reason) => self.part(id, reason),
+            Message::Words(id) => self.hear(id),
             Message::Leave(id, cause, unfinished) => self.leave(id, &cause, &unfinished),
             Message::Events(events, attempt) => {
                 for event in events {
@@ -226,18 +228,23 @@ impl<T: Clone + Send + 'static> Driver<T> {
 
     fn open(&mut self, subscription: Subscription<T>) -> Result<Edge<T>, SubscribeError> {
         let Subscription { id, interest, subscriber, .. } = subscription;
+        let announces = subscriber.can_give_back();
         let refused = |reason: String| SubscribeError::Refused { at: self.name.to_string(), reason };
         if interest.selector.is_some() || interest.partition.is_some() {
             return Err(refused("tasks cannot be selected".to_owned()));
         }
         let Some(mailbox) = self.mailbox.upgrade() else { return Err(SubscribeError::Ended(self.name.to_string())) };
         let worker = self.pulling.join(now(), Demand::ZERO).map_err(|error| refused(error.to_string()))?;
+        if announces {
+            self.pulling.announces(worker);
+        }
         self.by_id.insert(worker, id);
-        let held = Arc::<AtomicUsize>::default();
-        let (open, edge_held) = (BTreeMap::new(), Arc::clone(&held));
-        self.workers.insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held, parts: None });
+        let (held, words) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Words>>::default());
+        let (open, edge_held, edge_words) = (BTreeMap::new(), Arc::clone(&held), Arc::clone(&words));
+        self.workers
+            .insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held, parts: None, words });
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
-        Ok(Edge { id, mailbox, held: edge_held, crowd: Arc::clone(&self.crowd) })
+        Ok(Edge { id, mailbox, held: edge_held, crowd: Arc::clone(&self.crowd), words: edge_words })
     }
 
     /// A worker has done its first `up_to` events, if it has not answered some of them otherwise.
@@ -253,12 +260,33 @@ impl<T: Clone + Send + 'static> Driver<T> {
         self.leave_if_done(id);
     }
 
+    /// Takes some of what a worker has said of events that it works on; the rest in its turn, so that a worker which has much
+    /// to say does not hold up the others.
+    fn hear(&mut self, id: SubscriptionId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (words, are_more) = worker.words.lock().unwrap_or_else(PoisonError::into_inner).take(WORDS_AT_ONCE);
+        if are_more && let Some(mailbox) = self.mailbox.upgrade() {
+            let _ = mailbox.send(Message::Words(id));
+        }
+        for (number, answer) in words {
+            // It may have been answered since.
+            let Some(given) = worker.open.get(&number).copied() else { continue };
+            let Given { worker, task, attempt, .. } = given;
+            // What is refused has been counted.
+            let _ = match answer {
+                Answer::Begun => self.pulling.begin(now(), worker, task, attempt),
+                _ => self.pulling.progress(now(), worker, task, attempt),
+            };
+        }
+    }
+
     fn answer(&mut self, id: SubscriptionId, number: u64, answer: Answer) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let given = if answer.is_final() { worker.open.remove(&number) } else { worker.open.get(&number).copied() };
+        let given = worker.open.remove(&number);
         worker.show();
         let Some(given) = given else {
-            self.unheld += 1;
+            // What was given back is let go of later, which is said again.
+            self.unheld += u64::from(answer != Answer::Returned);
             return;
         };
         let Given { worker, task, attempt, .. } = given;
@@ -274,7 +302,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             }
             Answer::Retry { delay, message } => self.pulling.nack(now(), worker, task, attempt, delay, &message),
             Answer::GiveUp { message } => self.pulling.terminate(now(), worker, task, attempt, &message),
-            _ => self.pulling.progress(now(), worker, task, attempt),
+            _ => self.pulling.give_back(now(), worker, task, attempt),
         };
         self.leave_if_done(id);
     }
@@ -407,10 +435,16 @@ impl<T: Clone + Send + 'static> Driver<T> {
                     }
                     self.letters.push(letter);
                 }
+                Some(Decision::Revoke(given)) => {
+                    // Behind the event itself.
+                    self.deliver();
+                    self.tell(given, |subscriber, id, number| subscriber.revoke(id, number));
+                }
                 Some(Decision::Expired(given)) => {
                     let Given { worker, task, attempt, .. } = given;
                     let (pool, attempt) = (&*self.name, attempt.number());
                     notice!(self.notices, info, "not answered", pool, %worker, %task, attempt);
+                    self.tell(given, |subscriber, id, number| subscriber.expired(id, number));
                 }
                 Some(Decision::Closed) => {}
                 // What is delivered may be done by that, and decide more.
@@ -435,6 +469,16 @@ impl<T: Clone + Send + 'static> Driver<T> {
         worker.show();
         let empty = || Parcel { to: id, attempt: given.attempt, events: Vec::new() };
         self.parcel.get_or_insert_with(empty).events.push(event);
+    }
+
+    /// Tells a worker something of an event that it was given.
+    fn tell(&self, given: Given, tell: impl FnOnce(&dyn Subscriber<T>, SubscriptionId, u64)) {
+        let Some(id) = self.by_id.get(&given.worker) else { return };
+        let Some(worker) = self.workers.get(id) else { return };
+        // What waits was given last.
+        if let Some((number, _)) = worker.open.iter().rev().find(|(_, open)| **open == given) {
+            tell(&*worker.subscriber, *id, *number);
+        }
     }
 
     fn deliver(&mut self) {
@@ -580,5 +624,7 @@ const NO_DELAY: std::time::Duration = std::time::Duration::ZERO;
 const REMEMBERED: usize = 1024;
 /// Messages that are taken before what they bring about is carried out: a batch, and not so many that a timer is late.
 const MESSAGES_AT_ONCE: usize = 256;
+/// Words on events that are taken at a time.
+const WORDS_AT_ONCE: usize = 256;
 /// What is delivered together: about a frame of small events.
 const EVENTS_AT_ONCE: usize = 512;

@@ -44,7 +44,7 @@ mod tests {
             let row = format!("| {} | {} |", bytes[4], frame.name());
             assert!(page.contains(&row), "{row}");
         }
-        for number in 0..=16 {
+        for number in 0..=17 {
             assert!(page.contains(&format!("| {number} | ")), "reason {number}");
         }
     }

@@ -686,6 +686,7 @@ fn reason(kind: FailureKind) -> Reason {
         FailureKind::Protocol => Reason::Protocol,
         FailureKind::AlreadySubscribed => Reason::AlreadySubscribed,
         FailureKind::AlreadyEnded => Reason::Ended,
+        FailureKind::Refused => Reason::Refused,
         _ => Reason::Error,
     }
 }

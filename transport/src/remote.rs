@@ -746,6 +746,7 @@ fn far_exit(name: &str, reason: Reason, origin: &str, message: &str) -> Exit {
     let kind = match reason {
         Reason::AlreadySubscribed => FailureKind::AlreadySubscribed,
         Reason::Ended => FailureKind::AlreadyEnded,
+        Reason::Refused => FailureKind::Refused,
         _ => FailureKind::Remote,
     };
     let message = match reason {
@@ -753,7 +754,7 @@ fn far_exit(name: &str, reason: Reason, origin: &str, message: &str) -> Exit {
         Reason::Shutdown => return Exit::Shutdown,
         Reason::Panic => format!("stage {origin:?} panicked: {message}"),
         Reason::Error => format!("stage {origin:?} failed: {message}"),
-        Reason::AlreadySubscribed | Reason::Ended => message.to_owned(),
+        Reason::AlreadySubscribed | Reason::Ended | Reason::Refused => message.to_owned(),
         other => format!("{origin}: {other}: {message}"),
     };
     Exit::Failed(Failure::new(name, kind, message))

@@ -40,12 +40,14 @@ pub(crate) enum Reason {
     NoSession,
     /// The producer takes a consumer only once.
     AlreadySubscribed,
+    /// The producer does not want this consumer.
+    Refused,
     /// A reason of a later version.
     Unknown(u8),
 }
 
 /// Every reason and its number. Numbers are never given a second time.
-const NUMBERS: [(Reason, u8); 17] = [
+const NUMBERS: [(Reason, u8); 18] = [
     (Reason::Normal, 0),
     (Reason::Shutdown, 1),
     (Reason::Error, 2),
@@ -63,6 +65,7 @@ const NUMBERS: [(Reason, u8); 17] = [
     (Reason::Superseded, 14),
     (Reason::NoSession, 15),
     (Reason::AlreadySubscribed, 16),
+    (Reason::Refused, 17),
 ];
 
 impl From<u8> for Reason {
@@ -100,6 +103,7 @@ impl std::fmt::Display for Reason {
             Self::Superseded => "superseded",
             Self::NoSession => "no such link",
             Self::AlreadySubscribed => "already subscribed",
+            Self::Refused => "refused",
             Self::Unknown(number) => return write!(f, "unknown reason {number}"),
         })
     }
@@ -114,7 +118,7 @@ mod tests {
         for number in 0..=u8::MAX {
             assert_eq!(u8::from(Reason::from(number)), number);
         }
-        assert_eq!(Reason::from(17), Reason::Unknown(17));
+        assert_eq!(Reason::from(18), Reason::Unknown(18));
     }
 
     #[test]

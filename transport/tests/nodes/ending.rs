@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_stage::{
-    EventStreamError, Exit, FailureKind, Graph, Publisher, Result, Source, SourceExt, SubscribeError, Subscription,
+    Cx, Edge, EventStreamError, Exit, FailureKind, Graph, Producer, Publisher, Refusal, Result, Source, SourceExt,
+    SubscribeError, Subscription,
 };
 use aqueduct_transport::{Authority, Node, NodeConfig};
 use bytes::Bytes;
 use tokio_stream::StreamExt;
 
 use crate::nodes::{guarded, node, nodes};
-use crate::stages::{GUARD, Seen, bytes, collect, consuming, fails, produce, ready};
+use crate::stages::{GUARD, Make, Seen, bytes, collect, consuming, fails, produce, ready};
 
 #[tokio::test]
 async fn a_consumer_that_has_enough_ends_its_subscription_only() {
@@ -50,6 +51,42 @@ async fn instances_that_come_after_the_end_of_a_short_source_have_an_empty_share
             assert_eq!(seen, (0..events).collect::<Vec<_>>());
             producing.join().await.unwrap();
         }
+    })
+    .await;
+}
+
+/// Has one place, for whoever comes first.
+struct OnePlace(Make<fn(u64) -> u64>, usize);
+
+impl Producer for OnePlace {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+        self.0.handle_demand(demand, cx).await
+    }
+
+    async fn handle_subscribe(&mut self, _: &Edge, _: &mut Cx<'_, u64>) -> Result {
+        self.1 = self.1.checked_sub(1).ok_or(Refusal::new("the place is taken"))?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_far_subscriber_that_the_producer_refuses_is_told_so_and_the_producer_lives() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let graph = Graph::new("producing");
+        let make = || OnePlace(Make { next: 0, end: u64::MAX, make: |n| n }, 1);
+        let stage = graph.producer("choosy", make);
+        there.publish("choosy", &stage).unwrap();
+        let mut producing = graph.start();
+        let (seen, first) = consuming::<u64>(&here, "choosy", &there);
+        seen.until(100).await;
+        let (failure, events) = fails::<u64>(&here, "choosy", &there).await;
+        assert_eq!((failure.kind(), failure.message(), events.len()), (FailureKind::Refused, "the place is taken", 0));
+        seen.until(1_000).await;
+        drop(first);
+        producing.stop(GUARD).await.unwrap();
     })
     .await;
 }

@@ -12,7 +12,6 @@ use crate::draw;
 use crate::world::{World, sim};
 
 #[test]
-#[ignore = "an orderly end gives events away again"]
 fn what_is_in_a_queue_is_handled_once_however_its_consumers_come_and_go() {
     sim().swarm(0..60, async |net| lives(&net).await);
 }

@@ -317,7 +317,7 @@ mod tests {
         let (mailbox, mut messages) = mpsc::unbounded_channel::<Message<u64>>();
         let (id, words) = (SubscriptionId::new(), Arc::<Mutex<Words>>::default());
         let (held, crowd) = Default::default();
-        let edge = Edge { id, mailbox, rejoins: false, held, crowd, words: Arc::clone(&words) };
+        let edge = Edge { id, mailbox, held, crowd, words: Arc::clone(&words) };
         for number in 0..100_000 {
             edge.answer(id, number % 10, Answer::InProgress);
         }

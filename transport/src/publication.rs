@@ -317,8 +317,6 @@ impl<T: Wire> Serving<T> {
         notice!(notices, info, "subscriber cut off", stage, peer, error = %Sentence(&error), ?grace);
         self.outbound.cut();
         let cut_at = Instant::now();
-        // It answers: its process has been started again, or tries to go on already.
-        let grace = if error.is_reset() { self.grace.min(RESET_GRACE) } else { self.grace };
         while !self.let_in() {
             if self.outbound.is_over() {
                 return Ok(());
@@ -703,7 +701,5 @@ fn exit(reason: Reason, peer: &str) -> Exit {
 
 /// No more events are encoded while so many bytes wait for the network: enough to keep it busy between two wakes.
 const HIGH_WATER_BYTES: usize = 256 << 10;
-/// How long a subscriber is waited for that knows of no connection, and is there.
-const RESET_GRACE: Duration = Duration::from_secs(1);
 /// What one subscription may have open at the source, in events: several times the far default.
 const MAX_OPEN_DEMAND: Demand = Demand::new(65_536);

@@ -75,13 +75,6 @@ impl StreamError {
         )
     }
 
-    /// Whether the other node has said that it knows of no such connection: its process has been started again, or has given
-    /// the connection up before this one did.
-    pub(crate) fn is_reset(&self) -> bool {
-        use ConnectionError::Reset;
-        matches!(self, Self::Read(ReadError::ConnectionLost(Reset)) | Self::Write(WriteError::ConnectionLost(Reset)))
-    }
-
     /// Whether the other node has given the link up because others waited for this one.
     pub(crate) fn is_too_slow(&self) -> bool {
         let too_slow = VarInt::from_u32(CLOSE_TOO_SLOW);

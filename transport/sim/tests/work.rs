@@ -101,7 +101,9 @@ fn failure_13_a_poison_event_ends_as_a_dead_letter() {
         }
         let letter = timeout(PATIENCE, letters.next()).await.expect("no dead letter in time");
         let DeadLetter { payload, attempts, .. } = letter.expect("the pool has not ended");
-        assert_eq!((payload, attempts), (poison, ATTEMPTS));
+        assert_eq!(payload, poison);
+        // Where it only waited as a worker was lost, that has a number too, and does not count.
+        assert!((ATTEMPTS..=ATTEMPTS + u32::from(kills)).contains(&attempts), "attempt {attempts} was the last");
         world.ends().await?;
         assert_eq!(letters.next().await, None);
         let (book, counters) = (world.book.lock(), world.pool.counters());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aqueduct_sim::{Host, Outcome, SimNet};
 use aqueduct_stage::{Graph, Running, SourceExt};
-use aqueduct_transport::{Authority, Identity, Node, NodeConfig, Retrying};
+use aqueduct_transport::{Authority, Identity, Node, NodeConfig, PublishOptions, Retrying};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
@@ -60,7 +60,8 @@ impl Machines {
         let of = Arc::clone(book);
         let far = Retrying::new(&node.source::<Event>("ticks", a.address(PORT)), GRACE);
         let relay = graph.stage("relay", move || Relay::new(&of)).subscribe_acknowledged(&far, WINDOW);
-        node.publish("relay", &relay)?;
+        // Both consumers are on one machine: neither could take over while that is cut off.
+        node.publish_with("relay", &relay, PublishOptions::new().lag_limit(Duration::MAX))?;
         node.publish("guests", &graph.iterate("guests", || 0_u64..))?;
         let relaying = Machine { node, running: graph.start() };
 

@@ -14,7 +14,6 @@ use crate::worker::work;
 use crate::world::{World, sim, spawn};
 
 #[test]
-#[ignore = "what waits in a window runs out of time"]
 fn a_channel_has_every_value_answered_once_however_its_workers_come_and_go() {
     sim().swarm(0..60, async |net| lives(&net).await);
 }

@@ -12,7 +12,6 @@ use crate::worker::work;
 use crate::world::{SLACK, World, sim, spawn};
 
 #[test]
-#[ignore = "what waits in a window runs out of time"]
 fn a_pool_has_every_task_done_once_however_its_workers_come_and_go() {
     sim().swarm(0..60, async |net| lives(&net).await);
 }

@@ -601,7 +601,7 @@ impl Outbound {
             }
             self.taken = answer.number;
             for &(first, last) in &answer.ranges {
-                self.settle(first, last, said.clone());
+                self.settle(first, last, &said);
             }
         }
         Ok(())
@@ -619,7 +619,7 @@ impl Outbound {
     }
 
     /// Takes the final answer to those of some events that have none.
-    fn settle(&mut self, first: u64, last: u64, answer: Answer) {
+    fn settle(&mut self, first: u64, last: u64, answer: &Answer) {
         for (first, last) in self.log.release(first, last) {
             self.words.settle(first, last);
             self.recall.settle(first, last);
@@ -677,7 +677,7 @@ impl Outbound {
             None => Some(piece.to_vec()).filter(|_| !self.expired.contains(seq)),
         };
         let late = || Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() };
-        self.settle(seq, seq, result.map_or_else(late, Answer::DoneWith));
+        self.settle(seq, seq, &result.map_or_else(late, Answer::DoneWith));
         Ok(())
     }
 

@@ -11,12 +11,14 @@
 //! | `pem.rs` | reading certificates and keys, with errors that name the file |
 //! | `keys.rs` | [`EndpointKeys`]: what a node must remember of itself across a restart |
 //! | `trust.rs` | whose certificates are accepted, and in words why one is not |
+//! | `der.rs` | [`Der`](der::Der): reads what certificates are made of |
 //! | `distinguished.rs` | the names in certificates, for those words |
 //! | `validity.rs` | until when a certificate is valid |
 //! | `tls.rs` | the TLS settings of both ends |
 //! | `error.rs` | [`IdentityError`] |
 
 mod authority;
+mod der;
 mod distinguished;
 mod error;
 mod keys;

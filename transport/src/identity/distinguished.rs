@@ -1,5 +1,7 @@
 //! The names of subjects and issuers in certificates, for messages.
 
+use super::der::Der;
+
 /// A distinguished name as people write it, `"CN=shop, O=Shop Ltd"`, from its DER without the outermost header. It comes
 /// from strangers: it is quoted, cut off, and what is not understood is left out.
 pub(super) fn describe(name: &[u8]) -> String {
@@ -19,23 +21,6 @@ pub(super) fn describe(name: &[u8]) -> String {
     match &*parts.join(", ") {
         "" => "an authority without a name".into(),
         text => format!("{:?}", text.chars().take(MAX_CHARS).collect::<String>()),
-    }
-}
-
-/// Tags and values, one after the other.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let [tag, length, rest @ ..] = self.0 else { return None };
-        let (length, rest) = match *length {
-            0x81 => (usize::from(*rest.first()?), &rest[1..]),
-            0x82 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), &rest[2..]),
-            length => (usize::from(length), rest),
-        };
-        let (value, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((*tag, value))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::der::Der;
+
 /// The end of a certificate's validity, since 1970, from its DER (RFC 5280, section 4.1.2.5); `None` if it cannot be read.
 /// TLS has read the certificate before.
 pub(super) fn not_after(certificate: &[u8]) -> Option<Duration> {
@@ -49,29 +51,6 @@ fn digits(text: &[u8], count: usize) -> Option<(u64, &[u8])> {
     let (number, rest) = text.split_at_checked(count)?;
     let digit = |number: u64, byte: &u8| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0'));
     Some((number.iter().try_fold(0, digit)?, rest))
-}
-
-/// Tags and values, one after the other.
-#[derive(Clone)]
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let [tag, length, rest @ ..] = self.0 else { return None };
-        let (length, rest) = match *length {
-            0x81 => (usize::from(*rest.first()?), &rest[1..]),
-            0x82 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), &rest[2..]),
-            length => (usize::from(length), rest),
-        };
-        let (value, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((*tag, value))
-    }
-
-    /// The next value, if it has this tag.
-    fn of(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next().filter(|(got, _)| *got == tag).map(|(_, value)| value)
-    }
 }
 
 const SEQUENCE: u8 = 0x30;

@@ -25,7 +25,7 @@ const SUBSCRIBED_WITHIN: Duration = Duration::from_millis(40);
 /// it does not want, and so comes to the end. In half of the seeds it is cut off meanwhile.
 #[test]
 fn choosy_consumers_get_what_they_want_to_the_end() {
-    sim().swarm(0..100, async |net| {
+    sim().swarm(0..35, async |net| {
         let mut rng = net.rng("choosy");
         let nodes = Nodes::new(lost_after(SHORT_IDLE).session_grace(GRACE).handshake_timeout(PATIENCE))?;
         let there = net.host("there");

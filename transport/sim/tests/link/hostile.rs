@@ -23,7 +23,7 @@ use crate::world::{PATIENCE, Setup, World, sim};
 /// leaves, and none is too many.
 #[test]
 fn failure_07_repeated_reordered_and_lower_credit_gives_no_extra_events() {
-    sim().swarm(0..300, async |net| {
+    sim().swarm(0..100, async |net| {
         let mut rng = net.rng("credit");
         let world = World::build(&net, Setup { consumers: 0, strangers: 1, ..Setup::default() }).await?;
         let edge = world.strangers[0].edge;

@@ -17,7 +17,7 @@ const SPAN: Duration = Duration::from_secs(6);
 /// and the producer keeps no more for it than it has asked for.
 #[test]
 fn failure_14_a_slow_consumer_among_ten_holds_up_nobody() {
-    sim().swarm(0..300, async |net| {
+    sim().swarm(0..100, async |net| {
         let mut rng = net.rng("slow");
         let conditions = LinkConditions::default().delay(Duration::from_millis(rng.random_range(1..20)));
         let (idle, acknowledges) = (PATIENCE, rng.random_bool(0.5));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use crate::bugs::bug;
 use crate::dispatcher::take_front;
 use crate::subscribers::accepts;
 use crate::{Attempt, Deliveries, Demand, Dispatcher, Events, Interest, Lane, Refused, Selector, SubscriptionId};
@@ -110,7 +111,8 @@ impl<T> BroadcastDispatcher<T> {
 
     /// The demand of the slowest; none if there is nobody.
     fn slowest(&self) -> Demand {
-        self.subscribers.iter().map(|subscriber| subscriber.demand).min().unwrap_or_default()
+        let demands = self.subscribers.iter().map(|subscriber| subscriber.demand);
+        demands.filter(|demand| !demand.is_zero() || !bug!(SlowestLeftOut)).min().unwrap_or_default()
     }
 }
 

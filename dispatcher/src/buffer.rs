@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::bugs::bug;
+
 /// A bounded queue of events without demand.
 ///
 /// When it is full, [`Keep`] says which end survives. What is dropped is counted and returned, never silent.
@@ -44,6 +46,7 @@ impl<T> Buffer<T> {
         let excess = (self.events.len() + events.len()).saturating_sub(self.capacity);
         match self.keep {
             Keep::First | Keep::Fail => events.truncate(events.len() - excess),
+            Keep::Last if bug!(NewestDropped) && excess <= events.len() => events.truncate(events.len() - excess),
             Keep::Last => {
                 let old = excess.min(self.events.len());
                 self.events.drain(..old);

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use ranking::Ranking;
 
+use crate::bugs::bug;
 use crate::subscribers::Subscribers;
 use crate::{Attempt, Deliveries, Demand, Dispatcher, Interest, Lane, Refused, SubscriptionId};
 
@@ -121,7 +122,10 @@ impl<T> DemandDispatcher<T> {
                 break;
             }
             deliveries.give(self.subscribers.id_at(first), events, count, attempt);
-            self.ranking.rank(first, self.subscribers.spend(first, count));
+            let left = self.subscribers.spend(first, count);
+            if left.is_zero() || !bug!(ServedStaysFirst) {
+                self.ranking.rank(first, left);
+            }
         }
     }
 
@@ -370,6 +374,22 @@ mod tests {
         assert_eq!(b.total(), Demand::new(4));
         assert!(b.dispatch([3, 4]).is_empty());
         assert_eq!(b.given(), [(even, vec![4]), (odd, vec![3])]);
+    }
+
+    #[test]
+    fn what_is_given_back_lets_nothing_newer_pass_what_waits() {
+        let mut b = Bench::default();
+        let (even, odd) = (SubscriptionId::new(), SubscriptionId::new());
+        for (id, rest) in [(even, 0), (odd, 1)] {
+            let selector: crate::Selector<u32> = std::sync::Arc::new(move |event| event % 2 == rest);
+            b.dispatcher.subscribe(id, Interest { selector: Some(selector), partition: None }).expect("a new one");
+        }
+        b.ask(even, 5);
+        assert_eq!(b.dispatch([3]), [3]);
+        let mut back = [2].into();
+        b.dispatcher.give_back(Lane::COMMON, &mut back, Attempt::FIRST.next(), &mut b.deliveries);
+        assert_eq!((back.is_empty(), b.given()), (true, vec![(even, vec![2])]));
+        assert_eq!((b.total(), b.dispatch([4])), (Demand::ZERO, vec![4]));
     }
 
     #[test]

@@ -50,9 +50,15 @@
 //! * `partition`: [`PartitionDispatcher`], each event where its key belongs
 //! * `buffer`: [`Buffer`], for events that found no demand
 //! * `sentence`: [`Sentence`], an error as people read it
+//! * `bugs`: planted ones, to see that the tests find them
 
 mod broadcast;
 mod buffer;
+#[cfg(not(aqueduct_bugs))]
+mod bugs;
+#[cfg(aqueduct_bugs)]
+#[doc(hidden)]
+pub mod bugs;
 mod by_demand;
 mod demand;
 mod dispatcher;

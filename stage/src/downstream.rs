@@ -7,6 +7,7 @@ use aqueduct_dispatcher::{
     SubscriptionId, Unattended, Window,
 };
 
+use crate::bugs::bug;
 use crate::by_id::ById;
 use crate::{ConsumerId, DemandMode, Edge, Peer, WaitingFor};
 
@@ -151,7 +152,7 @@ impl<T> Downstream<T> {
 
     /// A subscriber that was just taken in is refused after all: it does not count as having come.
     pub(crate) fn refuse(&mut self, id: SubscriptionId) {
-        if self.cancel(id).is_some() {
+        if self.cancel(id).is_some() && !bug!(RefusedHasCome) {
             self.seen -= 1;
         }
     }
@@ -200,7 +201,7 @@ impl<T> Downstream<T> {
         self.dispatcher.cancel(id, &mut self.deliveries);
         // What it had not taken is nobody's.
         self.give_back(lane, std::mem::take(&mut given.refused));
-        if given.may_come_back() {
+        if given.may_come_back() && !bug!(CancelledIsDone) {
             self.parted.insert(id, Parted { lane, given });
         }
         Some(edge)
@@ -236,6 +237,9 @@ impl<T> Downstream<T> {
             if !events.is_empty() {
                 left.push((attempt, events));
             }
+        }
+        if bug!(ReturnedReversed) {
+            left.reverse();
         }
         left.into_iter().rev().for_each(|group| self.returned.push_front(group));
     }
@@ -432,7 +436,7 @@ impl<T> Downstream<T> {
         let more = up_to.saturating_sub(*asked);
         if !more.is_zero() {
             *asked = up_to;
-            self.dispatcher.ask(id, more, &mut self.deliveries);
+            self.dispatcher.ask(id, if bug!(CumulativeTakenForMore) { up_to } else { more }, &mut self.deliveries);
         }
     }
 

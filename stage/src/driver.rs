@@ -9,6 +9,7 @@ use std::task::Poll;
 use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
 use tokio::sync::oneshot;
 
+use crate::bugs::bug;
 use crate::by_id::ById;
 use crate::callbacks::{Callbacks, Role, guarded, guarded_now};
 use crate::context::Wishes;
@@ -416,7 +417,8 @@ impl<C: Callbacks> Driver<C> {
         }
         if self.state == State::Exhausted {
             // What may be handed back may have to be given again.
-            let nothing_waits = self.downstream.waiting() == 0 && !self.downstream.may_come_back();
+            let nothing_waits =
+                self.downstream.waiting() == 0 && (!self.downstream.may_come_back() || bug!(EndBeforeAcknowledged));
             let delivered = self.downstream.is_delivered() && nothing_waits;
             if delivered || (self.draining && nothing_waits) {
                 return ControlFlow::Break(self.exit.clone());

@@ -89,6 +89,7 @@
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `supervisor`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`
+//! * `bugs`: planted ones, to see that the tests find them
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
 //! * [`stages`]: ready-made stages
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
@@ -96,6 +97,11 @@
 mod answer;
 mod any;
 mod batch;
+#[cfg(not(aqueduct_bugs))]
+mod bugs;
+#[cfg(aqueduct_bugs)]
+#[doc(hidden)]
+pub mod bugs;
 mod by_id;
 mod callbacks;
 mod closure;

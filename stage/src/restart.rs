@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::Exit;
+use crate::bugs::bug;
 
 /// Which ends are followed by a new start: OTP's restart types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -113,7 +114,7 @@ impl Restarts {
     /// Counts a restart. Returns its number within the period, from 1, or nothing if it is one too many.
     pub(crate) fn count(&mut self, intensity: Intensity, now: Instant) -> Option<usize> {
         while self.at.pop_front_if(|at| now.saturating_duration_since(*at) > intensity.within).is_some() {}
-        if self.at.len() >= intensity.max_restarts {
+        if self.at.len() >= intensity.max_restarts + usize::from(bug!(OneRestartTooMany)) {
             return None;
         }
         self.at.push_back(now);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
 
+use crate::bugs::bug;
 use crate::by_id::ById;
 use crate::{Edge, EndCause, Exit, FailureKind, Mode, Peer, WaitingFor};
 
@@ -186,8 +187,10 @@ impl Upstream {
         let asked_for = events.min(arrived.rest.saturating_sub(arrived.excess));
         arrived.rest -= events;
         *outstanding = outstanding.saturating_sub(Demand::from(asked_for));
-        let then_ask = (!*is_leaving && *outstanding <= window.min()).then(|| {
-            asked.add(window.max().saturating_sub(*outstanding));
+        let is_low = *outstanding < window.min() || (*outstanding == window.min() && !bug!(MinOffByOne));
+        let then_ask = (!*is_leaving && is_low).then(|| {
+            let still = if bug!(OutstandingAskedAgain) { Demand::ZERO } else { *outstanding };
+            asked.add(window.max().saturating_sub(still));
             *outstanding = window.max();
             *asked
         });
@@ -204,7 +207,7 @@ impl Upstream {
             let down = down.filter(|_| !is_drained);
             match subscribed.renewal {
                 Renewal::Never => {
-                    self.missed_something = true;
+                    self.missed_something = !bug!(EarlyEndIsComplete);
                     self.lost = self.lost.take().or(down);
                 }
                 Renewal::Perhaps => drop(self.awaited.insert(id, down)),

@@ -1,8 +1,4 @@
-//! Bugs that are planted on purpose, one at a time, to see that the tests find them.
-//!
-//! They are compiled only with `--cfg aqueduct_bugs`; otherwise [`bug!`] is `false`, and nothing of them is left. Which one is on
-//! is said by the environment variable `AQUEDUCT_BUG`, which is read once. `.ci/planted_bugs` builds the tests so, switches on one
-//! after the other, and fails if one is not found.
+//! The bugs that are planted in this crate, as `bugs` of `aqueduct-dispatcher` explains.
 //!
 //! | bug | what is wrong | found by | with |
 //! |---|---|---|---|
@@ -40,14 +36,10 @@
 #[cfg(aqueduct_bugs)]
 mod choosing_late;
 
-/// Whether a planted bug is on.
 #[cfg(aqueduct_bugs)]
-macro_rules! bug {
-    ($bug:ident) => {{
-        const NAME: &str = stringify!($bug);
-        $crate::bugs::is_on(NAME)
-    }};
-}
+pub(crate) use aqueduct_stage::bugs::{bug, is_on};
+#[cfg(aqueduct_bugs)]
+pub(crate) use choosing_late::choose_late;
 
 /// Whether a planted bug is on: never.
 #[cfg(not(aqueduct_bugs))]
@@ -57,13 +49,5 @@ macro_rules! bug {
     };
 }
 
+#[cfg(not(aqueduct_bugs))]
 pub(crate) use bug;
-#[cfg(aqueduct_bugs)]
-pub(crate) use choosing_late::choose_late;
-
-#[cfg(aqueduct_bugs)]
-pub(crate) fn is_on(name: &str) -> bool {
-    static ON: std::sync::LazyLock<String> =
-        std::sync::LazyLock::new(|| std::env::var("AQUEDUCT_BUG").unwrap_or_default());
-    *ON == name
-}

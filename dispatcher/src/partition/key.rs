@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::bugs::bug;
+
 /// A key that always hashes to the same number: in every run, on every machine, in every version of this crate.
 ///
 /// The hash is XXH3 (64 bits, seed 0) over the bytes of the key. Integers count as their value in little-endian order,
@@ -21,7 +23,7 @@ pub trait StableKey {
 /// It is the hash as a fraction of 2⁶⁴, times `partitions`: a multiplication, where the usual remainder would be a
 /// division for every event.
 pub(crate) fn place(hash: u64, partitions: usize) -> usize {
-    let place = (u128::from(hash) * partitions as u128) >> 64;
+    let place = (u128::from(hash) * partitions as u128 + (u128::from(bug!(HashRoundedUp)) << 63)) >> 64;
     usize::try_from(place).expect("it is less than `partitions`")
 }
 

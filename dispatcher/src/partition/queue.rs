@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::bugs::bug;
 use crate::{Attempt, Deliveries, Demand, DemandDispatcher, Dispatcher, Keep, Overflow};
 
 /// The consumers of one partition and the queue of its events that found no demand.
@@ -61,7 +62,12 @@ impl<T> Partition<T> {
     pub(super) fn give_back(&mut self, events: &mut VecDeque<T>, attempt: Attempt, deliveries: &mut Deliveries<T>) {
         let count = events.len();
         if count > 0 {
-            self.queue.push_front((attempt, std::mem::take(events)));
+            let group = (attempt, std::mem::take(events));
+            if bug!(GivenBackBehind) {
+                self.queue.push_back(group);
+            } else {
+                self.queue.push_front(group);
+            }
             self.held += count;
             self.head -= count as i64;
             // What blocked the consumers has something in front of it now.
@@ -93,7 +99,7 @@ impl<T> Partition<T> {
 
     /// Whether all events in front of a position have left.
     pub(super) fn has_passed(&self, position: i64) -> bool {
-        self.held == 0 || self.head >= position
+        self.held == 0 || self.head + i64::from(bug!(MarkerTooEarly)) >= position
     }
 
     fn push_back(&mut self, attempt: Attempt, mut events: VecDeque<T>) {

@@ -3,6 +3,7 @@
 use tracing::Instrument;
 
 use super::*;
+use crate::bugs::bug;
 
 /// An arrival of which handles are kept.
 pub(super) struct InHand<I> {
@@ -26,7 +27,8 @@ impl<I> InHand<I> {
 
     /// What is to be handed back. Only what was begun was an attempt.
     pub(super) fn unfinished(self) -> [(Events<I>, Attempt); 2] {
-        [(self.begun, self.attempt.next()), (self.behind, self.attempt)]
+        let next = if bug!(BegunIsNoAttempt) { self.attempt } else { self.attempt.next() };
+        [(self.begun, next), (self.behind, self.attempt)]
     }
 }
 
@@ -202,7 +204,7 @@ impl<C: Callbacks> Driver<C> {
                 self.lose(count + events.len());
                 return ControlFlow::Break(Exit::Failed(failure));
             }
-            if let Some(in_hand) = &mut self.in_hand {
+            if let Some(in_hand) = self.in_hand.as_mut().filter(|_| !bug!(HandledGivenAway)) {
                 in_hand.finish();
             }
             self.handled(id, count);

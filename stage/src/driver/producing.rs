@@ -1,6 +1,7 @@
 //! The producing half of the driver: subscribers, demand, and what callbacks emit.
 
 use super::*;
+use crate::bugs::bug;
 use crate::notice;
 
 impl<C: Callbacks> Driver<C> {
@@ -78,11 +79,15 @@ impl<C: Callbacks> Driver<C> {
         // again.
         let Some(edge) = left else { return self.on_demand().await };
         tracing::debug!(name: "edge.cancel", id = %edge.id, %cause, "subscription ended");
-        if let Exit::Failed(failure) = cause.reason() {
+        if let Exit::Failed(failure) = cause.reason()
+            && !bug!(LostSubscriberForgotten)
+        {
             self.lost_subscriber = Some(failure.clone());
         }
         self.ending.counters.edges.remove(edge.id);
-        if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(edge.id) {
+        if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(edge.id)
+            && !bug!(CancelNotTold)
+        {
             subscriber.ended(edge.id, EndCause::Cancelled(cause.reason().clone()));
         }
         if self.state == State::Running {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aqueduct_dispatcher::{Attempt, Events, SubscriptionId};
 use tokio::sync::oneshot;
 
+use crate::bugs::bug;
 use crate::{EndCause, Exit, FailureKind, Subscriber};
 
 /// What the subscriptions of one declaration know of each other: of those to one instance of the source at a time.
@@ -31,7 +32,7 @@ impl Family {
         self.open = self.open.saturating_sub(1);
         self.saw_the_end |= saw_the_end;
         if self.saw_the_end || self.open == 0 {
-            let verdict = self.saw_the_end;
+            let verdict = self.saw_the_end && !bug!(LateSiblingFails);
             self.late.drain(..).for_each(|late| _ = late.send(verdict));
         }
     }

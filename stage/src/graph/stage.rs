@@ -10,6 +10,7 @@ use super::Plan;
 use super::place::{MakeDispatcher, Place, Seat};
 use super::remainder::Remainder;
 use super::siblings::{Sibling, Siblings, Witness};
+use crate::bugs::bug;
 use crate::dispatching::{ByDemand, Output};
 use crate::mailbox::{Message, Opening, Renews};
 use crate::members::Shared;
@@ -188,7 +189,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         };
         // A stage that has ended is not subscribed; what is opened then is cancelled below.
         let (to, place) = (source.name().into(), source.local());
-        let (is_far, is_outside) = (place.is_none(), place.is_none_or(|place| place.graph() != self.place.graph));
+        let (is_far, is_outside) =
+            (place.is_none(), place.is_none_or(|place| place.graph() != self.place.graph && !bug!(NearIsOurs)));
         let opening = Opening { id, to, is_far, is_outside, window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
         let sibling = siblings.map(|siblings| siblings.begin(theirs));

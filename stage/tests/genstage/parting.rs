@@ -66,6 +66,17 @@ async fn a_graph_behind_another_one_is_shut_down_without_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_graph_whose_last_consumer_elsewhere_has_failed_has_not_done_its_work() {
+    let (there, here, log) = (Graph::new("there"), Graph::new("here"), Log::new());
+    let numbers = there.producer("numbers", endless(&Log::new()));
+    here.consumer("sick", sink_with(&log, |sink| sink.poison = Some(7))).subscribe(&numbers, 5..10);
+    let mut running = there.start();
+    here.run().await.unwrap_err();
+    let error = running.join().await.unwrap_err().to_string();
+    assert_eq!(error, r#"stage "sick" panicked: poisoned"#);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_fails_behind_a_cancel_comes_back() {
     let (logs, gate) = ([Log::new(), Log::new()], Gate::closed());
     let graph = Graph::new("test");

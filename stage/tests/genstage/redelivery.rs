@@ -48,6 +48,25 @@ async fn a_consumer_that_ends_in_good_order_hands_back_what_it_has_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_consumer_that_is_stopped_does_not_hand_back_what_it_has_just_handled() {
+    let (graph, log, source, gate) = (Graph::new("test"), Log::new(), ProbeSource::new(), Gate::closed());
+    let sink = graph.consumer("sink", sink_with(&log, |sink| sink.gate = Some(gate.clone())));
+    sink.subscribe_acknowledged(&source, 5..10);
+    let mut running = graph.start();
+    source.expect_demand(10).await;
+    source.send(0..10);
+    log.batches_reach(1).await;
+    // It is told to stop in the middle of its first batch, and finishes that.
+    let finish = async {
+        settled().await;
+        gate.open(1);
+    };
+    tokio::join!(running.stop(Duration::from_secs(1)), finish).0.unwrap();
+    assert_eq!(log.events(), [0, 1, 2, 3, 4]);
+    assert_eq!(numbered(source.take_handed_back()), [((5..10).collect(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_consumer_gets_it_in_order_and_nothing_is_lost_or_twice() {
     for poison in [0, 3, 5, 9, 17, 40] {
         let (graph, logs) = (Graph::new("test"), [Log::new(), Log::new()]);

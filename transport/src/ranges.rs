@@ -101,6 +101,7 @@ impl Ranges {
 mod tests {
     use std::collections::BTreeSet;
 
+    use aqueduct_watchdog::Watch;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -109,6 +110,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_set_of_numbers(steps in vec((1..60_u64, 0..6_u64), 0..60)) {
+            let _watch = Watch::over(format!("{steps:?} "));
             let (mut ranges, mut model) = (Ranges::default(), BTreeSet::new());
             for (first, more) in steps {
                 let last = first + more;

@@ -161,6 +161,7 @@ const SKIPPED: u8 = 128;
 #[cfg(test)]
 mod tests {
     use aqueduct_stage::Attempt;
+    use aqueduct_watchdog::Watch;
     use proptest::prelude::*;
 
     use super::super::tests::{bytes_of, examples};
@@ -261,11 +262,13 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(pieces: Vec<Vec<u8>>) {
+            let _watch = Watch::over(format!("{pieces:?} "));
             let _ = frames(pieces.iter().map(Vec::as_slice));
         }
 
         #[test]
         fn damaged_streams_never_panic(at in 0..stream().len(), with: u8, size in 1..200_usize) {
+            let _watch = Watch::over(format!("{with} at {at}, pieces of {size} "));
             let mut stream = stream();
             stream[at] = with;
             let _ = frames(stream.chunks(size));
@@ -273,6 +276,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bodies_never_panic(kind in prop::sample::select(&Kind::ALL[..]), body: Vec<u8>) {
+            let _watch = Watch::over(format!("{kind:?} {body:?} "));
             let _ = Frame::decode(kind, &body.into(), &Limits::default());
         }
     }

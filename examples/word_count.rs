@@ -339,8 +339,10 @@ impl Workers {
 
 /// A node on this machine, for events of up to one whole word.
 async fn bind(identity: Identity) -> anyhow::Result<Node> {
-    let limits = Limits::default().max_event_bytes(MAX_WORD + 2 * BLOCK);
-    Ok(Node::builder(identity).config(NodeConfig::default().limits(limits)).bind("127.0.0.1:0").await?)
+    let longest = MAX_WORD + 2 * BLOCK;
+    let limits = Limits::default().max_event_bytes(longest);
+    let config = NodeConfig::default().limits(limits).max_reassembly_bytes(2 * longest);
+    Ok(Node::builder(identity).config(config).bind("127.0.0.1:0").await?)
 }
 
 // Input and output.

@@ -67,8 +67,8 @@ impl Default for NodeConfig {
             control_frames_per_second: 100,
             // Four times what may be on its way on one subscription.
             event_window_bytes: 16 << 20,
-            // Two of the longest events, less a little.
-            max_reassembly_bytes: 128 << 20,
+            // Two of the longest events.
+            max_reassembly_bytes: 2 * Limits::default().event_bytes(),
             // Twice what may be on its way on one subscription.
             publish_window_bytes: 8 << 20,
             // Two windows; with what each of 1024 may keep in any case, half of 64 MiB.
@@ -238,13 +238,14 @@ impl NodeConfig {
         self
     }
 
-    /// Sets how many bytes the unfinished events of all subscriptions of one connection may hold: those of which only some
-    /// pieces have arrived. Default 128 MiB. An event that fits into a frame is never unfinished.
+    /// Sets how many bytes the unfinished events and results of one other node may hold, over all of its connections: those
+    /// of which only some pieces have arrived. Default 32 MiB and 8 KiB, two of the
+    /// [longest](crate::Limits::max_event_bytes). An event that fits into a frame is never unfinished.
     ///
-    /// It bounds what a publisher can make this node hold by beginning many large events and ending none. A subscription
+    /// It bounds what a node can make this one hold by beginning many large events and ending none. A subscription
     /// that would go beyond it fails ([`FailureKind::Protocol`](aqueduct_stage::FailureKind), with the bound); the others go
-    /// on. So raise it if many subscriptions to one node bring events of dozens of megabytes at the same time, and do not
-    /// set it below the [longest event](crate::Limits::max_event_bytes): longer ones would never arrive.
+    /// on. So raise it if many subscriptions to one node bring events of several megabytes at the same time, and do not
+    /// set it below the longest event: longer ones would never arrive.
     #[must_use]
     pub fn max_reassembly_bytes(mut self, bytes: usize) -> Self {
         self.max_reassembly_bytes = bytes;

@@ -42,8 +42,6 @@ pub(crate) struct Established {
     pub(crate) peer: Arc<NodeName>,
     /// How large anything may be that either end sends.
     pub(crate) limits: Limits,
-    /// What the unfinished events of its links hold.
-    pub(crate) reassembly: Reassembly,
     /// What the other node takes of this one.
     known: KnownPeer,
     /// Why this node has closed it.
@@ -66,7 +64,6 @@ impl Established {
         let can_revoke = agreement.has(introduction::REVOKE);
         let (peer, limits) = (Arc::new(peer), agreement.limits);
         let ours = Arc::clone(&node.functions);
-        let reassembly = Reassembly::new(node.config.max_reassembly_bytes);
         let inquiry = Arc::new(match functions {
             Some(theirs) if theirs == node.functions_digest => Inquiry::known(Arc::clone(&ours)),
             Some(_) => Inquiry::open(),
@@ -76,8 +73,7 @@ impl Established {
         let conversation = Conversation { control, stream, _presence: presence, _counted: among.enter() };
         let known = node.peers.hold(peer.to_string(), || Peer::new(&node.config));
         let (uses, _use) = (Arc::default(), None);
-        let established =
-            Self { connection, peer, limits, reassembly, known, fate, expires, can_revoke, inquiry, uses, _use };
+        let established = Self { connection, peer, limits, known, fate, expires, can_revoke, inquiry, uses, _use };
         (established, conversation)
     }
 
@@ -113,6 +109,11 @@ impl Established {
 
     pub(crate) fn close(&self, code: CloseCode, why: &str) {
         self.connection.close(code.into(), why.as_bytes());
+    }
+
+    /// What is unfinished of the other node's events and results, over all of its connections.
+    pub(crate) fn reassembly(&self) -> Reassembly {
+        self.known.value.reassembly.clone()
     }
 
     /// How many datagrams have come from the peer so far.
@@ -294,8 +295,7 @@ struct Conversation {
 
 /// Takes subscriptions, and answers questions, for as long as the connection lives.
 async fn serve(node: Weak<Inner>, established: Established, mut conversation: Conversation) {
-    let Established { connection, peer, limits, reassembly, known, fate, expires, can_revoke, inquiry, .. } =
-        established;
+    let Established { connection, peer, limits, known, fate, expires, can_revoke, inquiry, .. } = established;
     let Some(counters) = node.upgrade().map(|node| Arc::clone(&node.counters)) else { return };
     let converses = async {
         let Conversation { control, stream, .. } = &mut conversation;
@@ -311,8 +311,7 @@ async fn serve(node: Weak<Inner>, established: Established, mut conversation: Co
     };
     let (count, counters) = (AtomicU32::new(0), Arc::clone(&counters));
     let offences = Arc::new(Offences { connection: connection.clone(), peer: known, count, counters });
-    let opens =
-        Opens { peer: Arc::clone(&peer), limits, reassembly, can_revoke, fate: fate.clone(), expires, offences };
+    let opens = Opens { peer: Arc::clone(&peer), limits, can_revoke, fate: fate.clone(), expires, offences };
     let lives = async {
         tokio::join!(converses, take_subscriptions(node.clone(), &connection, &opens));
     };
@@ -385,7 +384,6 @@ const SILENT_LOOKS: u32 = 2;
 struct Opens {
     peer: Arc<NodeName>,
     limits: Limits,
-    reassembly: Reassembly,
     can_revoke: bool,
     fate: Fate,
     expires: Option<Instant>,
@@ -393,7 +391,7 @@ struct Opens {
 }
 
 async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, opens: &Opens) {
-    let Opens { peer, limits, reassembly, can_revoke, fate, expires, offences } = opens;
+    let Opens { peer, limits, can_revoke, fate, expires, offences } = opens;
     loop {
         match connection.accept_bi().await {
             Ok(stream) => {
@@ -406,7 +404,6 @@ async fn take_subscriptions(node: Weak<Inner>, connection: &Connection, opens: &
                     stream: FrameStream::new(stream, limits.clone(), fate.clone()),
                     peer: Arc::clone(peer),
                     limits: limits.clone(),
-                    reassembly: reassembly.clone(),
                     can_revoke: *can_revoke,
                     expires: *expires,
                     offences: Arc::clone(offences),
@@ -454,7 +451,6 @@ struct Stream {
     peer: Arc<NodeName>,
     limits: Limits,
     expires: Option<Instant>,
-    reassembly: Reassembly,
     can_revoke: bool,
     offences: Arc<Offences>,
 }
@@ -474,8 +470,8 @@ async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
         }
         Ok(Frame::Subscribe(subscribe)) => return answer(node, subscribe, opened).await,
         Ok(Frame::Resume(resume)) => {
-            let Stream { stream, peer, limits, reassembly, offences, .. } = opened;
-            return resume_link(&node, Arrival { resume, stream, offences, reassembly }, &peer, limits).await;
+            let Stream { stream, peer, limits, offences, .. } = opened;
+            return resume_link(&node, Arrival { resume, stream, offences }, &peer, limits).await;
         }
         Ok(other) => HandshakeError::Unexpected(other.name()),
         Err(error) => error,
@@ -499,7 +495,7 @@ async fn resume_link(node: &Inner, arrival: Arrival, peer: &NodeName, limits: Li
 }
 
 async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
-    let Stream { stream, peer, limits, reassembly, can_revoke, offences, .. } = opened;
+    let Stream { stream, peer, limits, can_revoke, offences, .. } = opened;
     let publication = node.publication(&subscribe.producer, &peer);
     let shutting_down = node.is_shutting_down();
     let grace = node.config.session_grace;
@@ -513,7 +509,6 @@ async fn answer(node: Arc<Inner>, subscribe: Subscribe, opened: Stream) {
         subscribe,
         stream,
         limits,
-        reassembly,
         can_revoke,
         peer,
         offences,

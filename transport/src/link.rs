@@ -166,9 +166,9 @@ pub enum LinkError {
         /// The length in bytes that came later: announced, or with the last piece.
         got: u64,
     },
-    /// The unfinished events of the connection together hold as much as they may:
+    /// What is unfinished of the other node's events and results holds as much as it may:
     /// [`NodeConfig::max_reassembly_bytes`](crate::NodeConfig::max_reassembly_bytes).
-    #[error("expected unfinished events of at most {bound} bytes on a connection, got {got}")]
+    #[error("expected unfinished events of at most {bound} bytes from one node, got {got}")]
     Reassembly {
         /// The most bytes allowed.
         bound: usize,

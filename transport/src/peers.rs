@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::NodeConfig;
+use crate::link::Reassembly;
 use crate::pace::Pace;
 use crate::shared::{Held, Shared};
 
@@ -23,6 +24,8 @@ pub(crate) struct Peer {
     subscriptions: AtomicUsize,
     /// What is kept for all of them, in bytes.
     pub(crate) kept_bytes: AtomicUsize,
+    /// What is unfinished of its events and results.
+    pub(crate) reassembly: Reassembly,
     paces: Mutex<Paces>,
 }
 
@@ -39,7 +42,12 @@ impl Peer {
         let streams = Pace::new(config.subscriptions_per_second);
         let refusals = Pace::new(config.refused_subscriptions_per_second).at_once(REFUSALS_AT_ONCE);
         let paces = Mutex::new(Paces { streams, refusals });
-        Self { subscriptions: AtomicUsize::new(0), kept_bytes: AtomicUsize::new(0), paces }
+        Self {
+            subscriptions: AtomicUsize::new(0),
+            kept_bytes: AtomicUsize::new(0),
+            reassembly: Reassembly::new(config.max_reassembly_bytes),
+            paces,
+        }
     }
 
     /// How long the next stream that it opens has to wait.

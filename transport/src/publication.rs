@@ -17,7 +17,7 @@ use crate::codec::{decode, encode};
 use crate::connection::Offences;
 use crate::counters::Counters;
 use crate::frame::{FarConsumer, Reason, Subscribe};
-use crate::link::{Outbound, OutboundEvent, Reassembly};
+use crate::link::{Outbound, OutboundEvent};
 use crate::patience::{LOOK_EVERY, Stall, patience};
 use crate::peers::Slot;
 use crate::publish_options::Selectors;
@@ -38,8 +38,6 @@ pub(crate) struct IncomingLink {
     pub(crate) subscribe: Subscribe,
     pub(crate) stream: FrameStream,
     pub(crate) limits: Limits,
-    /// What unfinished results hold, with the unfinished events of the connection.
-    pub(crate) reassembly: Reassembly,
     /// Both nodes know how events are asked back.
     pub(crate) can_revoke: bool,
     /// The subscriber's node.
@@ -253,14 +251,13 @@ impl<T: Wire> Serving<T> {
             ended,
             ..
         } = link;
-        let (counters, reassembly) = (link.counters, link.reassembly);
+        let counters = link.counters;
         let session = subscribe.session.filter(|_| !grace.is_zero());
         let door = session.and_then(|session| sessions.open(&peer, session, max_subscriptions, &outlet.arrived));
         let mut outbound = Outbound::new(limits.clone());
         if publisher.takes_answers() {
             outbound.take_answers();
-            // No result has begun yet.
-            let _ = outbound.share_reassembly(reassembly);
+            outbound.share_reassembly(slot.peer().reassembly.clone());
             if can_give_back {
                 outbound.announced();
             }
@@ -346,7 +343,7 @@ impl<T: Wire> Serving<T> {
 
     /// Takes the stream that waits at the door, if there is one that counts.
     fn let_in(&mut self) -> bool {
-        let Some(Arrival { resume, mut stream, offences, reassembly }) = self.door.as_ref().and_then(Door::take) else {
+        let Some(Arrival { resume, mut stream, offences }) = self.door.as_ref().and_then(Door::take) else {
             return false;
         };
         match self.outbound.resume(resume.epoch, resume.arrived) {
@@ -356,11 +353,6 @@ impl<T: Wire> Serving<T> {
                 self.offences = offences;
                 std::mem::swap(&mut self.stream, &mut stream);
                 stream.reset(CLOSE_GIVEN_UP);
-                if let Err(error) = self.outbound.share_reassembly(reassembly) {
-                    tracing::warn!(stage = self.stage, peer = self.peer, %error, "a result has no room on the connection");
-                    self.offences.add(&error.to_string());
-                    self.outbound.give_up();
-                }
                 true
             }
             Err(reason) => {

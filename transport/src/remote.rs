@@ -107,7 +107,7 @@ impl<T: Wire> Remote<T> {
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.node.config().event_window_bytes.into());
-        inbound.share_reassembly(established.reassembly.clone());
+        inbound.share_reassembly(established.reassembly());
         let controls = Arc::new(Controls::of(subscription.id, Box::new(held)));
         let mut link = Link {
             subscription,
@@ -485,7 +485,7 @@ impl<T: Wire> Link<T> {
                 }
             };
             if let Some((connection, stream)) = opened {
-                self.inbound.share_reassembly(connection.reassembly.clone());
+                self.inbound.share_reassembly(connection.reassembly());
                 self.connection = connection;
                 tracing::debug!(producer = self.name, attempt, "connected to the producer's node again");
                 return Some(FrameStream::new(stream, self.limits.clone(), self.connection.fate.clone()));

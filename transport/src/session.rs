@@ -8,7 +8,6 @@ use tokio::sync::Notify;
 
 use crate::connection::Offences;
 use crate::frame::{Resume, Session};
-use crate::link::Reassembly;
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream};
 
 /// Finds the link that a subscriber resumes.
@@ -31,8 +30,6 @@ pub(crate) struct Arrival {
     pub(crate) stream: FrameStream,
     /// What its node has done wrong on the connection.
     pub(crate) offences: Arc<Offences>,
-    /// What unfinished events and results hold there.
-    pub(crate) reassembly: Reassembly,
 }
 
 struct Entrance {

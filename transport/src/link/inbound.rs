@@ -197,7 +197,7 @@ impl Inbound {
         self.window_bytes = Some(window);
     }
 
-    /// Shares a bound on unfinished events with the other links of a connection. To be called for each connection that
+    /// Shares a bound on what is unfinished with all links of the publisher's node. To be called for each connection that
     /// the link has, while no event is unfinished; without it, only the length of an event is bounded.
     pub(crate) fn share_reassembly(&mut self, reassembly: Reassembly) {
         debug_assert!(self.partial.is_none());

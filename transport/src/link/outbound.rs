@@ -75,7 +75,7 @@ pub(crate) struct Outbound {
     expired: Expired,
     /// What has come of a result in pieces.
     result: Option<Pieces>,
-    /// What those may hold, with the unfinished events of the connection.
+    /// What those may hold, with the unfinished events of the subscriber's node.
     reassembly: Reassembly,
     /// The events that are not acknowledged; the last one's number is `<= allowed`.
     log: Log,
@@ -187,19 +187,11 @@ impl Outbound {
         self.is_announced = true;
     }
 
-    /// Shares a bound on what has come of results with the unfinished events of a connection. To be called for each connection
-    /// that the link has; without it, only the length of a result is bounded.
-    ///
-    /// # Errors
-    ///
-    /// [`LinkError::Reassembly`] if the connection has no room for what has come of a result. That is dropped.
-    pub(crate) fn share_reassembly(&mut self, reassembly: Reassembly) -> Result<(), LinkError> {
-        let moved = self.result.as_mut().map_or(Ok(()), |result| result.move_to(&reassembly));
-        if moved.is_err() {
-            self.result = None;
-        }
+    /// Shares a bound on what has come of results with all that is unfinished of the subscriber's node. To be called before
+    /// [`accept`](Self::accept); without it, only the length of a result is bounded.
+    pub(crate) fn share_reassembly(&mut self, reassembly: Reassembly) {
+        debug_assert!(self.result.is_none());
         self.reassembly = reassembly;
-        moved
     }
 
     /// Tells the subscriber that the edge is made. [`send`](Self::send), [`finish`](Self::finish) and
@@ -663,7 +655,7 @@ impl Outbound {
             if piece.is_empty() {
                 return Err(LinkError::Unexpected { frame: "answer", place: "without a piece of a result" });
             }
-            let result = self.result.get_or_insert_with(|| Pieces::new(seq, &self.reassembly));
+            let result = self.result.get_or_insert_with(|| Pieces::new(seq, bound, &self.reassembly));
             if self.expired.contains(seq) {
                 result.give_up();
             }
@@ -673,7 +665,7 @@ impl Outbound {
         }
         self.taken = answer.number;
         let result = match self.result.take() {
-            Some(pieces) => pieces.finish(piece),
+            Some(pieces) => pieces.finish(piece).map(Vec::from),
             None => Some(piece.to_vec()).filter(|_| !self.expired.contains(seq)),
         };
         let late = || Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() };

@@ -2,35 +2,36 @@
 
 use bytes::Bytes;
 
+use crate::gather::Gather;
 use crate::link::LinkError;
 use crate::link::reassembly::{Reassembly, Share};
 
-/// What has come of one result. It is accounted for with the unfinished events of the connection.
+/// What has come of one result. It is accounted for with all that is unfinished of its node.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     /// The event's number.
     pub(crate) seq: u64,
-    pieces: Vec<Bytes>,
-    /// How long they are together, also when they are dropped.
+    /// How much has come, also when it is not kept.
     len: usize,
     /// `None` if nobody waits for the result any more.
-    share: Option<Share>,
+    kept: Option<(Gather, Share)>,
 }
 
 impl Pieces {
-    pub(crate) fn new(seq: u64, reassembly: &Reassembly) -> Self {
-        Self { seq, pieces: Vec::new(), len: 0, share: Some(reassembly.share()) }
+    /// Nothing yet of a result of at most `bound` bytes.
+    pub(crate) fn new(seq: u64, bound: usize, reassembly: &Reassembly) -> Self {
+        Self { seq, len: 0, kept: Some((Gather::new(bound), reassembly.share())) }
     }
 
-    /// Adds a piece.
+    /// Adds a piece. The result is no longer than its bound with it.
     ///
     /// # Errors
     ///
-    /// [`LinkError::Reassembly`] if the connection has no room for it.
-    pub(crate) fn push(&mut self, piece: &Bytes) -> Result<(), LinkError> {
-        if let Some(share) = &mut self.share {
-            share.take(piece.len() + PIECE_BYTES)?;
-            self.pieces.push(piece.clone());
+    /// [`LinkError::Reassembly`] if its node has no room for it.
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Result<(), LinkError> {
+        if let Some((bytes, share)) = &mut self.kept {
+            share.take(bytes.growth(piece.len()))?;
+            bytes.push(piece);
         }
         self.len += piece.len();
         Ok(())
@@ -38,21 +39,7 @@ impl Pieces {
 
     /// Nobody waits for it any more: nothing of it is kept.
     pub(crate) fn give_up(&mut self) {
-        (self.pieces, self.share) = (Vec::new(), None);
-    }
-
-    /// Goes on over another connection.
-    ///
-    /// # Errors
-    ///
-    /// [`LinkError::Reassembly`] if that has no room for what is here.
-    pub(crate) fn move_to(&mut self, reassembly: &Reassembly) -> Result<(), LinkError> {
-        if self.share.is_some() {
-            let mut share = reassembly.share();
-            share.take(self.len + self.pieces.len() * PIECE_BYTES)?;
-            self.share = Some(share);
-        }
-        Ok(())
+        self.kept = None;
     }
 
     /// How long it is so far.
@@ -61,13 +48,9 @@ impl Pieces {
     }
 
     /// The result, with its last piece; `None` if nobody waits for it.
-    pub(crate) fn finish(self, last: &Bytes) -> Option<Vec<u8>> {
-        self.share.as_ref()?;
-        let mut result = Vec::with_capacity(self.len + last.len());
-        self.pieces.iter().chain([last]).for_each(|piece| result.extend_from_slice(piece));
-        Some(result)
+    pub(crate) fn finish(self, last: &[u8]) -> Option<Bytes> {
+        let (mut bytes, _) = self.kept?;
+        bytes.push(last);
+        Some(bytes.into_bytes())
     }
 }
-
-/// What a piece takes besides its bytes.
-const PIECE_BYTES: usize = 64;

@@ -1,11 +1,11 @@
-//! [`Reassembly`]: how many bytes the unfinished events of one connection hold.
+//! [`Reassembly`]: how many bytes the unfinished events and results of one other node hold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::link::LinkError;
 
-/// An account that the subscriptions of one connection share: each takes from it before it sets memory aside for a piece of
+/// An account that all links with one other node share: each takes from it before it sets memory aside for a piece of
 /// an event, and gives back when the event is whole or the link ends.
 #[derive(Clone, Debug)]
 pub(crate) struct Reassembly(Arc<Account>);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aqueduct_sim::{LinkConditions, Outcome, SimNet};
 use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Producer, Result};
-use aqueduct_transport::NodeConfig;
+use aqueduct_transport::{Limits, NodeConfig};
 use bytes::Bytes;
 use rand::Rng;
 use tokio::time::sleep;
@@ -34,7 +34,10 @@ async fn beside(net: &SimNet, bandwidth: u64, large_bytes: usize) -> Outcome {
     // Half of what is on its way.
     let queue_bytes = (bandwidth as f64 * delay.as_secs_f64() / 2.0) as usize;
     net.set_default_conditions(LinkConditions::default().delay(delay).bandwidth(bandwidth).queue_bytes(queue_bytes));
-    let nodes = Nodes::new(NodeConfig::default().handshake_timeout(PATIENCE))?;
+    // It is longer than nodes take of themselves.
+    let (limits, longest) = (Limits::default(), large_bytes + (4 << 10));
+    let config = NodeConfig::default().limits(limits.max_event_bytes(longest)).max_reassembly_bytes(2 * longest);
+    let nodes = Nodes::new(config.handshake_timeout(PATIENCE))?;
     let [there, here] = ["there", "here"].map(|name| net.host(name));
     let (far, near) = (nodes.start(&there)?, nodes.start(&here)?);
 

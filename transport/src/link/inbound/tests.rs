@@ -272,13 +272,13 @@ fn unfinished_events_of_all_links_share_a_bound() {
         inbound
     };
     // It announces much, and holds what has arrived.
-    let first = || chunk(1, 0, false, 60_000_000, piece);
+    let first = || chunk(1, 0, false, 16_000_000, piece);
     let (mut one, mut two, mut three) = (begun(), begun(), begun());
     one.handle_frame(0, first()).unwrap();
     two.handle_frame(0, first()).unwrap();
     let error = three.handle_frame(0, first()).unwrap_err();
     assert_eq!(error, LinkError::Reassembly { bound: 10_000, got: 3 * 4096 });
-    assert!(error.to_string().contains("at most 10000 bytes on a connection, got 12288"), "{error}");
+    assert!(error.to_string().contains("at most 10000 bytes from one node, got 12288"), "{error}");
     // What ends makes room, and so does what is whole.
     two.cancel(Reason::Normal, &[]);
     let mut four = begun();

@@ -6,7 +6,12 @@
 //! for only from half of the places on. Forged addresses can then take half of the places at most.
 //!
 //! Real addresses are harder to come by, and can take the other half. So no single one goes on there once it has a quarter.
-//! Who finds no place is not refused but left without an answer: QUIC tries again by itself after about a second, so
+//!
+//! A handshake costs this node a millisecond of a processor or more, also where nobody stays half open: somebody who comes, goes and comes
+//! again. So there is a pace for each address that has proved itself, and one for all that have not: above that, one has to
+//! prove itself first. Forged addresses use up nobody's pace.
+//!
+//! Who finds no place is not refused but left without an answer: QUIC tries again by itself, so
 //! honest nodes that come all at once are delayed and not turned away.
 
 use std::collections::BTreeMap;
@@ -14,18 +19,30 @@ use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
+use crate::NodeConfig;
+use crate::pace::Pace;
+
 /// Counts connections that others made to this node, and decides about further ones.
 #[derive(Debug)]
 pub(crate) struct Admission {
     max_connections: usize,
     max_half_open: usize,
+    connections_per_second: u32,
     /// Who has proved who it is.
     connections: usize,
     /// Who has not.
     half_open: usize,
     /// Those of them that have proved their address, by that. No entry is zero. A forged address does not count: nobody
     /// can use up the share of another one.
-    proved: BTreeMap<IpAddr, usize>,
+    proved: BTreeMap<Origin, usize>,
+    /// Of those that have not.
+    claimed_pace: Pace,
+    /// Of those that have, by their address. What a second's silence has made good is left out when there are many.
+    paces: BTreeMap<Origin, Pace>,
+    /// How many paces there are when that is looked for.
+    look_at: usize,
 }
 
 /// What to do with somebody who dials.
@@ -42,26 +59,48 @@ pub(crate) enum Verdict {
 }
 
 impl Admission {
-    pub(crate) fn new(max_connections: usize, max_half_open: usize) -> Self {
-        Self { max_connections, max_half_open, connections: 0, half_open: 0, proved: BTreeMap::new() }
+    pub(crate) fn new(config: &NodeConfig) -> Self {
+        let NodeConfig { max_connections, max_half_open, connections_per_second, .. } = *config;
+        Self {
+            max_connections,
+            max_half_open,
+            connections_per_second,
+            connections: 0,
+            half_open: 0,
+            proved: BTreeMap::new(),
+            claimed_pace: Pace::new(connections_per_second),
+            paces: BTreeMap::new(),
+            look_at: LEAST_PACES,
+        }
     }
 
-    /// Somebody dials from an address, which is proved or not.
-    pub(crate) fn judge(&self, from: IpAddr, validated: bool) -> Verdict {
+    /// Somebody dials from an address.
+    fn judge(&mut self, from: Address, now: Instant) -> Verdict {
         if self.connections >= self.max_connections {
             return Verdict::Refuse;
         }
         // Those that are half open may all turn out to be welcome.
         let full = self.connections + self.half_open >= self.max_connections;
-        if !full && self.half_open < self.max_half_open / 2 {
-            return Verdict::Accept;
-        }
-        if !validated {
-            return Verdict::Validate;
-        }
-        let of_this_address = self.proved.get(&from).copied().unwrap_or(0);
+        let is_roomy = !full && self.half_open < self.max_half_open / 2;
+        let origin = match from {
+            Address::Proved(origin) => origin,
+            Address::Claimed if is_roomy && self.claimed_pace.count(1, now) => return Verdict::Accept,
+            Address::Claimed => return Verdict::Validate,
+        };
+        let of_this_address = self.proved.get(&origin).copied().unwrap_or(0);
         let full = full || self.half_open >= self.max_half_open;
-        if full || of_this_address >= self.max_half_open.div_ceil(4) { Verdict::Defer } else { Verdict::Accept }
+        let has_room = is_roomy || (!full && of_this_address < self.max_half_open.div_ceil(4));
+        if has_room && self.keeps_pace(origin, now) { Verdict::Accept } else { Verdict::Defer }
+    }
+
+    /// Counts a connection from an address that is proved; `false` if there are too many of them.
+    fn keeps_pace(&mut self, origin: Origin, now: Instant) -> bool {
+        if self.paces.len() >= self.look_at {
+            self.paces.retain(|_, pace| !pace.is_rested(now));
+            self.look_at = (2 * self.paces.len()).max(LEAST_PACES);
+        }
+        let pace = self.paces.entry(origin).or_insert_with(|| Pace::new(self.connections_per_second));
+        pace.count(1, now)
     }
 
     fn begin(&mut self, from: Address) {
@@ -87,9 +126,26 @@ impl Admission {
 /// Where somebody dials from.
 #[derive(Clone, Copy, Debug)]
 enum Address {
-    Proved(IpAddr),
+    Proved(Origin),
     Claimed,
 }
+
+/// An address, as far as it takes somebody else to have another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Origin(IpAddr);
+
+impl Origin {
+    /// A machine has all addresses of its network in IPv6, which is one of 64 bits (RFC 4291, section 2.5.4).
+    fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
+            address => address,
+        })
+    }
+}
+
+/// As many paces are not looked through.
+const LEAST_PACES: usize = 64;
 
 /// An [`Admission`] that tasks share.
 #[derive(Clone, Debug)]
@@ -101,11 +157,11 @@ impl Gate {
     }
 
     /// Decides about somebody who dials; with [`Verdict::Accept`], it has a place.
-    pub(crate) fn enter(&self, from: IpAddr, validated: bool) -> Result<Place, Verdict> {
+    pub(crate) fn enter(&self, from: IpAddr, validated: bool, now: Instant) -> Result<Place, Verdict> {
+        let from = if validated { Address::Proved(Origin::of(from)) } else { Address::Claimed };
         let mut admission = self.lock();
-        match admission.judge(from, validated) {
+        match admission.judge(from, now) {
             Verdict::Accept => {
-                let from = if validated { Address::Proved(from) } else { Address::Claimed };
                 admission.begin(from);
                 Ok(Place { gate: self.clone(), half_open: Some(from) })
             }
@@ -150,6 +206,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use super::*;
 
@@ -157,8 +214,30 @@ mod tests {
         Ipv4Addr::new(10, 0, 0, n).into()
     }
 
-    fn gate() -> Gate {
-        Gate::new(Admission::new(10, 8))
+    /// At the same time, unless it says otherwise.
+    struct Dialled {
+        gate: Gate,
+        now: Instant,
+    }
+
+    impl Dialled {
+        fn enter(&self, from: IpAddr, validated: bool) -> Result<Place, Verdict> {
+            self.gate.enter(from, validated, self.now)
+        }
+
+        fn lock(&self) -> MutexGuard<'_, Admission> {
+            self.gate.lock()
+        }
+    }
+
+    fn gate() -> Dialled {
+        paced(1000)
+    }
+
+    fn paced(connections_per_second: u32) -> Dialled {
+        let config = NodeConfig::default().max_connections(10).max_half_open(8);
+        let admission = Admission::new(&config.connections_per_second(connections_per_second));
+        Dialled { gate: Gate::new(admission), now: Instant::now() }
     }
 
     #[test]
@@ -204,5 +283,53 @@ mod tests {
         assert_eq!(gate.enter(address(1), true).unwrap_err(), Verdict::Refuse);
         places.pop();
         gate.enter(address(1), false).unwrap();
+    }
+
+    #[test]
+    fn an_address_that_comes_too_often_waits_and_others_do_not() {
+        let mut gate = paced(4);
+        // Each goes at once.
+        let comes = |gate: &Dialled, from, validated| gate.enter(address(from), validated).map(drop);
+        assert!((0..4).all(|_| comes(&gate, 1, false).is_ok()));
+        assert_eq!(comes(&gate, 1, false), Err(Verdict::Validate));
+        assert!((0..4).all(|_| comes(&gate, 1, true).is_ok()));
+        assert_eq!(comes(&gate, 1, true), Err(Verdict::Defer));
+        // Who has not proved its address has to, and then has a pace of its own.
+        assert_eq!((comes(&gate, 2, false), comes(&gate, 2, true)), (Err(Verdict::Validate), Ok(())));
+        gate.now += Duration::from_millis(250);
+        assert_eq!((comes(&gate, 1, true), comes(&gate, 1, true)), (Ok(()), Err(Verdict::Defer)));
+        assert_eq!((comes(&gate, 3, false), comes(&gate, 3, false)), (Ok(()), Err(Verdict::Validate)));
+    }
+
+    #[test]
+    fn who_is_left_without_an_answer_costs_its_address_nothing() {
+        let mut gate = paced(4);
+        let places: Vec<_> = (0..4).map(|_| gate.enter(address(1), true).unwrap()).collect();
+        gate.now += Duration::from_secs(1);
+        assert!((0..100).all(|_| gate.enter(address(1), true).is_err()), "it has a quarter");
+        drop(places);
+        assert!((0..4).all(|_| gate.enter(address(1), true).is_ok()));
+    }
+
+    #[test]
+    fn addresses_that_do_not_come_again_are_forgotten() {
+        let mut gate = paced(4);
+        for network in 0..10_000_u128 {
+            let from = IpAddr::V6((network << 64).into());
+            gate.enter(from, true).unwrap();
+            gate.now += Duration::from_millis(1);
+        }
+        // Each is there for a quarter of a second.
+        let paces = gate.lock().paces.len();
+        assert!((250..=2 * 251).contains(&paces), "{paces}");
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address_and_so_is_ipv4_within_ipv6() {
+        let of = |text: &str| Origin::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2:3"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("::ffff:10.0.0.1"), of("10.0.0.2"));
     }
 }

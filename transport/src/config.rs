@@ -30,6 +30,7 @@ pub struct NodeConfig {
     pub(crate) max_connections: usize,
     pub(crate) max_connections_per_node: usize,
     pub(crate) max_half_open: usize,
+    pub(crate) connections_per_second: u32,
     pub(crate) max_subscriptions: u32,
     pub(crate) subscriptions_per_second: u32,
     pub(crate) refused_subscriptions_per_second: u32,
@@ -59,6 +60,8 @@ impl Default for NodeConfig {
             max_connections: 1024,
             max_connections_per_node: 16,
             max_half_open: 64,
+            // A cluster of 50 on one machine comes in at once.
+            connections_per_second: 64,
             max_subscriptions: 1024,
             // All that a node may have.
             subscriptions_per_second: 1024,
@@ -177,6 +180,19 @@ impl NodeConfig {
     #[must_use]
     pub fn max_half_open(mut self, connections: usize) -> Self {
         self.max_half_open = connections;
+        self
+    }
+
+    /// Sets how many connections may begin in a second from one address, and how many from all those together that have not
+    /// proved their address. Default 64, which may all come at once; at least 1. Further ones must prove their address first,
+    /// and beyond their own pace they are not answered, and try again by themselves after some tenths of a second.
+    ///
+    /// It bounds what handshakes cost, a millisecond or more each, before anything is known of who dials. In IPv6 all addresses
+    /// of a network (of 64 bits) count as one. Raise it where hundreds of nodes behind one address start together, or let them
+    /// try for longer: they come in at this rate.
+    #[must_use]
+    pub fn connections_per_second(mut self, connections: u32) -> Self {
+        self.connections_per_second = connections;
         self
     }
 
@@ -350,6 +366,7 @@ impl NodeConfig {
             return Err(ConfigError::KeepAlive { keep_alive: self.keep_alive, idle_timeout: self.idle_timeout });
         }
         within("max_half_open", self.max_half_open as u64, 2, MAX_HALF_OPEN)?;
+        within("connections_per_second", self.connections_per_second.into(), 1, u32::MAX.into())?;
         within("control_frames_per_second", self.control_frames_per_second.into(), 1, u32::MAX.into())?;
         within("subscriptions_per_second", self.subscriptions_per_second.into(), 1, u32::MAX.into())?;
         let refused = self.refused_subscriptions_per_second;

@@ -223,7 +223,7 @@ pub(crate) async fn listen(endpoint: Endpoint, node: Weak<Inner>) {
     while let Some(incoming) = endpoint.accept().await {
         let Some(node) = node.upgrade() else { return };
         let from = incoming.remote_address();
-        match node.gate.enter(from.ip(), incoming.remote_address_validated()) {
+        match node.gate.enter(from.ip(), incoming.remote_address_validated(), Instant::now()) {
             _ if node.is_shutting_down() => {
                 node.counters.connections_refused.add(1);
                 incoming.refuse();

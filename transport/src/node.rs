@@ -638,7 +638,7 @@ impl NodeBuilder {
         let address = socket.local_addr().map_err(failed)?;
         let endpoint =
             Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime).map_err(failed)?;
-        let gate = Gate::new(Admission::new(config.max_connections, config.max_half_open));
+        let gate = Gate::new(Admission::new(&config));
         let inner = Arc::new(Inner {
             first_identity: identity.clone(),
             identity: RwLock::new(identity),

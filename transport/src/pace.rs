@@ -41,6 +41,11 @@ impl Pace {
         self.full_at.map_or(Duration::ZERO, |full_at| full_at.saturating_duration_since(now + self.ahead))
     }
 
+    /// Whether it is as if nothing had ever come.
+    pub(crate) fn is_rested(&self, now: Instant) -> bool {
+        self.full_at.is_none_or(|full_at| full_at <= now)
+    }
+
     fn after(&self, times: u64, now: Instant) -> Option<Instant> {
         let times = u32::try_from(times).ok()?;
         let taken = Duration::from_secs(1) * times / self.per_second;

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use aqueduct_stage::SourceExt;
 use aqueduct_transport::{Access, NodeConfig};
-use quinn::ReadError;
-use tokio::time::timeout;
+use quinn::{Endpoint, ReadError};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_stream::StreamExt;
 
 use crate::nodes::{GUARD, guarded};
 use crate::peers::{is_served, produce};
@@ -41,6 +45,52 @@ async fn connections_of_one_node_beyond_its_share_are_refused_and_others_are_let
         connection.close(0_u32.into(), b"");
         let again = async { while !world.is_let_in("hostile").await {} };
         timeout(GUARD, again).await.expect("there is no place");
+    })
+    .await;
+}
+
+/// It takes a handshake each time, and is not among the connections that there are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_and_leaves_again_and_again_is_slowed_down_and_another_address_is_not() {
+    guarded(async {
+        let world = World::new(NodeConfig::default().connections_per_second(8)).await;
+        let identity = world.authority.issue("hostile").unwrap();
+        let mut endpoint = Endpoint::client("127.0.0.2:0".parse().unwrap()).unwrap();
+        endpoint.set_default_client_config(client(&identity));
+        let (at, begun, mut connected) = (world.there.local_addr(), Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(3) {
+            let connecting = endpoint.connect(at, SERVER_NAME).unwrap();
+            if let Ok(Ok(connection)) = timeout(Duration::from_millis(500), connecting).await {
+                connection.close(0_u32.into(), b"");
+                connected += 1;
+            }
+        }
+        // Eight at once and eight a second, once as an address that is claimed, and once as one that is proved.
+        let at_most = 2.0 * (8.0 + 8.0 * begun.elapsed().as_secs_f64());
+        println!("connected {connected} times of {at_most:.0}");
+        assert!((16..=at_most as usize).contains(&connected), "{connected} of {at_most}");
+        let joins = Instant::now();
+        is_served(&world.here, &world.there).await;
+        assert!(joins.elapsed() < Duration::from_secs(1), "{:?}", joins.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_nodes_that_start_together_on_one_address_all_come_in() {
+    guarded(async {
+        // Two thirds of them at once. Nobody is told to try again.
+        let world = World::new(NodeConfig::default().connections_per_second(16)).await;
+        let _producing = produce(&world.there, "endless", u64::MAX, Access::everybody());
+        let at = world.there.local_addr();
+        let mut joining = JoinSet::new();
+        for n in 0..50 {
+            let newcomer = world.node(&format!("newcomer-{n}"), NodeConfig::default()).await;
+            joining.spawn(async move {
+                newcomer.source::<u64>("endless", at).events(5..10).next().await.unwrap().unwrap();
+            });
+        }
+        joining.join_all().await;
     })
     .await;
 }

@@ -19,10 +19,14 @@ mod nodes;
 mod often;
 #[path = "support/peers.rs"]
 mod peers;
+#[path = "hostile/publishing.rs"]
+mod publishing;
 #[path = "hostile/suite.rs"]
 mod suite;
 #[path = "hostile/taking.rs"]
 mod taking;
+#[path = "hostile/working.rs"]
+mod working;
 #[path = "hostile/world.rs"]
 mod world;
 

@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_transport::Identity;
-use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::nodes::begin;
+use crate::working;
 use crate::world::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +24,25 @@ pub(crate) enum Attack {
     Credits,
     Acknowledgements,
     Resumes,
+    Skipped,
     // Correct frames, and nothing after them.
     TakesNothing,
     SmallWindow,
     Slowly,
+    FramesSlowly,
+    FallsSilent,
+    // As a worker of a channel.
+    InProgress,
+    Answers,
+    UnfinishedResults,
     // As a publisher.
     UnfinishedEvents,
+    PublisherSkipped,
     Breaks,
 }
 
 impl Attack {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Connections,
         Self::Reconnects,
         Self::Refused,
@@ -45,10 +50,17 @@ impl Attack {
         Self::Credits,
         Self::Acknowledgements,
         Self::Resumes,
+        Self::Skipped,
         Self::TakesNothing,
         Self::SmallWindow,
         Self::Slowly,
+        Self::FramesSlowly,
+        Self::FallsSilent,
+        Self::InProgress,
+        Self::Answers,
+        Self::UnfinishedResults,
         Self::UnfinishedEvents,
+        Self::PublisherSkipped,
         Self::Breaks,
     ];
 
@@ -61,35 +73,45 @@ impl Attack {
             Self::Credits => "too often: credits",
             Self::Acknowledgements => "too often: acknowledgements",
             Self::Resumes => "too often: resumes unknown links",
+            Self::Skipped => "too often: unknown frames",
             Self::TakesNothing => "1024 links that take nothing",
             Self::SmallWindow => "starved flow control, 256 links",
             Self::Slowly => "subscribes byte by byte, 1000 times",
+            Self::FramesSlowly => "credit byte by byte, 1000 links",
+            Self::FallsSilent => "16 connections that fall silent",
+            Self::InProgress => "worker: in progress, too often",
+            Self::Answers => "worker: old answers, too often",
+            Self::UnfinishedResults => "worker: unfinished results",
             Self::UnfinishedEvents => "publisher: unfinished events",
+            Self::PublisherSkipped => "publisher: unknown frames",
             Self::Breaks => "publisher: breaks every link",
         }
     }
 
+    /// For how long it goes on, at least.
+    pub(crate) fn lasts(self) -> Duration {
+        // Nobody misses it for the first three.
+        Duration::from_secs(if self == Self::FallsSilent { 5 } else { 2 })
+    }
+
     /// Whether the target subscribes to the attacker.
     pub(crate) fn publishes(self) -> bool {
-        matches!(self, Self::UnfinishedEvents | Self::Breaks)
+        matches!(self, Self::UnfinishedEvents | Self::PublisherSkipped | Self::Breaks)
     }
 }
 
 pub(crate) struct Attacker {
-    identity: Identity,
+    pub(crate) identity: Identity,
     endpoint: Endpoint,
     /// What it publishes is hostile from then on.
-    begins: watch::Sender<bool>,
+    pub(crate) begins: watch::Sender<bool>,
 }
 
-type Joined = (Connection, (SendStream, RecvStream));
+pub(crate) type Joined = (Connection, (SendStream, RecvStream));
 
 impl Attacker {
     pub(crate) fn new(identity: Identity) -> Self {
-        let at = "127.0.0.1:0".parse().unwrap();
-        let mut endpoint = Endpoint::server(server(&identity), at).unwrap();
-        endpoint.set_default_client_config(client(&identity));
-        Self { identity, endpoint, begins: watch::Sender::new(false) }
+        Self { endpoint: endpoint(&identity), identity, begins: watch::Sender::new(false) }
     }
 
     pub(crate) async fn attack(&mut self, attack: Attack, at: SocketAddr) {
@@ -104,6 +126,7 @@ impl Attacker {
             Attack::Acknowledgements => {
                 self.repeats(at, |_| frame(ACK, &numbers([("up_to", 0)]))).await;
             }
+            Attack::Skipped => self.repeats(at, |_| frame(UNKNOWN, &[7; 10])).await,
             Attack::TakesNothing => self.takes_nothing(at, 16, 64).await,
             Attack::SmallWindow => {
                 let mut transport = quinn::TransportConfig::default();
@@ -114,24 +137,13 @@ impl Attacker {
                 self.takes_nothing(at, 4, 64).await;
             }
             Attack::Slowly => self.subscribes_slowly(at).await,
-            Attack::UnfinishedEvents | Attack::Breaks => std::future::pending().await,
+            Attack::FramesSlowly => self.credits_slowly(at).await,
+            Attack::FallsSilent => self.falls_silent(at).await,
+            Attack::InProgress => working::says_again_and_again(self, at, working::IN_PROGRESS, 0).await,
+            Attack::Answers => working::says_again_and_again(self, at, working::DONE, 1).await,
+            Attack::UnfinishedResults => working::ends_no_result(self, at).await,
+            Attack::UnfinishedEvents | Attack::PublisherSkipped | Attack::Breaks => std::future::pending().await,
         }
-    }
-
-    /// Publishes; returns where.
-    pub(crate) fn serve(&self, attack: Attack) -> SocketAddr {
-        let (endpoint, begins) = (self.endpoint.clone(), self.begins.subscribe());
-        let _serving = begin(async move {
-            while let Some(incoming) = endpoint.accept().await {
-                let begins = begins.clone();
-                let _connected = begin(async move {
-                    if let Ok(connection) = incoming.await {
-                        publish(connection, attack, begins).await;
-                    }
-                });
-            }
-        });
-        self.endpoint.local_addr().unwrap()
     }
 
     async fn connects(&self, at: SocketAddr, stays: bool) {
@@ -221,8 +233,44 @@ impl Attacker {
         }
     }
 
+    /// Goes on in the middle of a frame, on many links.
+    async fn credits_slowly(&self, at: SocketAddr) {
+        let Some((connection, _control)) = self.join(at).await else { return };
+        let mut links = Vec::new();
+        for _ in 0..1000 {
+            links.extend(accepted(&connection, "numbers", "u64").await);
+        }
+        // A frame of 60,000 bytes.
+        let head = [0, 0, 0xea, 0x60, CREDIT];
+        for byte in head.iter().copied().chain(std::iter::repeat(0)) {
+            for (send, _) in &mut links {
+                let _ = send.write_all(&[byte]).await;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Has connections to which nothing more is said, as if its machine were switched off.
+    async fn falls_silent(&self, at: SocketAddr) {
+        let identity = self.identity.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _joined = runtime.block_on(async {
+                let attacker = Self::new(identity);
+                let mut joined = Vec::new();
+                for _ in 0..16 {
+                    joined.extend(attacker.join(at).await);
+                }
+                joined
+            });
+            // Nothing runs there any more, and the socket stays open.
+            std::thread::park_timeout(Duration::from_secs(10));
+        });
+        std::future::pending().await
+    }
+
     /// Connects, and introduces itself; `None` if it is not let in.
-    async fn join(&self, at: SocketAddr) -> Option<Joined> {
+    pub(crate) async fn join(&self, at: SocketAddr) -> Option<Joined> {
         let connecting = self.endpoint.connect(at, SERVER_NAME).ok()?;
         let connection = timeout(Duration::from_secs(5), connecting).await.ok()?.ok()?;
         let (mut send, mut recv) = connection.open_bi().await.ok()?;
@@ -241,52 +289,7 @@ async fn accepted(connection: &Connection, producer: &str, signature: &str) -> O
     (head[4] == ACCEPTED).then_some((send, recv))
 }
 
-/// A hostile publisher's side of a connection.
-async fn publish(connection: Connection, attack: Attack, begins: watch::Receiver<bool>) -> Option<()> {
-    let (mut control, mut hello) = connection.accept_bi().await.ok()?;
-    hello.read_exact(&mut [0; 5]).await.ok()?;
-    #[derive(Serialize)]
-    struct HelloAck {
-        proto: u16,
-        node: &'static str,
-        incarnation: u64,
-    }
-    let ack = HelloAck { proto: 1, node: "hostile", incarnation: 1 };
-    control.write_all(&frame(HELLO_ACK, &rmp_serde::to_vec_named(&ack).unwrap())).await.ok()?;
-    loop {
-        let (mut events, mut asks) = connection.accept_bi().await.ok()?;
-        let mut begins = begins.clone();
-        let _serving = begin(async move {
-            asks.read_exact(&mut [0; 5]).await.ok()?;
-            events.write_all(&frame(ACCEPTED, &[0x80])).await.ok()?;
-            begins.wait_for(|begins| *begins).await.ok()?;
-            // By now it has been asked.
-            sleep(Duration::from_millis(50)).await;
-            if attack == Attack::Breaks {
-                // What no publisher says.
-                return events.write_all(&frame(CREDIT, &[0x80])).await.ok();
-            }
-            for index in 0_u64.. {
-                // Event 1, the first attempt, not the last piece, of 60 MB: five bytes of LEB128.
-                let mut body = vec![1, 1];
-                let mut rest = index;
-                while rest >= 0x80 {
-                    body.push(rest as u8 | 0x80);
-                    rest >>= 7;
-                }
-                body.extend([rest as u8, 0, 0x80, 0x8e, 0xce, 0x1c]);
-                body.extend([7; 60_000]);
-                events.write_all(&frame(CHUNK, &body)).await.ok()?;
-                if index >= 990 {
-                    break;
-                }
-            }
-            std::future::pending().await
-        });
-    }
-}
-
-fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> Vec<u8> {
+pub(crate) fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> Vec<u8> {
     rmp_serde::to_vec_named(&BTreeMap::from(numbers)).unwrap()
 }
 
@@ -306,21 +309,9 @@ fn resume() -> Vec<u8> {
     frame(RESUME, &rmp_serde::to_vec_named(&resume).unwrap())
 }
 
-/// What a node of the cluster listens with, if it lets everybody in.
-fn server(identity: &Identity) -> quinn::ServerConfig {
-    let pem = identity.to_pem();
-    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).unwrap()];
-    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).unwrap();
-    let mut tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    tls.alpn_protocols = vec![b"aqueduct/1".to_vec()];
-    quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()))
+/// Dials as this node.
+fn endpoint(identity: &Identity) -> Endpoint {
+    let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    endpoint.set_default_client_config(client(identity));
+    endpoint
 }
-
-const ACK: u8 = 21;
-const RESUME: u8 = 22;
-const CHUNK: u8 = 33;

@@ -225,8 +225,13 @@ pub(crate) const SUBSCRIBE: u8 = 16;
 pub(crate) const ACCEPTED: u8 = 17;
 pub(crate) const REFUSED_SUBSCRIPTION: u8 = 18;
 pub(crate) const CREDIT: u8 = 19;
+pub(crate) const ACK: u8 = 21;
+pub(crate) const RESUME: u8 = 22;
 pub(crate) const ANSWER: u8 = 24;
 pub(crate) const EVENTS: u8 = 32;
+pub(crate) const CHUNK: u8 = 33;
+/// Nobody need understand it.
+pub(crate) const UNKNOWN: u8 = 200;
 
 // Codes with which a connection or a stream ends.
 pub(crate) const PROTOCOL: VarInt = VarInt::from_u32(2);

@@ -154,9 +154,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let chosen = std::mem::replace(&mut subscription.interest, interest).selector;
         let ours = subscription.interest.selector.take();
         subscription.interest.selector = both(ours, chosen);
-        let mailbox = self.seats()[instance].mailbox();
-        mailbox.subscribe(subscription)?;
-        Ok(mailbox)
+        self.place.open(instance, subscription)
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::counters::Counters;
 use crate::error::Origin;
+use crate::graph::latecomer::Latecomer;
+use crate::graph::place::Place;
 use crate::mailbox::{Mailbox, Message};
 use crate::{EndCause, Exit, Failure, FailureKind, Subscription, WaitingFor};
 
@@ -11,6 +13,8 @@ use crate::{EndCause, Exit, Failure, FailureKind, Subscription, WaitingFor};
 /// dropped, which means that the stage was killed.
 pub(crate) struct Ending<I, O> {
     pub(crate) stage: Origin,
+    place: Arc<Place<I, O>>,
+    instance: usize,
     pub(crate) mailbox: Arc<Mailbox<I, O>>,
     pub(crate) counters: Arc<Counters>,
     report: Option<Report>,
@@ -20,15 +24,16 @@ pub(crate) struct Ending<I, O> {
 pub(crate) type Report = Box<dyn FnOnce(Exit) + Send>;
 
 impl<I, O> Ending<I, O> {
-    pub(crate) fn new(stage: Origin, mailbox: Arc<Mailbox<I, O>>, counters: Arc<Counters>, report: Report) -> Self {
-        Self { stage, mailbox, counters, report: Some(report) }
+    pub(crate) fn new(place: &Arc<Place<I, O>>, instance: usize, counters: Arc<Counters>, report: Report) -> Self {
+        let (stage, mailbox) = (place.origin(instance), place.seat(instance).mailbox());
+        Self { stage, place: Arc::clone(place), instance, mailbox, counters, report: Some(report) }
     }
 
     /// The stage has ended. Returns what nobody has read.
     pub(crate) fn announce(&mut self, exit: Exit) {
         let Some(report) = self.report.take() else { return };
         tracing::debug!(stage = &*self.stage, %exit, "stage ended");
-        for message in self.mailbox.close() {
+        for message in self.mailbox.close(&exit) {
             self.decline(message, &exit);
         }
         report(exit);
@@ -36,14 +41,17 @@ impl<I, O> Ending<I, O> {
 
     /// Answers a message that came too late. Whoever waits for a reply learns of it as the message is dropped.
     ///
-    /// Somebody who was about to subscribe shares the stage's fate; but to one that ended normally there is nothing to
-    /// subscribe, and it is not the end of the data for who has seen none of it.
+    /// Somebody who was about to subscribe shares the stage's fate, unless all of the stage is over normally: that is not the
+    /// end of the data for who has seen none of it.
     pub(crate) fn decline(&self, message: Message<I, O>, exit: &Exit) {
         match message {
             Message::Subscribe(subscription) => {
                 let Subscription { id, subscriber, .. } = *subscription;
+                let is_over = || self.place.latecomer(self.instance, exit) == Latecomer::IsTooLate;
                 let exit = match exit {
-                    Exit::Normal => Exit::Failed(Failure::at(&self.stage, FailureKind::AlreadyEnded, "it has ended")),
+                    Exit::Normal if is_over() => {
+                        Exit::Failed(Failure::at(&self.stage, FailureKind::AlreadyEnded, "it has ended"))
+                    }
                     exit => exit.clone(),
                 };
                 subscriber.ended(id, EndCause::Down(exit));

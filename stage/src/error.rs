@@ -246,7 +246,7 @@ aqueduct_dispatcher::debug_as_sentence!(Refusal);
 #[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
-    /// The producer has ended.
+    /// The producer has ended, with all of its instances.
     #[error("producer {0:?} has ended")]
     Ended(String),
     /// The other node has no producer of that name.

@@ -19,7 +19,8 @@ use crate::{
     ProducerConsumer, Restart, Spawner, Strategy, TokioSpawner,
 };
 
-mod place;
+pub(crate) mod latecomer;
+pub(crate) mod place;
 pub(crate) mod remainder;
 pub(crate) mod siblings;
 mod stage;
@@ -328,7 +329,13 @@ impl Graph {
             restart: Restart::Temporary,
         };
         let (expected, graph) = (Expected::default(), self.shared().id());
-        let place = Arc::new(Place { name: Arc::clone(&name), graph, spec: Mutex::new(spec), expected });
+        let place = Arc::new(Place {
+            name: Arc::clone(&name),
+            graph,
+            spec: Mutex::new(spec),
+            families: Mutex::default(),
+            expected,
+        });
         let (unstarted, make) = (Unstarted::new(&place), Arc::new(Mutex::new(Some(make))));
         let enrol = move |shared: &Shared| unstarted.start().enrol::<S, C, _>(&make, shared);
         let mut plan = self.lock();

@@ -77,7 +77,7 @@ pub(crate) struct Mailbox<I, O> {
     stopping: AtomicBool,
     /// Told to drain, whatever waits in the queue before that.
     draining: AtomicBool,
-    /// The stage's name, for those who come too late.
+    /// The stage's name.
     stage: String,
     consumer: ConsumerId,
     returned: Arc<Returned<O>>,
@@ -91,13 +91,13 @@ struct State<I, O> {
     posts: usize,
     /// The driver, while it waits. Under the same lock as the messages, so that a push costs no second synchronization.
     waiting: Option<Waker>,
-    /// Set when the stage has ended: nothing is taken in any more.
-    closed: bool,
+    /// How the stage has ended, once it has: nothing is taken in any more.
+    closed: Option<Exit>,
 }
 
 impl<I, O> Mailbox<I, O> {
     pub(crate) fn new(stage: &str, returned: Arc<Returned<O>>) -> Self {
-        let state = State { messages: VecDeque::new(), posts: 0, waiting: None, closed: false };
+        let state = State { messages: VecDeque::new(), posts: 0, waiting: None, closed: None };
         let (state, stopping, draining) = (Mutex::new(state), AtomicBool::new(false), AtomicBool::new(false));
         let (stage, counters) = (stage.to_owned(), OnceLock::new());
         Self { state, stopping, draining, stage, consumer: ConsumerId::new(), returned, counters }
@@ -116,7 +116,7 @@ impl<I, O> Mailbox<I, O> {
     /// Puts a message in; returns it if the stage has ended.
     pub(crate) fn push(&self, message: Message<I, O>) -> Result<(), Message<I, O>> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed.is_some() {
             return Err(message);
         }
         match (&message, state.messages.back_mut()) {
@@ -168,10 +168,10 @@ impl<I, O> Mailbox<I, O> {
         self.stopping.load(Ordering::Relaxed).then_some(Exit::Shutdown)
     }
 
-    /// Takes nothing in from now on, and returns what nobody has read.
-    pub(crate) fn close(&self) -> VecDeque<Message<I, O>> {
+    /// Takes nothing in from now on, as the stage has ended, and returns what nobody has read.
+    pub(crate) fn close(&self, exit: &Exit) -> VecDeque<Message<I, O>> {
         let mut state = self.lock();
-        state.closed = true;
+        state.closed.get_or_insert_with(|| exit.clone());
         // The waker keeps the task alive, and the task this mailbox.
         state.waiting = None;
         std::mem::take(&mut state.messages)
@@ -179,17 +179,17 @@ impl<I, O> Mailbox<I, O> {
 
     /// Whether the stage has ended.
     pub(crate) fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.lock().closed.is_some()
+    }
+
+    /// How the stage has ended, if it has.
+    pub(crate) fn exit(&self) -> Option<Exit> {
+        self.lock().closed.clone()
     }
 
     /// Keeps what came back after the stage had ended.
     pub(crate) fn keep_returned(&self, id: SubscriptionId, unfinished: Vec<(Events<O>, Attempt)>) {
         self.returned.keep(id, unfinished);
-    }
-
-    /// Asks to subscribe to this stage.
-    pub(crate) fn subscribe(&self, subscription: Subscription<O>) -> Result<(), SubscribeError> {
-        self.push(Message::Subscribe(Box::new(subscription))).map_err(|_| SubscribeError::Ended(self.stage.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<I, O>> {
@@ -201,7 +201,7 @@ impl<I, O> Mailbox<I, O> {
 impl<I: Send, O: Send> Inbox<O> for Mailbox<I, O> {
     fn post(&self, post: Post<O>, sender: Sender) -> Result<(), CallError> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed.is_some() {
             return Err(CallError::Stopped);
         }
         if sender == Sender::Anybody && state.posts >= POSTS {

@@ -140,7 +140,8 @@ impl Running {
         O: Send + 'static,
         Src: Source<Item = I> + Clone,
     {
-        let (id, opening) = consumer.opening(0, source, (0, None), &Subscribing::new(options.into()), How::Once);
+        let subscribing = Subscribing::new(options.into()).among(consumer.place.families().of(source));
+        let (id, opening) = consumer.opening(0, source, (0, None), &subscribing, How::Once);
         let told: Vec<_> = consumer
             .seats()
             .iter()

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Demand, EndCause, Exit, Failure, FailureKind, Graph, GraphError, Outcome, Publisher, Source, SubscribeError,
-    Subscription, SubscriptionId, each,
+    Batch, Consumer, Cx, Demand, Edge, EndCause, EventStreamError, Exit, Failure, FailureKind, Graph, GraphError, Mode,
+    Never, Outcome, Producer, Publisher, Result, Running, Source, SourceExt, Stage, SubscribeError, Subscription,
+    SubscriptionId, each,
 };
+use tokio::sync::Notify;
+use tokio_stream::StreamExt;
 
 /// A stage of another graph, to which each subscription takes a second longer than the one before.
 #[derive(Clone)]
@@ -25,6 +28,10 @@ impl<Src: Source> Source for Distant<Src> {
 
     fn name(&self) -> String {
         self.source.name()
+    }
+
+    fn instances(&self) -> usize {
+        self.source.instances()
     }
 
     async fn open(
@@ -95,5 +102,185 @@ async fn if_nobody_saw_the_end_nobody_knows_what_there_was() {
     for (takes_in, kind) in [(false, FailureKind::Subscribe), (true, FailureKind::AlreadyEnded)] {
         let error = share(25, takes_in, true).await.unwrap_err();
         assert_eq!(error.failure.kind(), kind, "{error}");
+    }
+}
+
+/// Instances of a producer, each of which has its number to emit. The first waits for a word before it does.
+struct Numbers {
+    instance: usize,
+    word: Arc<Notify>,
+    /// How the second one ends.
+    exit: Exit,
+}
+
+impl Producer for Numbers {
+    type Out = usize;
+
+    async fn handle_demand(&mut self, _: usize, cx: &mut Cx<'_, usize>) -> Result {
+        if self.instance == 0 {
+            self.word.notified().await;
+        }
+        cx.emit(self.instance);
+        cx.stop(if self.instance == 1 { self.exit.clone() } else { Exit::Normal });
+        Ok(())
+    }
+}
+
+/// A source of two instances of which the second has ended, and the word for the other one.
+struct Half {
+    numbers: Stage<Numbers, Never, usize>,
+    word: Arc<Notify>,
+    producing: Running,
+}
+
+impl Half {
+    async fn new(exit: Exit) -> Self {
+        let (graph, word, made) = (Graph::new("producing"), Arc::<Notify>::default(), AtomicUsize::new(0));
+        let make = {
+            let word = Arc::clone(&word);
+            move || Numbers {
+                instance: made.fetch_add(1, Ordering::SeqCst),
+                word: Arc::clone(&word),
+                exit: exit.clone(),
+            }
+        };
+        let numbers = graph.producer("numbers", make).concurrency(2);
+        let producing = graph.start();
+        let second = Nth { stage: numbers.clone(), instance: 1 };
+        let events: Vec<_> = second.events(0..10).collect().await;
+        assert!(!events.is_empty());
+        Self { numbers, word, producing }
+    }
+
+    /// The other one goes on, and the source is over.
+    async fn ends(&mut self) {
+        self.word.notify_one();
+        let first = Nth { stage: self.numbers.clone(), instance: 0 };
+        assert_eq!(first.events(0..10).collect::<Vec<_>>().await.len(), 1);
+        self.producing.serve().await.unwrap();
+    }
+}
+
+/// One instance of a source.
+#[derive(Clone)]
+struct Nth<Src> {
+    stage: Src,
+    instance: usize,
+}
+
+impl<Src: Source> Source for Nth<Src> {
+    type Item = Src::Item;
+
+    fn name(&self) -> String {
+        self.stage.name()
+    }
+
+    async fn open(
+        &self,
+        _: usize,
+        subscription: Subscription<Src::Item>,
+    ) -> Result<Arc<dyn Publisher<Src::Item>>, SubscribeError> {
+        self.stage.open(self.instance, subscription).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_has_ended_has_nothing_as_long_as_another_one_lives() {
+    for (instances, acknowledges) in [(1, false), (1, true), (3, false), (3, true)] {
+        let half = Half::new(Exit::Normal).await;
+        let consuming = Graph::new("consuming");
+        let sum = consuming.consumer("sum", || each(async |_: usize| Ok(()))).concurrency(instances);
+        let _ = match acknowledges {
+            true => sum.subscribe_acknowledged(&half.numbers, 0..10),
+            false => sum.subscribe(&half.numbers, 0..10),
+        };
+        half.word.notify_one();
+        let outcome = consuming.run().await.unwrap();
+        assert_eq!(handled(&outcome).iter().sum::<u64>(), 1);
+    }
+    let half = Half::new(Exit::Normal).await;
+    let second = Nth { stage: half.numbers.clone(), instance: 1 };
+    assert!(second.events(0..10).next().await.is_none(), "whoever has only this one is told the same");
+    half.word.notify_one();
+    let events: Vec<_> = half.numbers.events(0..10).collect::<Result<_, _>>().await.unwrap();
+    assert_eq!(events, [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_when_all_instances_have_ended_is_told() {
+    let mut half = Half::new(Exit::Normal).await;
+    half.ends().await;
+    let consuming = Graph::new("consuming");
+    consuming.consumer("sum", || each(async |_: usize| Ok(()))).concurrency(2).subscribe(&half.numbers, 0..10);
+    let error = consuming.run().await.unwrap_err();
+    assert!(error.to_string().contains(r#"producer "numbers" has ended"#), "{error}");
+    let first = half.numbers.events(0..10).next().await.unwrap();
+    assert!(matches!(first, Err(EventStreamError::Subscribe(SubscribeError::Ended(_)))), "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_saw_the_end_of_one_instance_may_come_too_late_to_the_other() {
+    let half = Half::new(Exit::Normal).await;
+    // The one to the first instance is made at once, the one to the second when all is over.
+    let distant = Distant { source: half.numbers.clone(), opened: Arc::default(), takes_in: false };
+    let consuming = Graph::new("consuming");
+    consuming.consumer("sum", || each(async |_: usize| Ok(()))).subscribe(&distant, 0..10);
+    half.word.notify_one();
+    assert_eq!(handled(&consuming.run().await.unwrap()), [1]);
+
+    let half = Half::new(Exit::Normal).await;
+    let distant = Distant { source: half.numbers.clone(), opened: Arc::default(), takes_in: true };
+    half.word.notify_one();
+    let events: Vec<_> = distant.events(0..10).collect::<Result<_, _>>().await.unwrap();
+    assert_eq!(events, [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_has_failed_or_was_shut_down_is_missed() {
+    let boom = Exit::Failed(Failure::new("numbers", FailureKind::Error, "boom"));
+    for exit in [Exit::Shutdown, boom] {
+        let half = Half::new(exit.clone()).await;
+        half.word.notify_one();
+        let consuming = Graph::new("consuming");
+        consuming.consumer("sum", || each(async |_: usize| Ok(()))).subscribe(&half.numbers, 0..10);
+        let error = consuming.run().await.unwrap_err();
+        assert!(error.to_string().ends_with(&format!("instance 1 has ended early: {exit}")), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_subscribes_anew_has_nothing_of_an_instance_that_has_ended() {
+    let (graph, log) = (Graph::new("producing"), Arc::<Mutex<Vec<SubscriptionId>>>::default());
+    let numbers = graph.iterate("numbers", || 0..5_u64).concurrency(2);
+    let source = Distant { source: numbers.clone(), opened: Arc::default(), takes_in: false };
+    let mut producing = graph.start();
+    let consuming = Graph::new("consuming");
+    let sum = {
+        let log = Arc::clone(&log);
+        consuming.consumer("sum", move || Noting(Arc::clone(&log))).subscribe(&source, 0..10)
+    };
+    let mut running = consuming.start();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let first = log.lock().unwrap()[0];
+    // The one to the other instance is on its way; both are over when this one comes.
+    running.resubscribe(&sum, first, Exit::Normal, &source, 0..10);
+    running.join().await.unwrap();
+    producing.join().await.unwrap();
+}
+
+/// Writes its subscriptions down.
+struct Noting(Arc<Mutex<Vec<SubscriptionId>>>);
+
+impl Consumer for Noting {
+    type In = u64;
+
+    async fn handle_subscribe(&mut self, edge: &Edge, _: &mut Cx<'_>) -> Result<Mode> {
+        self.0.lock().unwrap().push(edge.id);
+        Ok(Mode::Automatic)
+    }
+
+    async fn handle_events(&mut self, _: Batch<u64>, _: &mut Cx<'_>) -> Result {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ impl<C: Callbacks> Driver<C> {
         }
         let received = std::mem::take(&mut self.received);
         self.give_up(received, &exit);
-        let unread = self.ending.mailbox.close();
+        let unread = self.ending.mailbox.close(&exit);
         self.give_up(unread, &exit);
         self.leave_producers(&EndCause::Down(exit.clone()));
         for (id, Consumer { subscriber, .. }) in std::mem::take(&mut self.subscribers) {

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aqueduct_dispatcher::{Buffer, Dispatcher, Keep, SubscriptionId};
 use tracing::Instrument;
 
+use super::latecomer::Latecomer;
 use super::remainder::{Remainder, Returned};
+use super::siblings::Families;
 use crate::callbacks::{Callbacks, guarded_now};
 use crate::counters::Counters;
 use crate::downstream::Downstream;
@@ -19,7 +21,10 @@ use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
 use crate::message::{Expected, Local};
 use crate::supervision::driver::Enrolled;
-use crate::{BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publisher, Restart, StageRef, Subscription};
+use crate::{
+    BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publisher, Restart, StageRef, SubscribeError,
+    Subscription,
+};
 
 /// A place in a graph, and how what runs there is to be made.
 pub(crate) struct Place<I, O> {
@@ -27,6 +32,8 @@ pub(crate) struct Place<I, O> {
     /// Names its graph among those of this process.
     pub(super) graph: usize,
     pub(super) spec: Mutex<Spec<I, O>>,
+    /// What it subscribes to.
+    pub(super) families: Mutex<Families>,
     /// Held by whoever may have somebody subscribe who is no part of the graph.
     pub(crate) expected: Expected,
 }
@@ -128,13 +135,52 @@ impl<I, O> Place<I, O> {
     }
 
     /// Where a failure of one of its instances begins.
-    fn origin(&self, instance: usize) -> Origin {
+    pub(crate) fn origin(&self, instance: usize) -> Origin {
         Origin::instance(Arc::clone(&self.name), instance, self.lock().seats.len())
+    }
+
+    pub(crate) fn families(&self) -> MutexGuard<'_, Families> {
+        self.families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn seat(&self, instance: usize) -> Arc<Seat<I, O>> {
+        Arc::clone(&self.lock().seats[instance])
+    }
+
+    /// What somebody is told who comes to an instance that has ended by `exit`.
+    pub(crate) fn latecomer(&self, instance: usize, exit: &Exit) -> Latecomer {
+        let seats = self.lock().seats.clone();
+        let others = seats.iter().enumerate().filter(|(other, _)| *other != instance);
+        let others: Vec<_> = others.map(|(_, seat)| seat.mailbox().exit()).collect();
+        Latecomer::of(exit, others.iter().map(Option::as_ref))
     }
 
     /// Names it among all places that there are.
     pub(super) fn id(self: &Arc<Self>) -> usize {
         Arc::as_ptr(self).addr()
+    }
+}
+
+impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
+    /// Asks to subscribe to an instance.
+    pub(crate) fn open(
+        &self,
+        instance: usize,
+        subscription: Subscription<O>,
+    ) -> Result<Arc<dyn Publisher<O>>, SubscribeError> {
+        let mailbox = self.seat(instance).mailbox();
+        let Err(Message::Subscribe(subscription)) = mailbox.push(Message::Subscribe(Box::new(subscription))) else {
+            return Ok(mailbox);
+        };
+        let exit = mailbox.exit().expect("only the mailbox of one that has ended takes nothing");
+        match self.latecomer(instance, &exit) {
+            Latecomer::HasNothing => Ok(Remainder::nothing(*subscription)),
+            Latecomer::IsTooLate => Err(SubscribeError::Ended(self.name.to_string())),
+            Latecomer::MissesSomething => {
+                let reason = format!("instance {instance} has ended early: {exit}");
+                Err(SubscribeError::Refused { at: self.name.to_string(), reason })
+            }
+        }
     }
 }
 
@@ -213,8 +259,7 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         mailbox.count_with(&self.counters);
         let reporter = Arc::clone(shared);
         let report = Box::new(move |exit| reporter.report(number, exit));
-        let mut ending =
-            Ending::new(self.place.origin(self.instance), Arc::clone(&mailbox), Arc::clone(&self.counters), report);
+        let mut ending = Ending::new(&self.place, self.instance, Arc::clone(&self.counters), report);
         if self.place.lock().on_cancel == OnCancel::Stop {
             let _ = mailbox.push(Message::Complete);
         }

@@ -8,16 +8,13 @@ use aqueduct_dispatcher::{Events, Keep, SubscribeOptions, SubscriptionId};
 
 use super::Plan;
 use super::place::{MakeDispatcher, Place, Seat};
-use super::remainder::Remainder;
-use super::siblings::{Sibling, Siblings, Witness};
+use super::siblings::{Siblings, open_witnessed};
 use crate::bugs::bug;
 use crate::dispatching::{ByDemand, Output};
 use crate::mailbox::{Message, Opening, Renews};
 use crate::members::Shared;
 use crate::supervision::driver::{Declared, How};
-use crate::{
-    BoxFuture, DemandMode, Exit, Never, OnCancel, Publisher, Restart, Source, StageRef, SubscribeError, Subscription,
-};
+use crate::{BoxFuture, DemandMode, Exit, Never, OnCancel, Restart, Source, StageRef, Subscription};
 
 /// A place in a graph, where a stage of type `S` takes events of type `I` and emits events of type `O`.
 ///
@@ -36,7 +33,7 @@ pub(crate) struct Subscribing<I> {
     options: SubscribeOptions,
     /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.
     keep: Option<fn(Events<I>) -> Events<I>>,
-    /// There if several instances subscribe to the same.
+    /// There if there may be several subscriptions.
     siblings: Option<Arc<Siblings>>,
 }
 
@@ -51,6 +48,11 @@ impl<I> Subscribing<I> {
         I: Clone + Send + Sync + 'static,
     {
         Self { keep: Some(|events| Events::share(events.into_vec())), ..self }
+    }
+
+    /// It takes the place of one of these.
+    pub(crate) fn among(self, siblings: Option<Arc<Siblings>>) -> Self {
+        Self { siblings, ..self }
     }
 }
 
@@ -106,7 +108,13 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         self.declare_edge(source.name(), move || {
             let count = consumer.seats().len();
             let known = source.instances();
-            let how = Subscribing { options, keep, siblings: (count > 1).then(Arc::default) };
+            // One to a stage of this process stays the only one.
+            let is_alone = count * known == 1 && source.local().is_some();
+            let how = Subscribing {
+                options,
+                keep,
+                siblings: (!is_alone).then(|| consumer.place.families().declare(&source)),
+            };
             let pairs = (0..count).flat_map(|mine| (0..known).map(move |theirs| (mine, theirs)));
             pairs.map(|(mine, theirs)| consumer.wire(mine, &source, theirs, known, &how)).collect()
         });
@@ -193,7 +201,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
             (place.is_none(), place.is_none_or(|place| place.graph() != self.place.graph && !bug!(NearIsOurs)));
         let opening = Opening { id, to, is_far, is_outside, window, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
-        let sibling = siblings.map(|siblings| siblings.begin(theirs));
+        let sibling = siblings.map(|siblings| siblings.begin());
         let (consumer, source, subscribing) = (self.clone(), source.clone(), subscribing.clone());
         let opening: BoxFuture<'static> = Box::pin(async move {
             let subscription = Subscription {
@@ -206,7 +214,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
             let opened = match (how, source.local(), sibling) {
                 (How::Remainder(former), Some(place), _) => Ok(place.remainder(theirs, &former, subscription)),
                 (_, _, None) => source.open(theirs, subscription).await,
-                (_, _, Some(sibling)) => consumer.open_witnessed(&source, theirs, subscription, sibling).await,
+                (_, _, Some(sibling)) => open_witnessed(&source, theirs, subscription, sibling).await,
             };
             // Announced before it is known that this one is there, or it might be taken for the only one.
             let rest = rest.filter(|_| opened.is_ok()).map_or(0..0, |known| known..source.instances());
@@ -221,34 +229,6 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
             }
         });
         (id, opening)
-    }
-
-    /// Opens a subscription that has siblings: if it is too late and one of them saw the end of the source, nothing is
-    /// missing.
-    async fn open_witnessed<Src: Source<Item = I>>(
-        &self,
-        source: &Src,
-        theirs: usize,
-        subscription: Subscription<I>,
-        sibling: Arc<Sibling>,
-    ) -> Result<Arc<dyn Publisher<I>>, SubscribeError> {
-        let Subscription { id, consumer, options, interest, subscriber } = subscription;
-        let shared = Arc::clone(&self.shared);
-        let spawn = Box::new(move |task| shared.spawn_helper("subscribe", task));
-        let witness = Witness { subscriber: Arc::clone(&subscriber), sibling: Arc::clone(&sibling), spawn };
-        let witnessed =
-            Subscription { id, consumer, options, interest: interest.clone(), subscriber: Arc::new(witness) };
-        let opened = source.open(theirs, witnessed).await;
-        match &opened {
-            Ok(_) => {}
-            Err(SubscribeError::Ended(_)) => {
-                if sibling.come_late().await.unwrap_or(false) {
-                    return Ok(Remainder::nothing(Subscription { id, consumer, options, interest, subscriber }));
-                }
-            }
-            Err(_) => sibling.close(false),
-        }
-        opened
     }
 
     /// Runs `count` instances of the stage, at least 1, each a task of its own. As consumers they share the events of

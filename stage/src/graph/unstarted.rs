@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::place::Place;
 use crate::counters::Counters;
 use crate::ending::Ending;
-use crate::error::Origin;
 use crate::{Exit, Failure, FailureKind};
 
 /// A place until its graph is started. Dropped before, it tells whoever waits for the stage that there will be none.
@@ -25,17 +24,12 @@ impl<I, O> Unstarted<I, O> {
 impl<I, O> Drop for Unstarted<I, O> {
     fn drop(&mut self) {
         let Some(place) = &self.0 else { return };
-        let seats = place.lock().seats.clone();
-        for (instance, seat) in seats.iter().enumerate() {
-            let origin = Origin::instance(Arc::clone(&place.name), instance, seats.len());
-            let never = Failure::at(&origin, FailureKind::Killed, "its graph was dropped before it was started");
-            let mut ending = Ending::new(
-                origin,
-                seat.mailbox(),
-                Arc::new(Counters::new(Arc::default())),
-                // No graph waits for it.
-                Box::new(drop),
-            );
+        let count = place.lock().seats.len();
+        for instance in 0..count {
+            let why = "its graph was dropped before it was started";
+            let never = Failure::at(&place.origin(instance), FailureKind::Killed, why);
+            // No graph waits for it.
+            let mut ending = Ending::new(place, instance, Arc::new(Counters::new(Arc::default())), Box::new(drop));
             ending.announce(Exit::Failed(never));
         }
     }

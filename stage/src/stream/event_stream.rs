@@ -10,6 +10,7 @@ use aqueduct_dispatcher::{Attempt, Begins, Cancel, Events, Interest, SubscribeOp
 use tokio::task::coop::poll_proceed;
 use tokio_stream::Stream;
 
+use crate::graph::siblings::{Siblings, open_witnessed};
 use crate::upstream::{Arrived, Piece, Upstream};
 use crate::{
     BoxFuture, ConsumerId, EndCause, Exit, Failure, Mode, Publisher, Source, SubscribeError, Subscriber, Subscription,
@@ -119,7 +120,7 @@ aqueduct_dispatcher::debug_as_sentence!(EventStreamError);
 impl<T: Send + 'static> EventStream<T> {
     fn new<S: Source<Item = T> + Clone>(source: &S, options: SubscribeOptions) -> Self {
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
-        let (consumer, inbox) = (ConsumerId::new(), Arc::new(Inbox::default()));
+        let (consumer, inbox, siblings) = (ConsumerId::new(), Arc::new(Inbox::default()), Arc::<Siblings>::default());
         let mut upstream = Upstream::default();
         let (name, reader, source, mut known) = (source.name(), Arc::clone(&inbox), source.clone(), 0);
         let mut open_more = move |upstream: &mut Upstream| {
@@ -131,7 +132,9 @@ impl<T: Send + 'static> EventStream<T> {
                 let (source, subscriber) = (source.clone(), Arc::clone(&reader) as Arc<dyn Subscriber<T>>);
                 let options = SubscribeOptions::from(window).cancel(cancel);
                 let subscription = Subscription { id, consumer, options, interest: Interest::ALL, subscriber };
-                let opening: Opening<T> = Box::pin(async move { source.open(instance, subscription).await });
+                let sibling = siblings.begin();
+                let opening: Opening<T> =
+                    Box::pin(async move { open_witnessed(&source, instance, subscription, sibling).await });
                 (id, opening)
             });
             open.collect()

@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::world::{SLACK, World, sim};
 
 #[test]
-#[ignore = "instances of a source that has ended fail late consumers"]
+#[ignore = "a consumer that a producer has not taken in before its end fails"]
 fn what_stages_emit_is_handled_once_however_their_consumers_come_and_go() {
     sim().swarm(0..60, async |net| lives(&net).await);
 }

@@ -410,6 +410,7 @@ impl<C: Callbacks> Driver<C> {
                 if let Some(failure) = self.lost_subscriber.take() {
                     return ControlFlow::Break(Exit::Failed(failure));
                 }
+                self.ending.is_abandoned = true;
                 self.exhaust();
             } else if C::ROLE != Role::Producer && self.upstream.is_empty() && self.arrivals.is_empty() {
                 self.on_exhausted().await?;
@@ -424,6 +425,7 @@ impl<C: Callbacks> Driver<C> {
                 return ControlFlow::Break(self.exit.clone());
             }
             if self.completing && self.downstream.is_abandoned() {
+                self.ending.is_abandoned = true;
                 return ControlFlow::Break(self.lost_subscriber.take().map_or(Exit::Normal, Exit::Failed));
             }
         }

@@ -17,6 +17,8 @@ pub(crate) struct Ending<I, O> {
     instance: usize,
     pub(crate) mailbox: Arc<Mailbox<I, O>>,
     pub(crate) counters: Arc<Counters>,
+    /// It ends because nobody was left who wants more, and not because there is no more.
+    pub(crate) is_abandoned: bool,
     report: Option<Report>,
 }
 
@@ -26,7 +28,7 @@ pub(crate) type Report = Box<dyn FnOnce(Exit) + Send>;
 impl<I, O> Ending<I, O> {
     pub(crate) fn new(place: &Arc<Place<I, O>>, instance: usize, counters: Arc<Counters>, report: Report) -> Self {
         let (stage, mailbox) = (place.origin(instance), place.seat(instance).mailbox());
-        Self { stage, place: Arc::clone(place), instance, mailbox, counters, report: Some(report) }
+        Self { stage, place: Arc::clone(place), instance, mailbox, counters, is_abandoned: false, report: Some(report) }
     }
 
     /// The stage has ended. Returns what nobody has read.
@@ -41,15 +43,15 @@ impl<I, O> Ending<I, O> {
 
     /// Answers a message that came too late. Whoever waits for a reply learns of it as the message is dropped.
     ///
-    /// Somebody who was about to subscribe shares the stage's fate, unless all of the stage is over normally: that is not the
-    /// end of the data for who has seen none of it.
+    /// Somebody who was about to subscribe was there before the end, and shares the stage's fate. But where the stage was
+    /// abandoned, and all of its instances have ended, that is not the end of the data.
     pub(crate) fn decline(&self, message: Message<I, O>, exit: &Exit) {
         match message {
             Message::Subscribe(subscription) => {
                 let Subscription { id, subscriber, .. } = *subscription;
                 let is_over = || self.place.latecomer(self.instance, exit) == Latecomer::IsTooLate;
                 let exit = match exit {
-                    Exit::Normal if is_over() => {
+                    Exit::Normal if self.is_abandoned && is_over() => {
                         Exit::Failed(Failure::at(&self.stage, FailureKind::AlreadyEnded, "it has ended"))
                     }
                     exit => exit.clone(),

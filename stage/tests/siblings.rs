@@ -284,3 +284,63 @@ impl Consumer for Noting {
         Ok(())
     }
 }
+
+/// Emits one number, for which it takes a second, and ends.
+struct Slow;
+
+impl Producer for Slow {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, _: usize, cx: &mut Cx<'_, u64>) -> Result {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cx.emit(1);
+        cx.stop(Exit::Normal);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_comes_before_the_end_is_not_too_late_however_busy_the_source_is() {
+    let graph = Graph::new("producing");
+    let slow = graph.producer("slow", || Slow);
+    let mut producing = graph.start();
+    let mut first = slow.events(0..1);
+    let (first, second) = tokio::join!(first.next(), async {
+        // While the producer is in its only callback.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        slow.events(0..1).next().await
+    });
+    assert_eq!(first.unwrap().unwrap(), 1);
+    assert!(second.is_none(), "{second:?}");
+    producing.serve().await.unwrap();
+}
+
+/// Never ends by itself, and takes a second for it.
+struct Endless;
+
+impl Producer for Endless {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+        cx.emit_all(0..demand as u64);
+        Ok(())
+    }
+
+    async fn terminate(&mut self, _: &Exit) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_for_want_of_subscribers_has_no_end_for_whoever_comes_then() {
+    let graph = Graph::new("producing");
+    let endless = graph.producer("endless", || Endless);
+    let mut producing = graph.start();
+    assert_eq!(endless.events(0..1).next().await.unwrap().unwrap(), 0);
+    let (ended, late) = tokio::join!(producing.join(), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        endless.events(0..1).next().await.unwrap()
+    });
+    ended.unwrap();
+    assert!(late.unwrap_err().to_string().contains("has ended"));
+}

@@ -27,6 +27,7 @@ use crate::peers::{KnownPeer, Peer, Slot};
 use crate::publication::{IncomingLink, refuse};
 use crate::session::Arrival;
 use crate::share::KeepBounds;
+use crate::silence::Silence;
 use crate::stream::{FrameStream, StreamError};
 use crate::{FunctionsDigest, Identity, IdentityError, Limits, NodeName, PeerFunctions};
 
@@ -362,23 +363,17 @@ async fn watch_over(
     pending().await
 }
 
-/// Waits until nothing was heard of the peer for two signs of life, and nothing listens at its address any more.
+/// Waits until the peer is silent, and nothing listens at its address any more.
 async fn is_gone(connection: &Connection, look_every: Duration) {
     let heard = || connection.stats().udp_rx.datagrams;
-    let (mut before, mut silent_for) = (heard(), 0);
+    let mut silence = Silence::new(heard());
     loop {
         sleep(look_every).await;
-        let now = heard();
-        silent_for = if now == before { silent_for + 1 } else { 0 };
-        before = now;
-        if silent_for >= SILENT_LOOKS && knock::is_refused(connection.remote_address()).await {
+        if silence.look(heard()) && knock::is_refused(connection.remote_address()).await {
             return;
         }
     }
 }
-
-/// After so many signs of life did not come, it is asked whether anybody is there.
-const SILENT_LOOKS: u32 = 2;
 
 /// What streams that a peer opens on a connection have in common.
 struct Opens {

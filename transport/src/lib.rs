@@ -113,6 +113,7 @@ mod runtime;
 mod session;
 mod share;
 mod shared;
+mod silence;
 mod snapshot;
 mod stream;
 mod wire;

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use aqueduct_stage::notice;
+use aqueduct_stage::notices::Notices;
 use aqueduct_stage::{
     EndCause, EventStream, EventStreamError, Exit, FailureKind, Source, SourceExt, SubscribeError, SubscribeOptions,
 };
@@ -82,6 +84,11 @@ impl Rejoining {
         }
     }
 
+    /// Of the node: what its peers can cause to be logged.
+    pub(super) fn notices(&self) -> &Notices {
+        &self.node.inner.counters.notices
+    }
+
     /// What follows the early end of a subscription: an error, the end, or another one.
     fn lost(&mut self, error: EventStreamError) -> Option<Result<(), ChannelError>> {
         let end = match error {
@@ -99,7 +106,7 @@ impl Rejoining {
                 Err(ChannelError::Ended { name: self.name(), cause: EndCause::Down(Exit::Failed(failure)) })
             }
             error => {
-                tracing::info!(channel = self.name(), %error, "lost the channel's server");
+                notice!(self.notices(), info, "lost the channel's server", channel = self.name(), %error);
                 return None;
             }
         };

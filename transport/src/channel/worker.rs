@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use aqueduct_stage::Attempt;
+use aqueduct_stage::{Attempt, notice};
 use tokio_stream::Stream;
 
 use super::codec::{Codec, Value};
@@ -51,7 +51,7 @@ impl<Job: Wire, Answer: Wire> ChannelWorker<Job, Answer> {
         match self.codec.decode(work.event().bytes.clone()) {
             Ok(value) => Some(ChannelTask { value, work, codec: self.codec.clone(), answers: PhantomData }),
             Err(error) => {
-                tracing::warn!(channel = self.server.name(), %error, "a value cannot be read");
+                notice!(self.server.notices(), warn, "a value cannot be read", channel = self.server.name(), %error);
                 work.retry(UNREADABLE_DELAY, format!("cannot be read: {error}"));
                 None
             }

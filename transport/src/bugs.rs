@@ -32,6 +32,18 @@
 //! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | patience::tests | no seed |
 //! | `NormalFailureBelieved` | an end that is not the end of the data is believed to be it | link::inbound::tests | no seed |
 //! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
+//! | `LastHandledSwallowed` | what was handled is not told if a cancel comes in the same read | link::outbound::tests | no seed |
+//! | `CancelBeforeHandled` | a link is cancelled before what its consumer has in hand is handled | link::inbound::tests | no seed |
+//! | `NotBegunIsAttempt` | an entry that its reader has not begun with counts as attempted | durable::lending::tests | no seed |
+//! | `CancelledReaderForgotten` | what a reader has in hand is forgotten as soon as it cancels | durable::lending::tests | no seed |
+//! | `LentForgotten` | a file that is opened anew after a failure forgets what is lent | damaged, what_an_effect_panics_with | no seed |
+//! | `ChecksumIgnored` | the checksum of an entry is not compared | durable::redb::records::tests | no seed |
+//! | `AckNotFlushed` | an acknowledgement is not written to the file | durable, after_kill_9 | no seed |
+//! | `DeadKeepsRoom` | a dead letter that was read keeps its room in the queue | channel::durable::desk::tests | no seed |
+//! | `ShareOfAllNodes` | the connections of all nodes count for the share of each | incarnations::tests | no seed |
+//! | `ExpiredLetIn` | a subscription is taken though the certificate has expired | access, expiry | no seed |
+//! | `RefusalsAreFree` | refused subscriptions cost their node nothing | peers::tests | no seed |
+//! | `OldSubscribersKept` | a list of subscribers that was changed is not looked at | access, expiry | no seed |
 
 #[cfg(aqueduct_bugs)]
 mod choosing_late;

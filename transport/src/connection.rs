@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::admission::{Place, Verdict};
+use crate::bugs::bug;
 use crate::control::{Control, Inquiry, converse};
 use crate::counters::{Counters, Gauge, Present};
 use crate::error::CloseCode;
@@ -454,7 +455,7 @@ struct Stream {
 async fn take_subscription(node: Arc<Inner>, mut opened: Stream) {
     let limit = node.config.handshake_timeout;
     let wanted = timeout(limit, next_frame(&mut opened.stream)).await.unwrap_or(Err(HandshakeError::Timeout(limit)));
-    let is_expired = opened.expires.is_some_and(|expires| expires <= Instant::now());
+    let is_expired = opened.expires.is_some_and(|expires| expires <= Instant::now()) && !bug!(ExpiredLetIn);
     let error = match wanted {
         Ok(Frame::Subscribe(_) | Frame::Resume(_)) if is_expired => {
             let Stream { stream, peer, limits, offences, .. } = opened;

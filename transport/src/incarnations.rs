@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::bugs::bug;
+
 /// The last start of every node that is connected, or was lately. `C` stands for a connection.
 ///
 /// A process that was replaced, and does not know it (it was stopped, or cut off), must not come back beside its
@@ -75,6 +77,7 @@ impl<C> Incarnations<C> {
         now: Instant,
     ) -> Result<Entered<C>, NotEntered> {
         self.forget(now);
+        let of_others = if bug!(ShareOfAllNodes) { self.made_by_others(node) } else { 0 };
         let fresh = || Known { incarnation, connections: BTreeMap::new(), gone: None };
         let known = self.nodes.entry(node.to_owned()).or_insert_with(fresh);
         if incarnation < known.incarnation {
@@ -86,7 +89,7 @@ impl<C> Incarnations<C> {
             superseded.extend(replaced.into_values().map(|(_, connection)| connection));
         }
         if let Way::In { bound } = way
-            && known.connections.values().filter(|(way, _)| *way != Way::Out).count() >= bound
+            && known.made() + of_others >= bound
         {
             return Err(NotEntered::TooMany { bound });
         }
@@ -111,6 +114,11 @@ impl<C> Incarnations<C> {
         self.nodes.get(node).into_iter().flat_map(|known| known.connections.values().map(|(_, connection)| connection))
     }
 
+    /// How many connections all other nodes have made.
+    fn made_by_others(&self, node: &str) -> usize {
+        self.nodes.iter().filter(|(name, _)| *name != node).map(|(_, known)| known.made()).sum()
+    }
+
     fn forget(&mut self, now: Instant) {
         let is_old = |gone: Instant| now.saturating_duration_since(gone) >= MEMORY;
         self.nodes.retain(|_, known| !known.gone.is_some_and(is_old));
@@ -120,6 +128,13 @@ impl<C> Incarnations<C> {
             let Some(name) = longest.map(|(name, _)| name.clone()) else { return };
             self.nodes.remove(&name);
         }
+    }
+}
+
+impl<C> Known<C> {
+    /// How many connections the node has made.
+    fn made(&self) -> usize {
+        self.connections.values().filter(|(way, _)| *way != Way::Out).count()
     }
 }
 

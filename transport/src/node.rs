@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::AccessError;
 use crate::admission::{Admission, Gate};
+use crate::bugs::bug;
 use crate::closed::close_socket;
 use crate::config::ConfigError;
 use crate::connection::{self, Established};
@@ -239,7 +240,11 @@ impl Node {
     /// ```
     pub fn set_subscribers(&self, name: &str, subscribers: Access) -> bool {
         let mut publications = self.inner.publications();
-        publications.get_mut(name).map(|published| published.0 = subscribers).is_some()
+        let Some(published) = publications.get_mut(name) else { return false };
+        if !bug!(OldSubscribersKept) {
+            published.0 = subscribers;
+        }
+        true
     }
 
     /// Closes all connections with the node of that id, in both directions, and ends all subscriptions over them at both

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::NodeConfig;
+use crate::bugs::bug;
 use crate::link::Reassembly;
 use crate::pace::Pace;
 use crate::shared::{Held, Shared};
@@ -57,7 +58,7 @@ impl Peer {
 
     /// Counts a subscription that was refused; `false` if there are too many of them.
     pub(crate) fn count_refusal(&self, now: Instant) -> bool {
-        self.paces().refusals.count(1, now)
+        self.paces().refusals.count(1, now) || bug!(RefusalsAreFree)
     }
 
     fn paces(&self) -> MutexGuard<'_, Paces> {
@@ -110,5 +111,18 @@ mod tests {
         assert!(Slot::take(&of_other, 2).is_some());
         drop(first);
         assert!(Slot::take(&another, 2).is_some());
+    }
+
+    #[test]
+    fn the_refused_subscriptions_of_a_node_count_over_all_of_its_connections_and_no_other_s() {
+        let peers = Arc::new(Peers::default());
+        let config = NodeConfig::default().refused_subscriptions_per_second(10);
+        let connection = |name: &str| peers.hold(name.to_owned(), || Peer::new(&config));
+        let (one, another, of_other) = (connection("a"), connection("a"), connection("b"));
+        let now = Instant::now();
+        assert!((0..20).all(|_| one.value.count_refusal(now) && another.value.count_refusal(now)));
+        assert!(!one.value.count_refusal(now) && !another.value.count_refusal(now));
+        assert!(of_other.value.count_refusal(now));
+        assert!(one.value.count_refusal(now + Duration::from_millis(100)));
     }
 }

@@ -314,7 +314,8 @@ async fn refused(node: &Node, name: &str, at: SocketAddr) -> (String, String) {
 }
 
 async fn subscribe_error(node: &Node, name: &str, at: SocketAddr) -> SubscribeError {
-    match consume(node, name, at).await.unwrap_err() {
+    let refused = timeout(GUARD / 3, consume(node, name, at)).await.expect("it is subscribed");
+    match refused.unwrap_err() {
         EventStreamError::Subscribe(error) => error,
         other => panic!("{other}"),
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use aqueduct_stage::{Demand, SubscriptionId};
 
 use super::{QueueEntry, QueueId};
+use crate::bugs::bug;
 
 /// The readers of a queue, and what is lent to them.
 #[derive(Debug, Default)]
@@ -71,7 +72,7 @@ impl Lending {
     pub(super) fn cancel(&mut self, id: SubscriptionId) {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.is_leaving = true;
-        if reader.lent.is_empty() {
+        if reader.lent.is_empty() || bug!(CancelledReaderForgotten) {
             self.readers.remove(&id);
         }
     }
@@ -83,7 +84,7 @@ impl Lending {
         let Some(reader) = self.readers.remove(&id) else { return };
         let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(Some(*next), *count));
         for ((id, attempt), next) in reader.lent.into_iter().zip(next.chain(std::iter::repeat(None))) {
-            let was_begun = next.map_or(is_lost, |next| next > attempt);
+            let was_begun = next.map_or(is_lost, |next| next > attempt) || bug!(NotBegunIsAttempt);
             if was_begun { &mut self.returned } else { &mut self.untouched }.push(id);
         }
     }

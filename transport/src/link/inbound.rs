@@ -257,7 +257,7 @@ impl Inbound {
     /// once that is so of all that was delivered: what arrives from now on is dropped, and given to somebody else by the
     /// publisher. Otherwise it is cancelled at once.
     pub(crate) fn retire(&mut self, reason: Reason) {
-        if self.state == State::Accepted && self.handled.is_some() {
+        if self.state == State::Accepted && self.handled.is_some() && !bug!(CancelBeforeHandled) {
             let last = self.arrived;
             self.closing.get_or_insert(Closing { reason, last, by_publisher: false });
             self.close();

@@ -371,7 +371,7 @@ impl Outbound {
         }
         let is_live = matches!(self.state, State::Asked | State::Accepted);
         // What was handled or answered before an end came before it, also if it came with it.
-        if std::mem::take(&mut self.is_handled_new) {
+        if std::mem::take(&mut self.is_handled_new) && (is_live || !bug!(LastHandledSwallowed)) {
             return Some(OutboundEvent::Handled { up_to: Demand::new(self.log.acknowledged()) });
         }
         if std::mem::take(&mut self.is_demand_new) && is_live {

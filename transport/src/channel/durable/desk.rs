@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aqueduct_stage::{EndCause, Failure};
 use tokio::sync::Notify;
 
+use crate::bugs::bug;
 use crate::pulling::TaskId;
 use crate::{QueueEntry, QueueId, StoreError};
 
@@ -128,6 +129,9 @@ impl Ledger {
     pub(super) fn settle(&mut self, task: u64) {
         let Some((entry, state)) = self.open.remove(&task) else { return };
         *self.count(state) -= 1;
+        if state == State::Dead && bug!(DeadKeepsRoom) {
+            return;
+        }
         self.settled.push(entry.id);
     }
 

@@ -10,6 +10,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 use super::effects::EffectPanic;
 use super::records::{ATTEMPTS, Attempts, ENTRIES, META, TALLIES, Tally, check_positions};
 use crate::StoreError;
+use crate::bugs::bug;
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -91,7 +92,7 @@ impl Inner {
         transaction.commit().map_err(storage)?;
         // Whether the last change before a failure is in the file shows only now. What is taken stays taken.
         for (name, index) in &mut self.queues {
-            let taken: BTreeSet<_> = index.taken.keys().copied().collect();
+            let taken: BTreeSet<_> = index.taken.keys().copied().filter(|_| !bug!(LentForgotten)).collect();
             *index = load(&database, name)?;
             for id in taken {
                 if let Some(attempts) = index.waiting.remove(&id) {

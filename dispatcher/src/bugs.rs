@@ -13,7 +13,7 @@
 //! | `SlowestLeftOut` | a broadcast goes on without a subscriber that has no demand | laws, broadcast | seed 1 |
 //! | `HashRoundedUp` | a key near the edge of its partition goes to the next one | partition::key::tests | no seed |
 //! | `GivenBackBehind` | what is given back to a partition stands behind what waits there | partition::tests | no seed |
-//! | `MarkerTooEarly` | a marker passes before the last event that was there before it | laws, three_partitions_that_block | seed 61 |
+//! | `MarkerTooEarly` | a marker passes before the last event that was there before it | laws, three_partitions_that_block | seed 1 |
 //! | `NewestDropped` | a full buffer that is to keep the newest drops them | buffer::tests | no seed |
 
 /// Whether a planted bug is on.

@@ -83,6 +83,12 @@ pub trait Dispatcher<T>: Send {
         deliveries.pass(marker);
     }
 
+    /// Whether asks that came together are better answered by one dispatch, as it sorts the events of each. Then a stage
+    /// passes all of them on before it asks its callback for events. Default: no.
+    fn gathers_asks(&self) -> bool {
+        false
+    }
+
     /// How many events the dispatcher itself holds for later asks.
     fn held(&self) -> usize {
         0

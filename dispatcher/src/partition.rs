@@ -316,6 +316,10 @@ where
         self.pass_markers(deliveries);
     }
 
+    fn gathers_asks(&self) -> bool {
+        true
+    }
+
     fn held(&self) -> usize {
         self.partitions.iter().map(Partition::held).sum()
     }

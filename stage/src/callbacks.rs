@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use pin_project::pin_project;
+use tracing::Span;
 
 use crate::error::Origin;
 use crate::{
@@ -193,7 +194,16 @@ pub(crate) async fn guarded<T>(
     origin: &Origin,
     callback: impl Future<Output = Result<T>> + Send,
 ) -> Result<T, Failure> {
-    match (CatchPanic { inner: callback }).await {
+    guarded_in(Span::none(), origin, callback).await
+}
+
+/// As [`guarded`], with `span` entered while the callback runs.
+pub(crate) async fn guarded_in<T>(
+    span: Span,
+    origin: &Origin,
+    callback: impl Future<Output = Result<T>> + Send,
+) -> Result<T, Failure> {
+    match (CatchPanic { span, inner: callback }).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(Failure::from_callback(origin, &error)),
         Err(panic) => Err(Failure::at(origin, FailureKind::Panic, panic_message(&*panic))),
@@ -204,6 +214,7 @@ pub(crate) async fn guarded<T>(
 /// it half changed.
 #[pin_project]
 struct CatchPanic<F> {
+    span: Span,
     #[pin]
     inner: F,
 }
@@ -212,8 +223,10 @@ impl<F: Future> Future for CatchPanic<F> {
     type Output = std::thread::Result<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let inner = self.project().inner;
-        match std::panic::catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+        let this = self.project();
+        // Most of the time nobody listens, and then a span is nothing to enter.
+        let _entered = (!this.span.is_none()).then(|| this.span.enter());
+        match std::panic::catch_unwind(AssertUnwindSafe(|| this.inner.poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),
         }

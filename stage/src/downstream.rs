@@ -288,6 +288,11 @@ impl<T> Downstream<T> {
         !self.is_holding_back() && (!self.kept.is_empty() || self.dispatcher.demand() > self.owed)
     }
 
+    /// Whether asks that came together are better answered together.
+    pub(crate) fn gathers_asks(&self) -> bool {
+        self.dispatcher.gathers_asks()
+    }
+
     /// What was asked of the callback and is still to come.
     pub(crate) fn owed(&self) -> Demand {
         self.owed

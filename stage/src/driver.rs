@@ -230,6 +230,10 @@ impl<C: Callbacks> Driver<C> {
                         consumer.counters.asked.set(up_to.count());
                     }
                     self.downstream.ask(id, up_to);
+                    let another_follows = matches!(self.received.front(), Some(Message::Ask(..)));
+                    if another_follows && self.downstream.gathers_asks() {
+                        continue;
+                    }
                     self.on_demand().await?;
                 }
                 Some(message) => Box::pin(self.handle(message)).await?,

@@ -318,7 +318,7 @@ impl Shared {
         state.open += usize::from(revived.is_some());
         let member = &mut state.stages[number];
         if let Some((_, at)) = member.fallen.take().or(revived) {
-            member.down += Instant::now().saturating_duration_since(at);
+            member.is_up_again(at);
         }
         true
     }
@@ -389,10 +389,10 @@ impl Shared {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let stages = &self.lock().stages;
+        let stages = &mut self.lock().stages;
         Snapshot {
             graph: self.graph.to_string(),
-            stages: stages.iter().map(|stage| stage.snapshot(now)).collect(),
+            stages: stages.iter_mut().map(|stage| stage.snapshot(now)).collect(),
             subscriptions: snapshot::subscriptions(stages),
         }
     }

@@ -13,7 +13,7 @@ use crate::{Snapshot, StageSnapshot, SubscriptionSnapshot};
 /// | `stage_events_discarded_total` | counter | events that nobody got |
 /// | `stage_events_failed_total` | counter | events that could not be dispatched, tasks that failed |
 /// | `stage_restarts_total` | counter | how often the stage was started again, or a task of it |
-/// | `stage_time_seconds_total` | counter | by `state`: `busy`, `idle` (waits for events), `blocked` (waits for demand) |
+/// | `stage_time_seconds_total` | counter | from the first snapshot on, by `state`: `busy`, `idle` (waits for events), `blocked` (waits for demand) |
 /// | `stage_buffer_events` | gauge | events that wait for demand |
 /// | `edge_demand_outstanding` | gauge | events asked for and not given |
 /// | `edge_in_flight` | gauge | events given and not handled |

@@ -162,7 +162,7 @@ impl Running {
         id
     }
 
-    /// What every stage is doing.
+    /// What every stage is doing. Times are counted from the first call on.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot()
     }

@@ -49,8 +49,9 @@ pub struct StageSnapshot {
     pub outstanding: Demand,
     /// What it waits for; nothing while it is at work, and once it has ended.
     pub waiting_for: Option<WaitingFor>,
-    /// Time in callbacks and in passing events on. With the two others it adds up to the time since the start, less the
-    /// time in which the stage waited for its restart.
+    /// Time in callbacks and in passing events on. With the two others it adds up to the time since the first snapshot of the
+    /// graph, less the time in which the stage waited for its restart: take one when the graph starts to time it from there.
+    /// A graph that nobody looks at does not look at the clock.
     pub busy: Duration,
     /// Time in which it waited for events: demand was open, and nothing came.
     pub idle: Duration,

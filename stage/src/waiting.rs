@@ -189,8 +189,8 @@ pub(crate) struct Waits {
 #[derive(Debug)]
 struct Wait {
     what: WaitingFor,
-    /// Since when it was for nothing else, whatever the stage did in between.
-    since: Instant,
+    /// Since when it was for nothing else, whatever the stage did in between; only where somebody is missing.
+    since: Option<Instant>,
     is_said: bool,
 }
 
@@ -220,7 +220,8 @@ impl Waits {
             return;
         }
         let is_news = what.needs_somebody() || now.as_ref().is_some_and(|wait| wait.what.needs_somebody());
-        *now = Some(Wait { what, since: Instant::now(), is_said: false });
+        let since = what.needs_somebody().then(Instant::now);
+        *now = Some(Wait { what, since, is_said: false });
         drop(now);
         if is_news {
             self.changed.notify_one();
@@ -241,11 +242,12 @@ impl Waits {
     /// may not have seen yet who has come.
     pub(crate) fn overdue(&self, now: Instant, patience: Duration, is_at_work: bool) -> Option<Overdue> {
         let mut wait = self.lock();
-        let wait = wait.as_mut().filter(|wait| wait.what.needs_somebody())?;
+        let wait = wait.as_mut()?;
+        let since = wait.since?;
         if wait.is_said {
             return Some(Overdue::Said);
         }
-        let due = wait.since.checked_add(patience)?;
+        let due = since.checked_add(patience)?;
         if due > now {
             return Some(Overdue::At(due));
         }

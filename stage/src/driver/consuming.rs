@@ -1,9 +1,8 @@
 //! The consuming half of the driver: producers, and the events that arrive from them.
 
-use tracing::Instrument;
-
 use super::*;
 use crate::bugs::bug;
+use crate::callbacks::guarded_in;
 
 /// An arrival of which handles are kept.
 pub(super) struct InHand<I> {
@@ -199,8 +198,8 @@ impl<C: Callbacks> Driver<C> {
             }
             let span = tracing::debug_span!("stage.handle", events = count);
             let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
-            let handling = self.callbacks.handle_events(batch, &mut cx).instrument(span);
-            if let Err(failure) = guarded(&self.ending.stage, handling).await {
+            let handling = self.callbacks.handle_events(batch, &mut cx);
+            if let Err(failure) = guarded_in(span, &self.ending.stage, handling).await {
                 self.lose(count + events.len());
                 return ControlFlow::Break(Exit::Failed(failure));
             }

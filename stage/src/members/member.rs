@@ -28,8 +28,10 @@ pub(crate) struct Member {
     pub(super) fallen: Option<(Exit, Instant)>,
     /// How and when it ended, for good.
     pub(super) ended: Option<(Exit, Instant)>,
-    /// For how long it has been down before it was started again.
-    pub(super) down: Duration,
+    /// From when on its time is counted: since somebody looked first.
+    timed: Option<Instant>,
+    /// For how long it has been down since then, before it was started again.
+    down: Duration,
 }
 
 impl Member {
@@ -40,8 +42,9 @@ impl Member {
         counters: Arc<Counters>,
         may_drop: bool,
     ) -> Self {
-        let (task, was_made, restarts, fallen, ended, down) = (None, true, 0, None, None, Duration::ZERO);
-        Self { stage, instance, control, counters, may_drop, task, was_made, restarts, fallen, ended, down }
+        let (task, was_made, restarts, fallen, ended) = (None, true, 0, None, None);
+        let (timed, down) = (None, Duration::ZERO);
+        Self { stage, instance, control, counters, may_drop, task, was_made, restarts, fallen, ended, timed, down }
     }
 
     /// Whether something runs there.
@@ -80,10 +83,19 @@ impl Member {
         })
     }
 
-    pub(crate) fn snapshot(&self, now: Instant) -> StageSnapshot {
+    /// It had fallen at `at`, and is started again.
+    pub(super) fn is_up_again(&mut self, at: Instant) {
+        if let Some(timed) = self.timed {
+            self.down += Instant::now().saturating_duration_since(at.max(timed));
+        }
+    }
+
+    pub(crate) fn snapshot(&mut self, now: Instant) -> StageSnapshot {
         let counters = &*self.counters;
+        counters.time(now);
+        let timed = *self.timed.get_or_insert(now);
         let until = self.ended.as_ref().or(self.fallen.as_ref()).map_or(now, |(_, at)| *at);
-        let alive = until.duration_since(counters.started).saturating_sub(self.down);
+        let alive = until.saturating_duration_since(timed).saturating_sub(self.down);
         let (idle, blocked) = counters.idle_and_blocked(until);
         StageSnapshot {
             stage: self.stage.to_string(),

@@ -308,6 +308,19 @@ async fn a_producer_waits_for_as_many_subscribers_as_it_was_told() {
     assert_eq!(log.events().len(), 10);
 }
 
+/// Where events are sorted, many small pieces cost more than a few large ones; by demand each ask gets its events uncut.
+#[tokio::test(start_paused = true)]
+async fn asks_that_come_together_are_one_for_partitions_and_several_by_demand() {
+    let (graph, log, [sorted, dealt]) = (Graph::new("test"), Log::new(), [(); 2].map(|()| Log::new()));
+    let partitioned = graph.producer("partitioned", count(100, &sorted)).partition(2, |n| (n % 2) as usize);
+    graph.consumer("of a partition", sink(&log)).subscribe_each(&partitioned, 5..10);
+    let by_demand = graph.producer("by demand", count(100, &dealt));
+    graph.consumer("by demand, each", sink(&log)).concurrency(2).subscribe(&by_demand, 5..10);
+    graph.run().await.unwrap();
+    assert_eq!((sorted.asked()[0], &dealt.asked()[..2]), (20, &[10, 10][..]));
+    assert_eq!(log.events().len(), 200);
+}
+
 // Producer-consumers.
 
 #[tokio::test(start_paused = true)]

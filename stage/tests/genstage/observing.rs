@@ -19,6 +19,7 @@ async fn busy_idle_and_blocked_add_up_to_the_time_that_passed() {
     let gated = sink_with(&Log::new(), |sink| sink.gate = Some(gate.clone()));
     graph.consumer("sink", gated).subscribe(&middle, 0..1);
     let running = graph.start();
+    running.snapshot(); // From here on its time is counted.
     let second = async || tokio::time::sleep(Duration::from_secs(1)).await;
     // Nothing comes for four seconds, though it was asked for.
     second().await;
@@ -53,6 +54,7 @@ async fn a_producer_is_blocked_while_nobody_asks() {
     let slow = sink_with(&Log::new(), |sink| sink.takes = Duration::from_secs(3));
     graph.consumer("sink", slow).subscribe(&numbers, 0..1);
     let mut running = graph.start();
+    running.snapshot();
     tokio::time::sleep(Duration::from_secs(10)).await;
     let snapshot = running.snapshot();
     assert_eq!((times(&snapshot, "numbers"), times(&snapshot, "sink")), ([0, 0, 10], [10, 0, 0]));
@@ -61,6 +63,22 @@ async fn a_producer_is_blocked_while_nobody_asks() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(times(&running.snapshot(), "numbers"), then, "its time ends with it");
     assert!(running.snapshot().stages.iter().all(|stage| stage.ended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_is_counted_from_the_first_look_on_also_in_the_middle_of_a_wait() {
+    let (graph, far) = (Graph::new("test"), Far::new());
+    let slow = sink_with(&Log::new(), |sink| sink.takes = Duration::from_secs(4));
+    graph.consumer("sink", slow).subscribe(&far, 0..1);
+    let running = graph.start();
+    let seconds = async |count| tokio::time::sleep(Duration::from_secs(count)).await;
+    seconds(5).await;
+    assert_eq!(times(&running.snapshot(), "sink"), [0, 0, 0], "nobody had looked");
+    seconds(2).await;
+    assert_eq!(times(&running.snapshot(), "sink"), [0, 2, 0]);
+    far.deliver(0..1);
+    seconds(5).await;
+    assert_eq!(times(&running.snapshot(), "sink"), [4, 3, 0]);
 }
 
 #[tokio::test(start_paused = true)]

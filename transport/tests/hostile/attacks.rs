@@ -266,7 +266,7 @@ impl Attacker {
             // Nothing runs there any more, and the socket stays open.
             std::thread::park_timeout(Duration::from_secs(10));
         });
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Connects, and introduces itself; `None` if it is not let in.

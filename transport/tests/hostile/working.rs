@@ -42,7 +42,7 @@ pub(crate) async fn ends_no_result(attacker: &Attacker, at: SocketAddr) {
             let _ = worker.send.write_all(&answer(number, (1, 1), PART, Some(&piece))).await;
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// A link on which tasks have come.

@@ -58,8 +58,8 @@ use crate::prescan::{self, StructureError};
 /// a default. Events and chunks have no names: numbers are [LEB128](varint), `flags` is a byte (1: the last chunk), and
 /// the payload is the rest, MessagePack without field names.
 ///
-/// A frame of an unknown type is skipped if its type is 128 or more, and otherwise breaks the stream: what must be
-/// understood gets a number below. No frame is longer than the [`Limits`] allow for its type.
+/// A frame of an unknown type is skipped if its type is 128 or more (up to 1,000 in a row), and otherwise breaks the stream:
+/// what must be understood gets a number below. No frame is longer than the [`Limits`] allow for its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Hello(Hello),
@@ -321,6 +321,12 @@ pub enum FrameError {
     UnknownType {
         /// The number of the type.
         got: u8,
+    },
+    /// Nothing but frames that may be ignored.
+    #[error("more than {bound} frames of unknown types in a row")]
+    TooManyUnknown {
+        /// The most that may come.
+        bound: u32,
     },
     /// The numbers at the front of an events or chunk frame are malformed.
     #[error("malformed header of {frame} frame")]

@@ -24,6 +24,8 @@ pub(crate) struct FrameDecoder {
     state: State,
     /// How many frames were skipped since somebody asked.
     skipped: u64,
+    /// How many of them were skipped since the last frame that is known, or since somebody asked; `<= MAX_SKIPPED`.
+    in_a_row: u32,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,7 @@ enum State {
 impl FrameDecoder {
     /// A decoder at the start of a stream.
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, input: VecDeque::new(), state: State::START, skipped: 0 }
+        Self { limits, input: VecDeque::new(), state: State::START, skipped: 0, in_a_row: 0 }
     }
 
     /// Takes the next piece of the stream.
@@ -65,8 +67,9 @@ impl FrameDecoder {
         next
     }
 
-    /// How many frames of unknown types were skipped since the last call.
+    /// How many frames of unknown types were skipped since the last call. Whoever calls this bounds them by himself.
     pub(crate) fn take_skipped(&mut self) -> u64 {
+        self.in_a_row = 0;
         mem::take(&mut self.skipped)
     }
 
@@ -91,6 +94,7 @@ impl FrameDecoder {
                     let kind = *kind;
                     let Some(body) = complete(&mut self.input, body) else { return Ok(None) };
                     self.state = State::START;
+                    self.in_a_row = 0;
                     return Frame::decode(kind, &body, &self.limits).map(Some);
                 }
                 State::Skip { left } => {
@@ -98,6 +102,10 @@ impl FrameDecoder {
                         let Some(piece) = take(&mut self.input, *left) else { return Ok(None) };
                         *left -= piece.len();
                     }
+                    if self.in_a_row == MAX_SKIPPED {
+                        return Err(FrameError::TooManyUnknown { bound: MAX_SKIPPED });
+                    }
+                    self.in_a_row += 1;
                     self.skipped += 1;
                     self.state = State::START;
                 }
@@ -157,6 +165,8 @@ fn complete(input: &mut VecDeque<Bytes>, body: &mut Gather) -> Option<Bytes> {
 const HEAD_BYTES: usize = LENGTH_BYTES + 1;
 /// Unknown types of frames from this number on are skipped.
 const SKIPPED: u8 = 128;
+/// So many of them in a row are a later version that says what may be ignored; more are work for nothing.
+const MAX_SKIPPED: u32 = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -247,6 +257,21 @@ mod tests {
         for kind in [0, 6, 27, 127] {
             let error = frames([&[0, 0, 0, 1, kind][..]]).unwrap_err();
             assert_eq!(error.to_string(), format!("unknown type of frame {kind}"));
+        }
+    }
+
+    #[test]
+    fn no_more_than_a_thousand_unknown_frames_come_in_a_row() {
+        let (unknown, known) =
+            ([0, 0, 0, 1, 200].repeat(1000), bytes_of(&Frame::Credit(Credit { up_to: 1, bytes_up_to: None })));
+        assert_eq!(frames([&unknown[..], &known, &unknown]).unwrap().len(), 1);
+        let error = frames([&unknown[..], &unknown[..5]]).unwrap_err();
+        assert_eq!(error.to_string(), "more than 1000 frames of unknown types in a row");
+        let mut asked = decoder();
+        for _ in 0..3 {
+            asked.push(unknown.clone().into());
+            assert!(matches!(asked.next_frame(), Ok(None)));
+            assert_eq!(asked.take_skipped(), 1000, "who asks bounds them");
         }
     }
 

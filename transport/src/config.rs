@@ -70,8 +70,8 @@ impl Default for NodeConfig {
             control_frames_per_second: 100,
             // Four times what may be on its way on one subscription.
             event_window_bytes: 16 << 20,
-            // Two of the longest events.
-            max_reassembly_bytes: 2 * Limits::default().event_bytes(),
+            // Three of the longest events.
+            max_reassembly_bytes: 3 * Limits::default().event_bytes(),
             // Twice what may be on its way on one subscription.
             publish_window_bytes: 8 << 20,
             // Two windows; with what each of 1024 may keep in any case, half of 64 MiB.
@@ -255,7 +255,7 @@ impl NodeConfig {
     }
 
     /// Sets how many bytes the unfinished events and results of one other node may hold, over all of its connections: those
-    /// of which only some pieces have arrived. Default 32 MiB and 8 KiB, two of the
+    /// of which only some pieces have arrived. Default 24 MiB and 12 KiB, three of the
     /// [longest](crate::Limits::max_event_bytes). An event that fits into a frame is never unfinished.
     ///
     /// It bounds what a node can make this one hold by beginning many large events and ending none. A subscription

@@ -59,12 +59,12 @@ impl Limits {
         self
     }
 
-    /// Sets the longest event, in bytes of its encoding. Default 16 MiB and 4 KiB: an event that carries 16 MiB of data,
+    /// Sets the longest event, in bytes of its encoding. Default 8 MiB and 4 KiB: an event that carries 8 MiB of data,
     /// and its own fields besides.
     ///
     /// It bounds what one subscription holds of an event that arrives in pieces. Memory grows with what has arrived, not
     /// with what was announced. Where it is raised, raise
-    /// [`max_reassembly_bytes`](crate::NodeConfig::max_reassembly_bytes) to twice as much.
+    /// [`max_reassembly_bytes`](crate::NodeConfig::max_reassembly_bytes) to two or three of them.
     #[must_use]
     pub fn max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
@@ -139,7 +139,7 @@ impl Default for Limits {
         Self {
             max_data_frame_bytes: 256 * KIB,
             max_control_frame_bytes: 64 * KIB,
-            max_event_bytes: 16 * MIB + 4 * KIB,
+            max_event_bytes: 8 * MIB + 4 * KIB,
             max_items: 1 << 20,
             max_depth: Self::MAX_DEPTH,
         }
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(limits.batch_bytes(), 65_536);
         assert_eq!(limits.chunk_bytes(), 131_072);
         assert_eq!(limits.control_frame_bytes(), 65_536);
-        assert_eq!(limits.event_bytes(), 16_781_312);
+        assert_eq!(limits.event_bytes(), 8_392_704);
         assert_eq!((limits.items(), limits.depth()), (1_048_576, 64));
     }
 

@@ -79,7 +79,7 @@ async fn publish(connection: Connection, attack: Attack, begins: watch::Receiver
 }
 
 /// The longest event, a little less.
-const LONGEST: u64 = 16 << 20;
+const LONGEST: u64 = 8 << 20;
 const PIECE: u64 = 1 << 16;
 
 fn leb128(mut number: u64) -> Vec<u8> {

@@ -108,7 +108,7 @@ async fn exceeds_credit(world: &World, host: &Host, rng: &mut StdRng) -> Outcome
     Ok(())
 }
 
-/// A producer that begins an event of 16 MiB on each of many subscriptions, and ends none: what they hold together is
+/// A producer that begins an event of 8 MiB on each of many subscriptions, and ends none: what they hold together is
 /// bounded, and those that go beyond it are told so.
 async fn hoards(world: &World, host: &Host, rng: &mut StdRng) -> Outcome {
     let endpoint = host.endpoint(PORT, Some(raw::server(&world.issues.issue("hostile"))));
@@ -126,8 +126,8 @@ async fn hoards(world: &World, host: &Host, rng: &mut StdRng) -> Outcome {
             for (events, _) in &mut streams {
                 // By now the piece before is there, and so is the demand of all.
                 sleep(Duration::from_secs(5)).await;
-                // Event 1, the first attempt, piece 0, not the last, of 16 MiB.
-                let mut body = vec![1, 1, 0, 0, 0x80, 0x80, 0x80, 0x08];
+                // Event 1, the first attempt, piece 0, not the last, of 8 MiB.
+                let mut body = vec![1, 1, 0, 0, 0x80, 0x80, 0x80, 0x04];
                 body.resize(body.len() + piece, 7);
                 events.write_all(&frame(CHUNK, &body)).await.ok()?;
             }

@@ -272,7 +272,7 @@ fn unfinished_events_of_all_links_share_a_bound() {
         inbound
     };
     // It announces much, and holds what has arrived.
-    let first = || chunk(1, 0, false, 16_000_000, piece);
+    let first = || chunk(1, 0, false, 8_000_000, piece);
     let (mut one, mut two, mut three) = (begun(), begun(), begun());
     one.handle_frame(0, first()).unwrap();
     two.handle_frame(0, first()).unwrap();

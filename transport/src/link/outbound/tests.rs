@@ -573,15 +573,15 @@ const MIB: usize = 1 << 20;
 /// Says 15 MiB of a result, and not its end; how many bytes were taken.
 fn say_much(outbound: &mut Outbound) -> Result<usize, LinkError> {
     let piece = vec![7; PIECE];
-    for number in 1..=15 * MIB / PIECE {
+    for number in 1..=7 * MIB / PIECE {
         outbound.handle_frame(0, &result(number as u64, Verdict::Part, 1, &piece))?;
     }
-    Ok(15 * MIB)
+    Ok(7 * MIB)
 }
 
 #[test]
 fn unfinished_results_of_a_node_share_a_bound() {
-    let reassembly = Reassembly::new(32 * MIB);
+    let reassembly = Reassembly::new(16 * MIB);
     let mut links: Vec<_> = (0..40).map(|_| answered(1)).collect();
     let said: Vec<_> = links
         .iter_mut()
@@ -590,23 +590,23 @@ fn unfinished_results_of_a_node_share_a_bound() {
             say_much(outbound)
         })
         .collect();
-    assert_eq!(said.iter().filter(|said| said.is_ok()).count(), 2, "two of 15 MiB in 32 MiB");
+    assert_eq!(said.iter().filter(|said| said.is_ok()).count(), 2, "two of 7 MiB in 16 MiB");
     assert!(said[2..].iter().all(|said| matches!(said, Err(LinkError::Reassembly { .. }))));
     // What has come stays accounted for while a link waits for its next connection.
     links[0].cut();
-    assert!(reassembly.share().take(2 * MIB).is_err());
+    assert!(reassembly.share().take(3 * MIB).is_err());
     drop(links);
-    assert_eq!(reassembly.share().take(32 * MIB), Ok(()));
+    assert_eq!(reassembly.share().take(16 * MIB), Ok(()));
 }
 
 #[test]
 fn a_partial_result_does_not_outlive_its_task() {
-    let (mut outbound, reassembly) = (answered(2), Reassembly::new(16 * MIB));
+    let (mut outbound, reassembly) = (answered(2), Reassembly::new(8 * MIB));
     outbound.share_reassembly(reassembly.clone());
     say_much(&mut outbound).unwrap();
     outbound.expire(1);
-    assert_eq!(reassembly.share().take(16 * MIB), Ok(()), "nothing of it is kept");
-    let last = 15 * MIB / PIECE;
+    assert_eq!(reassembly.share().take(8 * MIB), Ok(()), "nothing of it is kept");
+    let last = 7 * MIB / PIECE;
     outbound.handle_frame(0, &result(last as u64 + 1, Verdict::Part, 1, b"a")).unwrap();
     outbound.handle_frame(0, &result(last as u64 + 2, Verdict::Done, 1, b"b")).unwrap();
     let late = Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() };

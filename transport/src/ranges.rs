@@ -20,6 +20,10 @@ impl Ranges {
         if first > last {
             return Vec::new();
         }
+        if self.above.is_empty() && first == self.prefix + 1 {
+            self.prefix = last;
+            return vec![(first, last)];
+        }
         let new = self.gaps(first, last);
         self.count_above += new.iter().map(|(first, last)| last - first + 1).sum::<u64>();
         let (mut start, mut end) = (first, last);
@@ -64,11 +68,6 @@ impl Ranges {
             gaps.push((next, last));
         }
         gaps
-    }
-
-    /// Whether all numbers from `first` to `last` are in.
-    pub(crate) fn covers(&self, first: u64, last: u64) -> bool {
-        last <= self.prefix || self.gaps(first, last).is_empty()
     }
 
     /// All numbers up to this one are in, and the next is not.

@@ -1,9 +1,8 @@
 //! [`ByteCredit`]: how many bytes of events a publisher may send, as its subscriber reckons it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use crate::link::LinkError;
-use crate::ranges::Ranges;
 
 /// Bounds the bytes of the events that have arrived and that the consumer has not taken yet, as the demand bounds their
 /// number.
@@ -22,7 +21,7 @@ pub(crate) struct ByteCredit {
     arrived: u64,
     /// `<= arrived`
     taken: u64,
-    /// What has arrived and is not taken, in the order of the events.
+    /// What has arrived and is not taken, in the order of the events; the first is not.
     waiting: VecDeque<Waiting>,
     /// The number of the last event that has arrived.
     last: u64,
@@ -33,6 +32,9 @@ pub(crate) struct ByteCredit {
 struct Waiting {
     first: u64,
     last: u64,
+    /// How many of them are not taken.
+    open: u64,
+    /// 0 once they have counted as taken.
     bytes: u64,
 }
 
@@ -57,7 +59,8 @@ impl ByteCredit {
     /// The events up to number `last` are here, with so many bytes more.
     pub(crate) fn arrive(&mut self, last: u64, bytes: usize) {
         self.arrived += bytes as u64;
-        self.waiting.push_back(Waiting { first: self.last + 1, last, bytes: bytes as u64 });
+        let (first, open) = (self.last + 1, last - self.last);
+        self.waiting.push_back(Waiting { first, last, open, bytes: bytes as u64 });
         self.last = last;
     }
 
@@ -68,16 +71,18 @@ impl ByteCredit {
         }
     }
 
-    /// The consumer has taken these events, in whatever order, but for those that it still `holds`. Those that came together
-    /// count when all of them are taken.
-    pub(crate) fn settle(&mut self, events: &Ranges, holds: &BTreeSet<u64>) {
-        let taken = &mut self.taken;
-        self.waiting.retain(|waiting| {
-            let is_held = holds.range(waiting.first..=waiting.last).next().is_some();
-            let is_taken = !is_held && events.covers(waiting.first, waiting.last);
-            *taken += if is_taken { waiting.bytes } else { 0 };
-            !is_taken
-        });
+    /// The consumer has taken one event, in whatever order, and says so once. Those that came together count when all of them
+    /// are taken.
+    pub(crate) fn settle(&mut self, number: u64) {
+        let at = self.waiting.partition_point(|waiting| waiting.last < number);
+        // It may have been taken with those up to it.
+        let Some(waiting) = self.waiting.get_mut(at).filter(|waiting| waiting.first <= number) else { return };
+        debug_assert!(waiting.open > 0, "event {number} is taken for the second time");
+        waiting.open = waiting.open.saturating_sub(1);
+        if waiting.open == 0 {
+            self.taken += std::mem::take(&mut waiting.bytes);
+        }
+        while self.waiting.pop_front_if(|waiting| waiting.open == 0).is_some() {}
     }
 
     /// Whether the publisher is to be told of more. By half windows: not with each event, and early enough for a publisher
@@ -147,17 +152,28 @@ mod tests {
         credit.arrive(1, 10);
         credit.arrive(3, 40);
         credit.arrive(4, 60);
-        let mut taken = Ranges::default();
         for (event, is_due) in [(3, false), (4, true)] {
-            taken.insert(event, event);
-            credit.settle(&taken, &BTreeSet::new());
+            credit.settle(event);
             assert_eq!(credit.is_due(), is_due, "after event {event}");
         }
         assert_eq!(credit.tell(), 160);
-        taken.insert(2, 2);
-        credit.settle(&taken, &BTreeSet::new());
-        credit.settle(&taken, &BTreeSet::new());
-        assert_eq!(credit.tell(), 200);
+        credit.settle(2);
+        assert_eq!((credit.tell(), credit.waiting.len()), (200, 3), "what is behind an open one waits for it");
+        credit.settle(1);
+        assert_eq!((credit.tell(), credit.waiting.len()), (210, 0));
+    }
+
+    #[test]
+    fn an_event_that_was_taken_with_those_before_it_does_not_count_again() {
+        let mut credit = ByteCredit::new(100);
+        credit.arrive(2, 10);
+        credit.arrive(4, 20);
+        credit.take(2);
+        credit.settle(2);
+        credit.settle(4);
+        assert_eq!(credit.tell(), 110);
+        credit.settle(3);
+        assert_eq!(credit.tell(), 130);
     }
 
     #[test]

@@ -236,19 +236,23 @@ impl Inbound {
         if !(may_answer && is_known && (1..=self.arrived).contains(&number)) {
             return;
         }
-        if !self.returned.remove(&number) {
-            if answer == Answer::Returned && !self.answers.settled().contains(number) {
-                self.returned.insert(number);
-            }
+        let mut is_taken = self.returned.remove(&number);
+        if !is_taken {
+            let is_new = answer.is_final() && !self.answers.settled().contains(number);
             if answer.is_final() {
                 self.asked_back.remove(&number);
+            }
+            if is_new && answer == Answer::Returned {
+                self.returned.insert(number);
+            } else {
+                is_taken = is_new;
             }
             self.answers.add(number, answer);
         }
         let settled = self.answers.settled_up_to();
         while self.attempts.pop_front_if(|(last, _)| *last <= settled).is_some() {}
-        if let Some(bytes) = &mut self.bytes {
-            bytes.settle(self.answers.settled(), &self.returned);
+        if let Some(bytes) = self.bytes.as_mut().filter(|_| is_taken) {
+            bytes.settle(number);
         }
         self.close();
     }

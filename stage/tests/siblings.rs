@@ -207,7 +207,7 @@ async fn an_instance_that_has_ended_has_nothing_as_long_as_another_one_lives() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_comes_when_all_instances_have_ended_is_told() {
+async fn a_consumer_that_comes_when_all_instances_have_ended_is_told() {
     let mut half = Half::new(Exit::Normal).await;
     half.ends().await;
     let consuming = Graph::new("consuming");
@@ -219,7 +219,7 @@ async fn whoever_comes_when_all_instances_have_ended_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_saw_the_end_of_one_instance_may_come_too_late_to_the_other() {
+async fn a_consumer_that_saw_the_end_of_one_instance_may_come_too_late_to_the_other() {
     let half = Half::new(Exit::Normal).await;
     // The one to the first instance is made at once, the one to the second when all is over.
     let distant = Distant { source: half.numbers.clone(), opened: Arc::default(), takes_in: false };
@@ -249,7 +249,7 @@ async fn an_instance_that_has_failed_or_was_shut_down_is_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_subscribes_anew_has_nothing_of_an_instance_that_has_ended() {
+async fn a_consumer_that_subscribes_anew_has_nothing_of_an_instance_that_has_ended() {
     let (graph, log) = (Graph::new("producing"), Arc::<Mutex<Vec<SubscriptionId>>>::default());
     let numbers = graph.iterate("numbers", || 0..5_u64).concurrency(2);
     let source = Distant { source: numbers.clone(), opened: Arc::default(), takes_in: false };
@@ -300,7 +300,7 @@ impl Producer for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_comes_before_the_end_is_not_too_late_however_busy_the_source_is() {
+async fn a_consumer_that_comes_before_the_end_is_not_too_late_however_busy_the_source_is() {
     let graph = Graph::new("producing");
     let slow = graph.producer("slow", || Slow);
     let mut producing = graph.start();
@@ -332,7 +332,7 @@ impl Producer for Endless {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_ends_for_want_of_subscribers_has_no_end_for_whoever_comes_then() {
+async fn a_source_that_ends_for_want_of_subscribers_has_no_end_for_a_consumer_that_comes_then() {
     let graph = Graph::new("producing");
     let endless = graph.producer("endless", || Endless);
     let mut producing = graph.start();

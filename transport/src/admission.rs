@@ -7,12 +7,12 @@
 //!
 //! Real addresses are harder to come by, and can take the other half. So no single one goes on there once it has a quarter.
 //!
-//! A handshake costs this node a millisecond of a processor or more, also where nobody stays half open: somebody who comes, goes and comes
-//! again. So there is a pace for each address that has proved itself, and one for all that have not: above that, one has to
-//! prove itself first. Forged addresses use up nobody's pace.
+//! A handshake costs this node the time for keys and signatures, also where nobody stays half open: where somebody comes, goes
+//! and comes again. So there is a pace for each address that has proved itself, and one for all that have not: above that,
+//! one has to prove itself first. Forged addresses use up nobody's pace.
 //!
-//! Who finds no place is not refused but left without an answer: QUIC tries again by itself, so
-//! honest nodes that come all at once are delayed and not turned away.
+//! Who finds no place is not refused but left without an answer: QUIC tries again by itself, so honest nodes that come all at
+//! once are delayed and not turned away.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

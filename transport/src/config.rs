@@ -187,7 +187,7 @@ impl NodeConfig {
     /// proved their address. Default 64, which may all come at once; at least 1. Further ones must prove their address first,
     /// and beyond their own pace they are not answered, and try again by themselves after some tenths of a second.
     ///
-    /// It bounds what handshakes cost, a millisecond or more each, before anything is known of who dials. In IPv6 all addresses
+    /// It bounds what handshakes cost, keys and signatures, before anything is known of who dials. In IPv6 all addresses
     /// of a network (of 64 bits) count as one. Raise it where hundreds of nodes behind one address start together, or let them
     /// try for longer: they come in at this rate.
     #[must_use]

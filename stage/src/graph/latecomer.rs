@@ -7,7 +7,7 @@ use crate::Exit;
 pub(crate) enum Latecomer {
     /// The stage as a whole goes on: this instance has nothing, and ends as it did.
     HasNothing,
-    /// All of the stage is over. Whoever has seen none of it must not take that for the end of the data.
+    /// All of the stage is over. A consumer that has seen none of it must not take that for the end of the data.
     IsTooLate,
     /// This instance of several has not ended normally, and no other one makes up for that.
     MissesSomething,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aqueduct_stage::testing::ProbeSource;
-use aqueduct_stage::{Attempt, Graph};
+use aqueduct_stage::{Attempt, Graph, Running};
 
 use crate::support::{Gate, Log, Note, count, emit, idle, settled, sink, sink_with};
 
@@ -33,15 +33,22 @@ async fn only_what_was_being_handled_counts_as_an_attempt() {
     assert_eq!(handed_back(11).await, [(third, 2)]);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_consumer_that_ends_in_good_order_hands_back_what_it_has_not_begun() {
-    let (graph, log, source, gate) = (Graph::new("test"), Log::new(), ProbeSource::new(), Gate::closed());
-    let sink = graph.consumer("sink", sink_with(&log, |sink| sink.gate = Some(gate.clone())));
-    sink.subscribe_acknowledged(&source, 5..10);
-    let mut running = graph.start();
+/// A consumer that is handling 0..5 until the gate opens, and has been given 5..10 as well.
+async fn in_the_first_batch_of_two(log: &Log, source: &ProbeSource<u64>, gate: &Gate) -> Running {
+    let graph = Graph::new("test");
+    let sink = graph.consumer("sink", sink_with(log, |sink| sink.gate = Some(gate.clone())));
+    sink.subscribe_acknowledged(source, 5..10);
+    let running = graph.start();
     source.expect_demand(10).await;
     source.send(0..10);
     log.batches_reach(1).await;
+    running
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_ends_in_good_order_hands_back_what_it_has_not_begun() {
+    let (log, source, gate) = (Log::new(), ProbeSource::new(), Gate::closed());
+    let mut running = in_the_first_batch_of_two(&log, &source, &gate).await;
     // It is killed in the middle of a batch: that was an attempt.
     let _ = running.stop(Duration::from_secs(1)).await;
     assert_eq!(numbered(source.take_handed_back()), [((0..5).collect(), 2), ((5..10).collect(), 1)]);
@@ -49,13 +56,8 @@ async fn a_consumer_that_ends_in_good_order_hands_back_what_it_has_not_begun() {
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_is_stopped_does_not_hand_back_what_it_has_just_handled() {
-    let (graph, log, source, gate) = (Graph::new("test"), Log::new(), ProbeSource::new(), Gate::closed());
-    let sink = graph.consumer("sink", sink_with(&log, |sink| sink.gate = Some(gate.clone())));
-    sink.subscribe_acknowledged(&source, 5..10);
-    let mut running = graph.start();
-    source.expect_demand(10).await;
-    source.send(0..10);
-    log.batches_reach(1).await;
+    let (log, source, gate) = (Log::new(), ProbeSource::new(), Gate::closed());
+    let mut running = in_the_first_batch_of_two(&log, &source, &gate).await;
     // It is told to stop in the middle of its first batch, and finishes that.
     let finish = async {
         settled().await;

@@ -21,7 +21,7 @@ use crate::fate::{Ended, Fate};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
 use crate::incarnations::{Entered, NotEntered, Way};
 use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
-use crate::knock;
+use crate::knock::Knocker;
 use crate::link::Reassembly;
 use crate::node::Inner;
 use crate::peers::{KnownPeer, Peer, Slot};
@@ -333,9 +333,9 @@ async fn watch_over(
     fate: &Fate,
     expires: Option<Instant>,
 ) -> Infallible {
-    let Some((closes_expired, look_every, can_knock, counters)) = node.upgrade().map(|node| {
+    let Some((closes_expired, look_every, knocker, counters)) = node.upgrade().map(|node| {
         let config = &node.config;
-        (config.close_expired, config.keep_alive, node.can_knock, Arc::clone(&node.counters))
+        (config.close_expired, config.keep_alive, node.knocker.clone(), Arc::clone(&node.counters))
     }) else {
         return pending().await;
     };
@@ -347,10 +347,10 @@ async fn watch_over(
         (Ended::Expired, CloseCode::Expired)
     };
     let gone = async {
-        if !can_knock {
-            pending::<()>().await;
+        match knocker {
+            Some(knocker) => is_gone(connection, look_every, &knocker).await,
+            None => pending().await,
         }
-        is_gone(connection, look_every).await;
         (Ended::Gone, CloseCode::Gone)
     };
     let (ended, code) = tokio::select! {
@@ -365,12 +365,12 @@ async fn watch_over(
 }
 
 /// Waits until the peer is silent, and nothing listens at its address any more.
-async fn is_gone(connection: &Connection, look_every: Duration) {
+async fn is_gone(connection: &Connection, look_every: Duration, knocker: &Knocker) {
     let heard = || connection.stats().udp_rx.datagrams;
     let mut silence = Silence::new(heard());
     loop {
         sleep(look_every).await;
-        if silence.look(heard()) && knock::is_refused(connection.remote_address()).await {
+        if silence.look(heard()) && knocker.is_refused(connection.remote_address()).await {
             return;
         }
     }

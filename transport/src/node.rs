@@ -25,6 +25,7 @@ use crate::counters::Counters;
 use crate::error::CloseCode;
 use crate::frame::{FarConsumer, Session};
 use crate::incarnations::Incarnations;
+use crate::knock::Knocker;
 use crate::link::MAX_INSTANCES;
 use crate::peers::Peers;
 use crate::publication::{Publication, Published};
@@ -107,8 +108,8 @@ pub(crate) struct Inner {
     pub(crate) functions: Arc<Functions>,
     pub(crate) functions_digest: FunctionsDigest,
     address: SocketAddr,
-    /// Its socket is the system's, so its peers' addresses are as well.
-    pub(crate) can_knock: bool,
+    /// Asks whether peers are still there, if this node's socket is the system's: then their addresses are as well.
+    pub(crate) knocker: Option<Arc<Knocker>>,
     /// What its connections and links count.
     pub(crate) counters: Arc<Counters>,
     publications: Mutex<Publications>,
@@ -655,7 +656,7 @@ impl NodeBuilder {
             functions_digest: functions.digest(),
             functions: Arc::new(functions),
             address,
-            can_knock,
+            knocker: can_knock.then(Arc::default),
             counters: Arc::default(),
             publications: Mutex::default(),
             dialled: Mutex::default(),

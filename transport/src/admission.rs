@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn no_more_are_half_open_than_may_turn_out_to_be_welcome() {
+        let gate = gate();
+        let mut places = Vec::new();
+        for n in 0..9 {
+            places.push(gate.enter(address(n), false).unwrap());
+            places.iter_mut().for_each(Place::joined);
+        }
+        places.push(gate.enter(address(1), false).unwrap());
+        assert_eq!(gate.enter(address(2), false).unwrap_err(), Verdict::Validate);
+        assert_eq!(gate.enter(address(2), true).unwrap_err(), Verdict::Defer);
+        places.pop();
+        gate.enter(address(2), true).unwrap();
+    }
+
+    #[test]
     fn an_address_that_comes_too_often_waits_and_others_do_not() {
         let mut gate = paced(4);
         // Each goes at once.

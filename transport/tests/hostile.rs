@@ -13,6 +13,10 @@ use tokio_stream::StreamExt;
 
 #[path = "hostile/attacks.rs"]
 mod attacks;
+#[path = "hostile/descriptors.rs"]
+mod descriptors;
+#[path = "hostile/frames.rs"]
+mod frames;
 #[path = "support/nodes.rs"]
 mod nodes;
 #[path = "hostile/often.rs"]

@@ -1,102 +1,93 @@
 //! The attacks. Whoever makes them holds a certificate of the cluster, and writes frames by hand.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aqueduct_transport::Identity;
 use quinn::{Connection, Endpoint, RecvStream, SendStream, VarInt};
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::descriptors;
+use crate::frames::{self, Frames, Place};
+use crate::suite::Role;
 use crate::working;
 use crate::world::*;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Attack {
-    // Correct frames, too often.
+    // Correct, too often.
     Connections,
     Reconnects,
-    Refused,
-    Churn,
-    Credits,
-    Acknowledgements,
-    Resumes,
-    Skipped,
+    Frames(&'static Frames),
     // Correct frames, and nothing after them.
     TakesNothing,
     SmallWindow,
     Slowly,
     FramesSlowly,
     FallsSilent,
-    // As a worker of a channel.
-    InProgress,
-    Answers,
+    Descriptors,
     UnfinishedResults,
-    // As a publisher.
     UnfinishedEvents,
-    PublisherSkipped,
-    Breaks,
 }
 
 impl Attack {
-    pub(crate) const ALL: [Self; 19] = [
-        Self::Connections,
-        Self::Reconnects,
-        Self::Refused,
-        Self::Churn,
-        Self::Credits,
-        Self::Acknowledgements,
-        Self::Resumes,
-        Self::Skipped,
-        Self::TakesNothing,
-        Self::SmallWindow,
-        Self::Slowly,
-        Self::FramesSlowly,
-        Self::FallsSilent,
-        Self::InProgress,
-        Self::Answers,
-        Self::UnfinishedResults,
-        Self::UnfinishedEvents,
-        Self::PublisherSkipped,
-        Self::Breaks,
-    ];
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let others = [
+            Self::TakesNothing,
+            Self::SmallWindow,
+            Self::Slowly,
+            Self::FramesSlowly,
+            Self::FallsSilent,
+            Self::Descriptors,
+            Self::UnfinishedResults,
+            Self::UnfinishedEvents,
+        ];
+        let too_often = frames::ALL.iter().map(Self::Frames);
+        [Self::Connections, Self::Reconnects].into_iter().chain(too_often).chain(others)
+    }
 
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> String {
         match self {
-            Self::Connections => "too often: connections",
-            Self::Reconnects => "too often: connects and leaves",
-            Self::Refused => "too often: refused subscriptions",
-            Self::Churn => "too often: subscribes and leaves",
-            Self::Credits => "too often: credits",
-            Self::Acknowledgements => "too often: acknowledgements",
-            Self::Resumes => "too often: resumes unknown links",
-            Self::Skipped => "too often: unknown frames",
-            Self::TakesNothing => "1024 links that take nothing",
-            Self::SmallWindow => "starved flow control, 256 links",
-            Self::Slowly => "subscribes byte by byte, 1000 times",
-            Self::FramesSlowly => "credit byte by byte, 1000 links",
-            Self::FallsSilent => "16 connections that fall silent",
-            Self::InProgress => "worker: in progress, too often",
-            Self::Answers => "worker: old answers, too often",
-            Self::UnfinishedResults => "worker: unfinished results",
-            Self::UnfinishedEvents => "publisher: unfinished events",
-            Self::PublisherSkipped => "publisher: unknown frames",
-            Self::Breaks => "publisher: breaks every link",
+            Self::Connections => "too often: connections".into(),
+            Self::Reconnects => "too often: connects and leaves".into(),
+            Self::Frames(frames) => format!("too often: {}", frames.name),
+            Self::TakesNothing => "1024 links that take nothing".into(),
+            Self::SmallWindow => "starved flow control, 256 links".into(),
+            Self::Slowly => "subscribes byte by byte, 1000 times".into(),
+            Self::FramesSlowly => "credit byte by byte, 1000 links".into(),
+            Self::FallsSilent => "16 connections that fall silent".into(),
+            Self::Descriptors => "no file descriptors are left".into(),
+            Self::UnfinishedResults => "worker: unfinished results".into(),
+            Self::UnfinishedEvents => "publisher: unfinished events".into(),
         }
     }
 
     /// For how long it goes on, at least.
     pub(crate) fn lasts(self) -> Duration {
         // Nobody misses it for the first three.
-        Duration::from_secs(if self == Self::FallsSilent { 5 } else { 2 })
+        Duration::from_secs(if matches!(self, Self::FallsSilent | Self::Descriptors) { 5 } else { 2 })
     }
 
-    /// Whether the target subscribes to the attacker.
-    pub(crate) fn publishes(self) -> bool {
-        matches!(self, Self::UnfinishedEvents | Self::PublisherSkipped | Self::Breaks)
+    /// How often the target subscribes to each of the attacker's addresses.
+    pub(crate) fn subscriptions(self) -> usize {
+        match self {
+            // It has what it has asked for, and that as fast as it can: how much of that is up to the target.
+            Self::Frames(Frames { place: Place::Events | Place::Tasks, .. }) => 1,
+            _ => 10,
+        }
+    }
+
+    /// What the target does with the attacker.
+    pub(crate) fn role(self) -> Role {
+        match self {
+            Self::Frames(Frames { place: Place::Tasks, .. }) => Role::Worker,
+            Self::Frames(frames) if frames.place.is_of_publisher() => Role::Subscriber,
+            Self::UnfinishedEvents => Role::Subscriber,
+            _ => Role::Publisher,
+        }
     }
 }
 
@@ -119,14 +110,7 @@ impl Attacker {
         match attack {
             Attack::Connections => self.connects(at, true).await,
             Attack::Reconnects => self.connects(at, false).await,
-            Attack::Refused => self.opens(at, &frame(SUBSCRIBE, &subscribe("nothing")), 1).await,
-            Attack::Churn => self.opens(at, &frame(SUBSCRIBE, &subscribe("numbers")), 1).await,
-            Attack::Resumes => self.opens(at, &resume(), 1).await,
-            Attack::Credits => self.repeats(at, |number| frame(CREDIT, &numbers([("up_to", number)]))).await,
-            Attack::Acknowledgements => {
-                self.repeats(at, |_| frame(ACK, &numbers([("up_to", 0)]))).await;
-            }
-            Attack::Skipped => self.repeats(at, |_| frame(UNKNOWN, &[7; 10])).await,
+            Attack::Frames(frames) => self.repeats(at, frames).await,
             Attack::TakesNothing => self.takes_nothing(at, 16, 64).await,
             Attack::SmallWindow => {
                 let mut transport = quinn::TransportConfig::default();
@@ -139,10 +123,12 @@ impl Attacker {
             Attack::Slowly => self.subscribes_slowly(at).await,
             Attack::FramesSlowly => self.credits_slowly(at).await,
             Attack::FallsSilent => self.falls_silent(at).await,
-            Attack::InProgress => working::says_again_and_again(self, at, working::IN_PROGRESS, 0).await,
-            Attack::Answers => working::says_again_and_again(self, at, working::DONE, 1).await,
+            Attack::Descriptors => {
+                let _clients = descriptors::connect(at, 300).await;
+                self.falls_silent(at).await;
+            }
             Attack::UnfinishedResults => working::ends_no_result(self, at).await,
-            Attack::UnfinishedEvents | Attack::PublisherSkipped | Attack::Breaks => std::future::pending().await,
+            Attack::UnfinishedEvents => std::future::pending().await,
         }
     }
 
@@ -157,44 +143,21 @@ impl Attacker {
         }
     }
 
-    /// Opens streams that begin with `first`, so many at a time, and leaves each when it is answered.
-    async fn opens(&self, at: SocketAddr, first: &[u8], at_a_time: usize) {
+    /// Says the same again and again, as fast as it can.
+    async fn repeats(&self, at: SocketAddr, frames: &Frames) {
         loop {
-            let Some((connection, _control)) = self.join(at).await else { continue };
-            loop {
-                let mut streams = Vec::new();
-                for _ in 0..at_a_time {
-                    let Ok((mut send, recv)) = connection.open_bi().await else { break };
-                    let _ = send.write_all(first).await;
-                    streams.push((send, recv));
+            let Some((connection, (mut control, _hello))) = self.join(at).await else { continue };
+            match frames.place {
+                Place::Control => write_all_of(&mut control, 1.., frames.bytes).await,
+                Place::Opening => opens(&connection, &(frames.bytes)(1)).await,
+                Place::Subscription => {
+                    let Some((mut send, _recv)) = accepted(&connection, "numbers", "u64").await else { continue };
+                    write_all_of(&mut send, 1.., frames.bytes).await;
                 }
-                if streams.is_empty() {
-                    break;
-                }
-                for (mut send, mut recv) in streams {
-                    let _ = recv.read_exact(&mut [0; 5]).await;
-                    let _ = send.reset(VarInt::from_u32(0));
-                    let _ = recv.stop(VarInt::from_u32(0));
-                }
-            }
-        }
-    }
-
-    /// Says the same on a subscription, as fast as it can.
-    async fn repeats(&self, at: SocketAddr, next: impl Fn(u64) -> Vec<u8>) {
-        let mut number = 0;
-        loop {
-            let Some((connection, _control)) = self.join(at).await else { continue };
-            let Some((mut send, _recv)) = accepted(&connection, "numbers", "u64").await else { continue };
-            loop {
-                let mut many = Vec::new();
-                for _ in 0..1000 {
-                    number += 1;
-                    many.extend(next(number));
-                }
-                if send.write_all(&many).await.is_err() {
-                    break;
-                }
+                Place::Open => working::repeats(&connection, frames.bytes).await,
+                Place::Settling => working::settles(&connection, frames.bytes).await,
+                // The target comes by itself.
+                _ => std::future::pending().await,
             }
         }
     }
@@ -281,32 +244,23 @@ impl Attacker {
     }
 }
 
+/// Opens streams that begin so, and leaves each when it is answered.
+async fn opens(connection: &Connection, first: &[u8]) {
+    while let Ok((mut send, mut recv)) = connection.open_bi().await {
+        let _ = send.write_all(first).await;
+        SAID.fetch_add(1, Ordering::Relaxed);
+        let _ = recv.read_exact(&mut [0; 5]).await;
+        let _ = send.reset(VarInt::from_u32(0));
+        let _ = recv.stop(VarInt::from_u32(0));
+    }
+}
+
 async fn accepted(connection: &Connection, producer: &str, signature: &str) -> Option<(SendStream, RecvStream)> {
     let (mut send, mut recv) = connection.open_bi().await.ok()?;
     send.write_all(&frame(SUBSCRIBE, &subscribe_as(producer, signature))).await.ok()?;
     let mut head = [0; 5];
     recv.read_exact(&mut head).await.ok()?;
     (head[4] == ACCEPTED).then_some((send, recv))
-}
-
-pub(crate) fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> Vec<u8> {
-    rmp_serde::to_vec_named(&BTreeMap::from(numbers)).unwrap()
-}
-
-fn resume() -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Session {
-        incarnation: u64,
-        number: u64,
-    }
-    #[derive(Serialize)]
-    struct Resume {
-        session: Session,
-        epoch: u64,
-        arrived: u64,
-    }
-    let resume = Resume { session: Session { incarnation: 1, number: 1 }, epoch: 1, arrived: 0 };
-    frame(RESUME, &rmp_serde::to_vec_named(&resume).unwrap())
 }
 
 /// Dials as this node.

@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aqueduct_transport::Identity;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde::Serialize;
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::attacks::{Attack, Attacker};
+use crate::frames::{Frames, Place};
 use crate::nodes::begin;
 use crate::world::*;
 
@@ -39,34 +41,81 @@ fn serve_at_one(attacker: &Attacker, attack: Attack) -> SocketAddr {
 }
 
 /// A hostile publisher's side of a connection.
-async fn publish(connection: Connection, attack: Attack, begins: watch::Receiver<bool>) -> Option<()> {
+async fn publish(connection: Connection, attack: Attack, mut begins: watch::Receiver<bool>) -> Option<()> {
     let (mut control, mut hello) = connection.accept_bi().await.ok()?;
     hello.read_exact(&mut [0; 5]).await.ok()?;
-    #[derive(Serialize)]
-    struct HelloAck {
-        proto: u16,
-        node: &'static str,
-        incarnation: u64,
+    let (place, bytes) = match attack {
+        Attack::Frames(Frames { place, bytes, .. }) => (Some(*place), Some(*bytes)),
+        _ => (None, None),
+    };
+    let has_begun = *begins.borrow();
+    if let (Some(Place::Greeting), Some(bytes), true) = (place, bytes, has_begun) {
+        control.write_all(&bytes(1)).await.ok()?;
+        SAID.fetch_add(1, Ordering::Relaxed);
+        let _ = control.finish();
+        let _ = control.stopped().await;
+        return None;
     }
-    let ack = HelloAck { proto: 1, node: "hostile", incarnation: 1 };
-    control.write_all(&frame(HELLO_ACK, &rmp_serde::to_vec_named(&ack).unwrap())).await.ok()?;
-    loop {
-        let (mut events, mut asks) = connection.accept_bi().await.ok()?;
-        let mut begins = begins.clone();
-        let _serving = begin(async move {
-            asks.read_exact(&mut [0; 5]).await.ok()?;
-            events.write_all(&frame(ACCEPTED, &[0x80])).await.ok()?;
-            begins.wait_for(|begins| *begins).await.ok()?;
+    control.write_all(&hello_ack()).await.ok()?;
+    let subscribed = begin(serve_all(connection.clone(), attack, begins.clone()));
+    begins.wait_for(|begins| *begins).await.ok()?;
+    match (place, bytes) {
+        (Some(Place::PublisherControl), Some(bytes)) => write_all_of(&mut control, 1.., bytes).await,
+        // The target is to come again.
+        (Some(Place::Greeting), _) => connection.close(0_u32.into(), b""),
+        _ => {}
+    }
+    subscribed.await.ok()
+}
+
+async fn serve_all(connection: Connection, attack: Attack, begins: watch::Receiver<bool>) {
+    while let Ok(stream) = connection.accept_bi().await {
+        let _serving = begin(serve_one(connection.clone(), stream, attack, begins.clone()));
+    }
+}
+
+async fn serve_one(
+    connection: Connection,
+    (mut events, mut asks): (SendStream, RecvStream),
+    attack: Attack,
+    mut begins: watch::Receiver<bool>,
+) -> Option<()> {
+    let (first, _) = next_frame(&mut asks).await?;
+    let has_begun = *begins.borrow();
+    if let Attack::Frames(Frames { place: Place::Answer, kind, bytes, .. }) = attack
+        && has_begun
+    {
+        let is_due = *kind != RESUMED || first == RESUME;
+        SAID.fetch_add(is_due.into(), Ordering::Relaxed);
+        events.write_all(&if is_due { bytes(1) } else { accepted() }).await.ok()?;
+        if *kind == RESUMED {
+            // Once it has come.
+            sleep(Duration::from_millis(1)).await;
+            connection.close(EXPIRED, b"");
+        }
+        return None;
+    }
+    events.write_all(&accepted()).await.ok()?;
+    begins.wait_for(|begins| *begins).await.ok()?;
+    match attack {
+        Attack::Frames(Frames { place: Place::Answer, .. }) => connection.close(EXPIRED, b""),
+        Attack::Frames(Frames { place: Place::Publisher, bytes, .. }) => {
+            write_all_of(&mut events, 1.., *bytes).await;
+        }
+        Attack::Frames(Frames { place: Place::Events | Place::Tasks, bytes, .. }) => {
+            let mut sent = 0;
+            loop {
+                let (kind, body) = next_frame(&mut asks).await?;
+                if kind == CREDIT {
+                    let up_to = rmp_serde::from_slice::<Credit>(&body).ok()?.up_to;
+                    write_all_of(&mut events, sent + 1..up_to + 1, *bytes).await;
+                    sent = up_to;
+                }
+            }
+        }
+        Attack::UnfinishedEvents => {
             // By now it has been asked.
             sleep(Duration::from_millis(50)).await;
-            match attack {
-                Attack::PublisherSkipped => loop {
-                    events.write_all(&frame(UNKNOWN, &[7; 10]).repeat(100)).await.ok()?;
-                },
-                // What no publisher says.
-                Attack::Breaks => return events.write_all(&frame(CREDIT, &[0x80])).await.ok(),
-                _ => {}
-            }
             for index in 0..LONGEST / PIECE - 1 {
                 // Event 1, the first attempt, not the last piece.
                 let head = [leb128(1), leb128(1), leb128(index), vec![0], leb128(LONGEST)].concat();
@@ -74,15 +123,22 @@ async fn publish(connection: Connection, attack: Attack, begins: watch::Receiver
                 events.write_all(&frame(CHUNK, &[&head, &piece[..]].concat())).await.ok()?;
             }
             std::future::pending().await
-        });
+        }
+        _ => std::future::pending().await,
     }
+    None
+}
+
+#[derive(Deserialize)]
+struct Credit {
+    up_to: u64,
 }
 
 /// The longest event, a little less.
 const LONGEST: u64 = 8 << 20;
 const PIECE: u64 = 1 << 16;
 
-fn leb128(mut number: u64) -> Vec<u8> {
+pub(crate) fn leb128(mut number: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
@@ -90,6 +146,19 @@ fn leb128(mut number: u64) -> Vec<u8> {
     }
     bytes.push(number as u8);
     bytes
+}
+
+pub(crate) fn read_leb128(rest: &mut &[u8]) -> u64 {
+    let (mut number, mut shift) = (0, 0);
+    loop {
+        let byte = rest[0];
+        *rest = &rest[1..];
+        number |= u64::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            return number;
+        }
+    }
 }
 
 /// What a node of the cluster listens with, if it lets everybody in.

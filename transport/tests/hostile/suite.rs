@@ -1,14 +1,18 @@
 //! Every attack that a node with a valid certificate can make, on a node in a process of its own: what it takes there, and what
-//! an honest peer sees meanwhile. One command prints the table, in a minute:
+//! an honest peer sees meanwhile. One command prints the table, in some minutes:
 //!
 //!     cargo test --workspace --test hostile no_attack -- --ignored --nocapture
+//!
+//! `AQUEDUCT_ATTACK=worker` leaves only the rows with that in their names.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use aqueduct_stage::stages::TcpAcceptor;
 use aqueduct_stage::{Graph, Running, SourceExt};
 use aqueduct_transport::local::{self, Options, Process};
-use aqueduct_transport::{Authority, ChannelOptions, Node, NodeConfig, Retrying};
+use aqueduct_transport::{Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig, Retrying};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Builder;
@@ -16,9 +20,11 @@ use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt;
 
 use crate::attacks::{Attack, Attacker};
+use crate::descriptors::{self, leave_descriptors};
 use crate::nodes::{begin, node};
 use crate::publishing;
 use crate::taking::Large;
+use crate::world::SAID;
 
 /// What no attack may exceed.
 const MEMORY_KIB: u64 = 64 << 10;
@@ -33,9 +39,13 @@ const LOOKS: usize = 3;
 async fn no_attack_takes_more_than_64_mib_or_makes_an_honest_peer_slower_than_three_times() {
     let authority = Authority::dev("test").unwrap();
     let honest = node(authority.issue("honest").unwrap(), NodeConfig::default()).await;
-    println!("{:<34} {:>10} {:>11} {:>20} {:>7}", "attack", "memory", "processor", "honest peer", "slower");
+    println!(
+        "{:<45} {:>8} {:>10} {:>9} {:>20} {:>7}",
+        "attack", "said", "memory", "processor", "honest peer", "slower"
+    );
     let mut failed = Vec::new();
-    for attack in Attack::ALL {
+    let only = std::env::var("AQUEDUCT_ATTACK").unwrap_or_default();
+    for attack in Attack::all().filter(|attack| attack.name().contains(&only)) {
         let mut row = Row::measure(&authority, &honest, attack).await;
         for _ in 1..LOOKS {
             if row.is_fine() {
@@ -54,7 +64,9 @@ async fn no_attack_takes_more_than_64_mib_or_makes_an_honest_peer_slower_than_th
 
 /// What one attack did.
 struct Row {
-    attack: &'static str,
+    attack: String,
+    /// How often, where that can be counted.
+    said: u64,
     memory_kib: u64,
     /// Of one core.
     processor: f64,
@@ -70,17 +82,21 @@ impl Row {
         let (mut attacker, target) = {
             let _entered = elsewhere.enter();
             let attacker = Attacker::new(authority.issue("hostile").unwrap());
-            let addresses = if attack.publishes() { ADDRESSES } else { 0 };
-            let target = Target { hostile: publishing::serve(&attacker, attack, addresses) };
+            let addresses = if attack.role() == Role::Publisher { 0 } else { ADDRESSES };
+            let hostile = publishing::serve(&attacker, attack, addresses);
+            let target = Target { role: attack.role(), hostile, subscriptions: attack.subscriptions() };
             (attacker, target)
         };
-        let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]);
-        let target = local::spawn(&authority.issue("there").unwrap(), &target, &options.quiet(true)).await.unwrap();
+        let target = target.start(authority).await;
         let at = target.address();
+        if matches!(attack, Attack::Descriptors) {
+            leave_descriptors(&target, 8);
+        }
         let mut before = Vec::new();
         for _ in 0..7 {
             before.push(take(honest, at).await);
         }
+        SAID.store(0, Ordering::Relaxed);
         let usage = Usage::begin(&target);
         let begun = Instant::now();
         {
@@ -92,10 +108,11 @@ impl Row {
             meanwhile.push(take(honest, at).await);
         }
         let (memory_kib, processor) = usage.so_far(&target, begun.elapsed());
+        let said = SAID.load(Ordering::Relaxed);
         elsewhere.shutdown_background();
         let seen = meanwhile.len();
         let (before, meanwhile) = (median(before), median(meanwhile));
-        Self { attack: attack.name(), memory_kib, processor, before, meanwhile, seen }
+        Self { attack: attack.name(), said, memory_kib, processor, before, meanwhile, seen }
     }
 
     fn slower(&self) -> f64 {
@@ -109,16 +126,16 @@ impl Row {
 
 impl std::fmt::Display for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { attack, memory_kib, processor, before, meanwhile, seen, .. } = self;
+        let Self { attack, said, memory_kib, processor, before, meanwhile, seen, .. } = self;
         let honest =
             format!("{:.0} ms, {seen} times ({:.0})", meanwhile.as_secs_f64() * 1e3, before.as_secs_f64() * 1e3);
         let (memory, processor) = (format!("{memory_kib} KiB"), format!("{:.0} %", processor * 100.0));
-        write!(f, "{attack:<34} {memory:>10} {processor:>11} {honest:>20} {:>6.1}x", self.slower())
+        write!(f, "{attack:<45} {said:>8} {memory:>10} {processor:>9} {honest:>20} {:>6.1}x", self.slower())
     }
 }
 
 /// What the honest peer does; how long it takes.
-async fn take(honest: &Node, at: SocketAddr) -> Duration {
+pub(crate) async fn take(honest: &Node, at: SocketAddr) -> Duration {
     let begun = Instant::now();
     let mut events = honest.source::<u64>("numbers", at).events(50..100);
     for _ in 0..EVENTS {
@@ -134,20 +151,20 @@ fn median(mut all: Vec<Duration>) -> Duration {
 }
 
 /// What a process had before an attack.
-struct Usage {
+pub(crate) struct Usage {
     resident_kib: u64,
     ticks: u64,
 }
 
 impl Usage {
-    fn begin(process: &Process) -> Self {
+    pub(crate) fn begin(process: &Process) -> Self {
         // The peak counts from here on.
         std::fs::write(format!("/proc/{}/clear_refs", process.id()), "5").unwrap();
         Self { resident_kib: status_kib(process, "VmRSS:"), ticks: ticks(process) }
     }
 
     /// How much memory it has taken at most since then, and which part of a core.
-    fn so_far(&self, process: &Process, elapsed: Duration) -> (u64, f64) {
+    pub(crate) fn so_far(&self, process: &Process, elapsed: Duration) -> (u64, f64) {
         let memory = status_kib(process, "VmHWM:").saturating_sub(self.resident_kib);
         let seconds = (ticks(process) - self.ticks) as f64 / TICKS_PER_SECOND;
         (memory, seconds / elapsed.as_secs_f64())
@@ -172,9 +189,32 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What is attacked.
 #[derive(Serialize, Deserialize)]
-struct Target {
-    /// It subscribes to what a hostile node publishes there.
+pub(crate) struct Target {
+    role: Role,
+    /// Where it subscribes, or works, and how often at each.
     hostile: Vec<SocketAddr>,
+    subscriptions: usize,
+}
+
+impl Target {
+    /// That nobody publishes anything to.
+    pub(crate) fn alone() -> Self {
+        Self { role: Role::Publisher, hostile: Vec::new(), subscriptions: 0 }
+    }
+
+    /// In a process of its own.
+    pub(crate) async fn start(&self, authority: &Authority) -> Process {
+        let options = Options::default().args(["--exact", "as_a_worker", "--nocapture"]);
+        local::spawn(&authority.issue("there").unwrap(), self, &options.quiet(true)).await.unwrap()
+    }
+}
+
+/// What the target does with a hostile node.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    Publisher,
+    Subscriber,
+    Worker,
 }
 
 /// The process that is attacked: this test binary again.
@@ -183,12 +223,16 @@ pub(crate) fn as_a_worker() {
     let target: Target = worker.payload().unwrap();
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let node = node(worker.identity().clone(), NodeConfig::default()).await;
+        let (node, acceptor) = with_the_same_port(worker.identity()).await;
         let _running = publish(&node);
+        let _accepting = descriptors::accept(acceptor);
         let _working = begin(work(node.clone()));
         for hostile in target.hostile {
-            for _ in 0..SUBSCRIPTIONS {
-                let _taking = begin(take_from_hostile(node.clone(), hostile));
+            for _ in 0..target.subscriptions {
+                match target.role {
+                    Role::Worker => drop(begin(work_for_hostile(node.clone(), hostile))),
+                    _ => drop(begin(take_from_hostile(node.clone(), hostile))),
+                }
             }
         }
         worker.report(node.local_addr()).unwrap();
@@ -196,9 +240,20 @@ pub(crate) fn as_a_worker() {
     });
 }
 
-/// A hostile publisher has so many addresses, and at each there are so many subscriptions.
+/// A node, and a TCP socket at its address.
+async fn with_the_same_port(identity: &Identity) -> (Node, TcpAcceptor) {
+    loop {
+        let node = node(identity.clone(), NodeConfig::default()).await;
+        if let Ok(acceptor) = TcpAcceptor::bind(node.local_addr()).await {
+            return (node, acceptor);
+        }
+    }
+}
+
+/// A hostile publisher has so many addresses.
 const ADDRESSES: usize = 4;
-const SUBSCRIPTIONS: usize = 10;
+/// What a program waits before it subscribes again to what has ended. What could not be subscribed to is tried again without.
+const PAUSE: Duration = Duration::from_millis(20);
 
 fn publish(node: &Node) -> Running {
     let graph = Graph::new("target");
@@ -226,5 +281,16 @@ async fn take_from_hostile(node: Node, hostile: SocketAddr) {
         let patient = Retrying::new(&node.source::<Bytes>("evil", hostile), Duration::from_secs(60));
         let mut events = patient.events(500..1000);
         while let Some(Ok(_)) = events.next().await {}
+        sleep(PAUSE).await;
+    }
+}
+
+async fn work_for_hostile(node: Node, hostile: SocketAddr) {
+    loop {
+        let mut tasks = node.join_channel::<u64, Bytes>("evil", hostile, JoinOptions::default());
+        while let Some(Ok(task)) = tasks.next().await {
+            let _ = task.answer(&Bytes::from_static(&[7]));
+        }
+        sleep(PAUSE).await;
     }
 }

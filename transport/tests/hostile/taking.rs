@@ -35,7 +35,7 @@ async fn a_credit_frame_does_not_make_a_producer_keep_more_than_its_share() {
                 let mut head = [0; 5];
                 recv.read_exact(&mut head).await.unwrap();
                 assert_eq!(head[4], ACCEPTED);
-                send.write_all(&frame(CREDIT, &credit(65_536))).await.unwrap();
+                send.write_all(&frame(CREDIT, &numbers([("up_to", 65_536)]))).await.unwrap();
                 held.push((send, recv));
             }
             sleep(Duration::from_secs(1)).await;
@@ -89,8 +89,4 @@ impl Producer for Large {
         cx.emit_all((0..demand).map(|_| Bytes::from(vec![7; EVENT_BYTES])));
         Ok(())
     }
-}
-
-fn credit(up_to: u64) -> Vec<u8> {
-    rmp_serde::to_vec_named(&std::collections::BTreeMap::from([("up_to", up_to)])).unwrap()
 }

@@ -7,22 +7,43 @@ use quinn::{Connection, RecvStream, SendStream};
 use serde::Serialize;
 
 use crate::attacks::Attacker;
+use crate::publishing::read_leb128;
 use crate::world::*;
 
 // Verdicts.
 pub(crate) const DONE: u8 = 1;
+pub(crate) const RETRY: u8 = 2;
 pub(crate) const IN_PROGRESS: u8 = 4;
 const PART: u8 = 5;
+pub(crate) const BEGUN: u8 = 6;
 
-/// Says the same of each of its tasks, as fast as it can.
-pub(crate) async fn says_again_and_again(attacker: &Attacker, at: SocketAddr, verdict: u8, number: u64) {
+/// Says something of each of its tasks, over and over.
+pub(crate) async fn repeats(connection: &Connection, bytes: fn(u64) -> Vec<u8>) {
+    let Some(mut worker) = Worker::join(connection).await else { return };
+    write_all_of(&mut worker.send, (1..=worker.given).cycle(), bytes).await;
+}
+
+/// Says something of each task as it comes, and takes as many as come.
+pub(crate) async fn settles(connection: &Connection, bytes: fn(u64) -> Vec<u8>) {
+    let Some(mut worker) = Worker::join(connection).await else { return };
+    let (mut first, mut last) = (1, worker.given);
     loop {
-        let Some((connection, _control)) = attacker.join(at).await else { continue };
-        let Some(mut worker) = Worker::join(&connection).await else { continue };
-        let ranges = if verdict == DONE { vec![(1, 1)] } else { (1..=worker.given).map(|task| (task, task)).collect() };
-        let frames: Vec<_> = ranges.into_iter().flat_map(|range| answer(number, range, verdict, None)).collect();
-        let frames = frames.repeat(10_000 / frames.len() + 1);
-        while worker.send.write_all(&frames).await.is_ok() {}
+        write_all_of(&mut worker.send, first..=last, bytes).await;
+        if worker.send.write_all(&credit(last + 1000)).await.is_err() {
+            return;
+        }
+        loop {
+            match next_frame(&mut worker.recv).await {
+                Some((EVENTS, body)) => {
+                    let mut rest = &body[..];
+                    first = read_leb128(&mut rest);
+                    last = first + read_leb128(&mut rest) - 1;
+                    break;
+                }
+                Some(_) => {}
+                None => return,
+            }
+        }
     }
 }
 
@@ -39,7 +60,7 @@ pub(crate) async fn ends_no_result(attacker: &Attacker, at: SocketAddr) {
     let piece = Bytes::from(vec![7; 60_000]);
     for number in 1..250 {
         for worker in &mut workers {
-            let _ = worker.send.write_all(&answer(number, (1, 1), PART, Some(&piece))).await;
+            let _ = worker.send.write_all(&answer(number, 1, PART, Some(&piece))).await;
         }
     }
     std::future::pending::<()>().await;
@@ -50,7 +71,7 @@ struct Worker {
     send: SendStream,
     /// How many.
     given: u64,
-    _recv: RecvStream,
+    recv: RecvStream,
 }
 
 impl Worker {
@@ -62,19 +83,11 @@ impl Worker {
             match next_frame(&mut recv).await? {
                 (ACCEPTED, _) => {}
                 // Its first number, and how many, both short.
-                (EVENTS, body) => return Some(Self { send, given: u64::from(body[0] + body[1] - 1), _recv: recv }),
+                (EVENTS, body) => return Some(Self { send, given: u64::from(body[0] + body[1] - 1), recv }),
                 _ => return None,
             }
         }
     }
-}
-
-async fn next_frame(recv: &mut RecvStream) -> Option<(u8, Vec<u8>)> {
-    let mut length = [0; 4];
-    recv.read_exact(&mut length).await.ok()?;
-    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-    recv.read_exact(&mut frame).await.ok()?;
-    Some((frame[0], frame.split_off(1)))
 }
 
 /// It says what it has handled.
@@ -88,16 +101,26 @@ fn acks() -> Vec<u8> {
 }
 
 fn credit(up_to: u64) -> Vec<u8> {
-    frame(CREDIT, &crate::attacks::numbers([("up_to", up_to)]))
+    frame(CREDIT, &numbers([("up_to", up_to)]))
 }
 
-fn answer(number: u64, range: (u64, u64), verdict: u8, result: Option<&Bytes>) -> Vec<u8> {
+/// Says something of a task.
+pub(crate) fn answer(number: u64, task: u64, verdict: u8, result: Option<&Bytes>) -> Vec<u8> {
+    answer_to(number, &[(task, task)], verdict, result)
+}
+
+/// Says it as often as fits into a frame.
+pub(crate) fn answer_64_times(number: u64, task: u64, verdict: u8) -> Vec<u8> {
+    answer_to(number, &[(task, task); 64], verdict, None)
+}
+
+fn answer_to(number: u64, ranges: &[(u64, u64)], verdict: u8, result: Option<&Bytes>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Answer<'a> {
         number: u64,
-        ranges: [(u64, u64); 1],
+        ranges: &'a [(u64, u64)],
         verdict: u8,
         result: Option<&'a Bytes>,
     }
-    frame(ANSWER, &rmp_serde::to_vec_named(&Answer { number, ranges: [range], verdict, result }).unwrap())
+    frame(ANSWER, &rmp_serde::to_vec_named(&Answer { number, ranges, verdict, result }).unwrap())
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aqueduct_transport::{Authority, Identity, Node, NodeConfig};
@@ -197,6 +198,56 @@ pub(crate) fn hello(cluster: &str, node: &str) -> Vec<u8> {
     frame(HELLO, &rmp_serde::to_vec_named(&hello).unwrap())
 }
 
+pub(crate) fn hello_ack() -> Vec<u8> {
+    #[derive(Serialize)]
+    struct HelloAck {
+        proto: u16,
+        node: &'static str,
+        incarnation: u64,
+        features: [&'static str; 1],
+    }
+    let ack = HelloAck { proto: 1, node: "hostile", incarnation: 1, features: ["revoke"] };
+    frame(HELLO_ACK, &rmp_serde::to_vec_named(&ack).unwrap())
+}
+
+/// That takes answers, if it is asked to.
+pub(crate) fn accepted() -> Vec<u8> {
+    frame(ACCEPTED, &rmp_serde::to_vec_named(&BTreeMap::from([("takes_answers", true)])).unwrap())
+}
+
+/// A body of numbers.
+pub(crate) fn numbers<const N: usize>(numbers: [(&str, u64); N]) -> Vec<u8> {
+    rmp_serde::to_vec_named(&BTreeMap::from(numbers)).unwrap()
+}
+
+/// How often something hostile was said.
+pub(crate) static SAID: AtomicU64 = AtomicU64::new(0);
+
+/// Writes the bytes of each number, many at a time, until the other side does not take them any more.
+pub(crate) async fn write_all_of(
+    send: &mut SendStream,
+    mut numbers: impl Iterator<Item = u64>,
+    bytes: fn(u64) -> Vec<u8>,
+) {
+    loop {
+        let many: Vec<_> = numbers.by_ref().take(1000).map(bytes).collect();
+        if many.is_empty() || send.write_all(&many.concat()).await.is_err() {
+            return;
+        }
+        SAID.fetch_add(many.len() as u64, Ordering::Relaxed);
+        // Writing does not wait as long as there is room.
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) async fn next_frame(recv: &mut RecvStream) -> Option<(u8, Vec<u8>)> {
+    let mut length = [0; 4];
+    recv.read_exact(&mut length).await.ok()?;
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    recv.read_exact(&mut frame).await.ok()?;
+    Some((frame[0], frame.split_off(1)))
+}
+
 pub(crate) fn subscribe(producer: &str) -> Vec<u8> {
     subscribe_as(producer, "u64")
 }
@@ -221,15 +272,23 @@ pub(crate) const RETRY: u8 = 0xf0;
 pub(crate) const HELLO: u8 = 1;
 pub(crate) const HELLO_ACK: u8 = 2;
 pub(crate) const REFUSE: u8 = 3;
+pub(crate) const ASK_FUNCTIONS: u8 = 4;
+pub(crate) const FUNCTIONS_PART: u8 = 5;
 pub(crate) const SUBSCRIBE: u8 = 16;
 pub(crate) const ACCEPTED: u8 = 17;
 pub(crate) const REFUSED_SUBSCRIPTION: u8 = 18;
 pub(crate) const CREDIT: u8 = 19;
+pub(crate) const CANCEL: u8 = 20;
 pub(crate) const ACK: u8 = 21;
 pub(crate) const RESUME: u8 = 22;
+pub(crate) const RESUMED: u8 = 23;
 pub(crate) const ANSWER: u8 = 24;
+pub(crate) const ANSWERED: u8 = 25;
+pub(crate) const REVOKE: u8 = 26;
 pub(crate) const EVENTS: u8 = 32;
 pub(crate) const CHUNK: u8 = 33;
+pub(crate) const DONE_FRAME: u8 = 34;
+pub(crate) const FAILED: u8 = 35;
 /// Nobody need understand it.
 pub(crate) const UNKNOWN: u8 = 200;
 
@@ -237,6 +296,8 @@ pub(crate) const UNKNOWN: u8 = 200;
 pub(crate) const PROTOCOL: VarInt = VarInt::from_u32(2);
 pub(crate) const REFUSED: VarInt = VarInt::from_u32(3);
 pub(crate) const TIMEOUT: VarInt = VarInt::from_u32(4);
+/// Its links may go on over another one.
+pub(crate) const EXPIRED: VarInt = VarInt::from_u32(7);
 
 /// Carries packets between a dialler and a node, each three times, and remembers what the dialler sent.
 pub(crate) struct Relay {

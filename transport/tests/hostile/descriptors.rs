@@ -1,0 +1,84 @@
+//! A peer that takes file descriptors of a process: with connections to what it accepts beside its node, and by falling silent,
+//! as a node opens a socket to ask whether such a peer is still there. A node itself has one socket, whoever connects.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use aqueduct_stage::stages::{self, Connection, TcpAcceptor};
+use aqueduct_stage::{Graph, Result, Running, each};
+use aqueduct_transport::local::Process;
+use aqueduct_transport::{Authority, NodeConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::nodes::{GUARD, guarded, node};
+use crate::suite::{Target, Usage, take};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_without_file_descriptors_serves_its_peers_and_accepts_again_as_soon_as_some_are_closed() {
+    guarded(async {
+        let authority = Authority::dev("test").unwrap();
+        let target = Target::alone().start(&authority).await;
+        let (at, bound) = (target.address(), leave_descriptors(&target, 8));
+        let clients = connect(at, 300).await;
+        while descriptors(&target).count() < bound {
+            sleep(Duration::from_millis(10)).await;
+        }
+        // The acceptor tries again, and not all the time.
+        let (usage, begun) = (Usage::begin(&target), Instant::now());
+        sleep(Duration::from_secs(2)).await;
+        let (_, processor) = usage.so_far(&target, begun.elapsed());
+        println!("{bound} descriptors, all in use: {:.0} % of a core", processor * 100.0);
+        assert!(processor < 0.25, "it spins: {processor}");
+        let newcomer = node(authority.issue("newcomer").unwrap(), NodeConfig::default()).await;
+        take(&newcomer, at).await;
+        drop(clients);
+        let mut client = TcpStream::connect(at).await.unwrap();
+        let answer = timeout(GUARD, client.read_u8()).await.expect("nobody accepts any more");
+        assert_eq!(answer.unwrap(), GREETING);
+    })
+    .await;
+}
+
+/// Accepts whoever comes, greets it, and keeps it until it closes.
+pub(crate) fn accept(acceptor: TcpAcceptor) -> Running {
+    let graph = Graph::new("accepting");
+    let connections = graph.try_stream("connections", acceptor);
+    let kept = graph.stage("keep", || stages::farm(1_000, keep)).subscribe(&connections, 500..1000);
+    graph.consumer("end", || each(|()| async { Ok(()) })).subscribe(&kept, 500..1000);
+    graph.start()
+}
+
+async fn keep(mut connection: Connection) -> Result<()> {
+    // Whatever becomes of one, the others go on.
+    let _ = connection.write_u8(GREETING).await;
+    let _ = connection.read(&mut [0]).await;
+    Ok(())
+}
+
+/// Has so many connections; those that are not accepted wait.
+pub(crate) async fn connect(at: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.extend(TcpStream::connect(at).await);
+    }
+    clients
+}
+
+/// Lets a process open so many files more than it has, and those in the gaps; returns how many that are in all.
+pub(crate) fn leave_descriptors(process: &Process, more: usize) -> usize {
+    let bound = descriptors(process).max().unwrap() + 1 + more;
+    let (process, files) = (format!("--pid={}", process.id()), format!("--nofile={bound}"));
+    let status = Command::new("prlimit").args([process, files]).status();
+    assert!(status.expect("prlimit (util-linux) is needed").success());
+    bound
+}
+
+fn descriptors(process: &Process) -> impl Iterator<Item = usize> {
+    let all = std::fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+const GREETING: u8 = 7;

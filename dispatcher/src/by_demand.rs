@@ -393,6 +393,24 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_subscriber_whose_selector_panics_at_what_is_given_back_waits_no_more() {
+        let mut b = Bench::default();
+        let (fragile, odd) = (SubscriptionId::new(), SubscriptionId::new());
+        let panics: crate::Selector<u32> =
+            std::sync::Arc::new(|event| if *event == 2 { std::panic::resume_unwind(Box::new("two")) } else { true });
+        let odds: crate::Selector<u32> = std::sync::Arc::new(|event| event % 2 == 1);
+        for (id, selector) in [(fragile, panics), (odd, odds)] {
+            b.dispatcher.subscribe(id, Interest { selector: Some(selector), partition: None }).expect("a new one");
+        }
+        b.ask(odd, 5);
+        assert_eq!((b.dispatch([4]), b.total()), (vec![4], Demand::ZERO));
+        let mut back = [2].into();
+        b.dispatcher.give_back(Lane::COMMON, &mut back, Attempt::FIRST.next(), &mut b.deliveries);
+        assert!(b.deliveries.pop().is_some_and(|decision| matches!(decision, Decision::Fail(id, _) if id == fragile)));
+        assert_eq!(b.total(), Demand::new(5), "nobody else is waited for");
+    }
+
+    #[test]
     fn a_panicking_selector_ends_its_subscription_and_takes_its_demand_along() {
         let mut b = Bench::default();
         let (first, second) = (SubscriptionId::new(), b.subscriber());

@@ -173,14 +173,16 @@ impl<T> Subscribers<T> {
         failed
     }
 
-    /// Lets `give` act in front of an event that blocks: what it gives is older.
-    pub(crate) fn in_front(&mut self) -> bool {
-        std::mem::take(&mut self.blocked)
+    /// Lets what is older than an event that blocks be given out. Returns how many subscribers there are, if there is such an
+    /// event.
+    pub(crate) fn in_front(&mut self) -> Option<usize> {
+        std::mem::take(&mut self.blocked).then_some(self.taken.len())
     }
 
-    /// Restores what [`in_front`](Self::in_front) returned.
-    pub(crate) fn behind(&mut self, blocked: bool) {
-        self.blocked |= blocked && !bug!(BlockedIsPassed);
+    /// Restores what [`in_front`](Self::in_front) returned, unless somebody was forgotten meanwhile: the event may have waited
+    /// for that one.
+    pub(crate) fn behind(&mut self, blocked: Option<usize>) {
+        self.blocked |= blocked == Some(self.taken.len()) && !bug!(BlockedIsPassed);
     }
 
     pub(crate) fn slot(&self, id: SubscriptionId) -> Option<usize> {

@@ -6,13 +6,13 @@
 //!
 //! | bug | what is wrong | found by | with |
 //! |---|---|---|---|
-//! | `ServedStaysFirst` | the subscriber with the largest demand stays the first as long as it has any | by_demand::tests | no seed |
+//! | `ServedStaysFirst` | the subscriber with the largest demand stays the first as long as it has any | laws, by_demand | seed 78 |
 //! | `CancelledDemandStays` | what a subscriber wanted that has left still counts as wanted | laws, by_demand | seed 1 |
 //! | `SelectorOfOneIgnored` | the selector of the only subscriber is not asked | laws, by_demand_with_selectors | seed 2 |
-//! | `BlockedIsPassed` | what is given back lets newer events past one that waits for its subscriber | by_demand::tests | no seed |
+//! | `BlockedIsPassed` | what is given back lets newer events past one that waits for its subscriber | laws, by_demand_with_selectors | seed 1 |
 //! | `SlowestLeftOut` | a broadcast goes on without a subscriber that has no demand | laws, broadcast | seed 1 |
 //! | `HashRoundedUp` | a key near the edge of its partition goes to the next one | partition::key::tests | no seed |
-//! | `GivenBackBehind` | what is given back to a partition stands behind what waits there | partition::tests | no seed |
+//! | `GivenBackBehind` | what is given back to a partition stands behind what waits there | laws, three_partitions_that_block | seed 4 |
 //! | `MarkerTooEarly` | a marker passes before the last event that was there before it | laws, three_partitions_that_block | seed 1 |
 //! | `NewestDropped` | a full buffer that is to keep the newest drops them | buffer::tests | no seed |
 

@@ -138,6 +138,7 @@ enum Taste {
     /// Everything; it has a selector.
     Selected,
     Even,
+    Odd,
     Third,
     Nothing,
     /// Everything, but its selector panics at some events.
@@ -145,13 +146,26 @@ enum Taste {
 }
 
 impl Taste {
-    const EACH: [Self; 6] = [Self::All, Self::Selected, Self::Even, Self::Third, Self::Nothing, Self::Panics];
+    /// Those that leave events to others are there more often: what waits for one of them is in front of the others.
+    const EACH: [Self; 10] = [
+        Self::All,
+        Self::Selected,
+        Self::Even,
+        Self::Odd,
+        Self::Even,
+        Self::Odd,
+        Self::Third,
+        Self::Third,
+        Self::Nothing,
+        Self::Panics,
+    ];
 
     /// `None` where the selector panics.
     fn accepts(self, event: u64) -> Option<bool> {
         match self {
             Self::All | Self::Selected => Some(true),
             Self::Even => Some(event.is_multiple_of(2)),
+            Self::Odd => Some(!event.is_multiple_of(2)),
             Self::Third => Some(event.is_multiple_of(3)),
             Self::Nothing => Some(false),
             Self::Panics => (event % 20 != 17).then_some(true),
@@ -177,11 +191,17 @@ enum Step {
     Produce,
     /// The producer emits events that nobody asked for.
     Surprise(u64),
-    /// A subscriber leaves and hands the last `n` of its events back.
-    Leave(usize, usize),
+    /// A subscriber leaves and hands the last `n` of its events back: at once, or when the others have been served.
+    Leave(usize, usize, When),
     /// Asking and leaving once more after the end.
     Ghost(usize),
     Info,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum When {
+    AtOnce,
+    Later,
 }
 
 /// SplitMix64.
@@ -202,12 +222,13 @@ impl Random {
     fn step(&mut self, selectors: bool) -> Step {
         let who = self.below(1 << 16) as usize;
         match self.below(34) {
-            0..4 => Step::Subscribe(if selectors { Taste::EACH[self.below(6) as usize] } else { Taste::All }, who),
+            0..4 => Step::Subscribe(if selectors { Taste::EACH[self.below(10) as usize] } else { Taste::All }, who),
             4..16 => Step::Ask(who, self.below(30)),
             16 if self.below(10) == 0 => Step::Ask(who, u64::MAX),
             16..24 => Step::Produce,
             24..26 => Step::Surprise(1 + self.below(19)),
-            26..30 => Step::Leave(who, self.below(20) as usize),
+            26 => Step::Leave(who, self.below(20) as usize, When::AtOnce),
+            27..30 => Step::Leave(who, self.below(20) as usize, When::Later),
             30..32 => Step::Ghost(who),
             _ => Step::Info,
         }
@@ -244,8 +265,8 @@ struct Model {
     /// Finished by subscribers that have left.
     finished: Vec<(u64, u32)>,
     times_returned: BTreeMap<u64, u32>,
-    /// Of each partition what is queued and what was handed back to it, where nothing is dropped.
-    queued: Vec<BTreeSet<u64>>,
+    /// Of each partition what is queued, in order, and what was handed back to it, where nothing is dropped.
+    queued: Vec<VecDeque<u64>>,
     handed_back: BTreeSet<u64>,
     /// The number of events in queues; below zero only within a dispatch.
     held: i64,
@@ -256,6 +277,15 @@ struct Model {
     markers: VecDeque<(Marker, BTreeSet<u64>)>,
     /// Of everything that was decided.
     digest: u64,
+}
+
+/// What a subscriber wanted before a dispatch.
+struct Wanted {
+    number: usize,
+    taste: Taste,
+    /// What it had asked for, and what of that is left.
+    demand: Demand,
+    left: Demand,
 }
 
 /// A producer that was asked "without bound" answers with this many at a time.
@@ -277,7 +307,7 @@ impl Model {
             buffer: VecDeque::new(),
             finished: Vec::new(),
             times_returned: BTreeMap::new(),
-            queued: vec![BTreeSet::new(); lanes],
+            queued: vec![VecDeque::new(); lanes],
             handed_back: BTreeSet::new(),
             held: 0,
             newest: vec![None; lanes],
@@ -298,9 +328,9 @@ impl Model {
             }
             Step::Produce => self.emit(self.open.count().min(AT_ONCE)),
             Step::Surprise(count) => self.emit(count),
-            Step::Leave(who, unfinished) => {
+            Step::Leave(who, unfinished, when) => {
                 if let Some(id) = self.pick(who) {
-                    self.leave(id, unfinished);
+                    self.leave(id, unfinished, when);
                 }
             }
             Step::Ghost(who) => {
@@ -335,13 +365,16 @@ impl Model {
         self.deliver();
     }
 
-    fn leave(&mut self, id: SubscriptionId, unfinished: usize) {
+    fn leave(&mut self, id: SubscriptionId, unfinished: usize, when: When) {
         let lane = self.dispatcher.lane(id);
         self.dispatcher.cancel(id, &mut self.deliveries);
         let seen = self.live.remove(&id).expect("live");
         self.gone.push(id);
         self.deliver();
-        self.hand_back(lane, seen, unfinished);
+        if when == When::Later {
+            self.pull();
+        }
+        self.hand_back(lane, seen, unfinished, when);
     }
 
     fn info(&mut self) {
@@ -386,10 +419,13 @@ impl Model {
     fn offer(&mut self, events: &mut VecDeque<u64>, attempt: Attempt) {
         let before: Vec<_> = events.iter().copied().collect();
         let (demand, live) = (self.dispatcher.demand().as_len(), self.live.len());
+        let wanted = self.wanted();
         self.dispatcher.dispatch(events, attempt, &mut self.deliveries);
         let (taken, rest) = before.split_at(before.len() - events.len());
         assert!(*events == rest, "what stays is the rest");
-        let delivered = self.deliver();
+        let given = self.deliver();
+        self.check_order(wanted, taken, &given);
+        let delivered: Vec<_> = given.keys().copied().collect();
         let (discarded, failed) = self.deliveries.take_counts();
         (self.discarded, self.failed) = (self.discarded + discarded, self.failed + failed);
         if self.live.len() == live && self.live.values().all(|seen| seen.taste == Taste::All) {
@@ -431,22 +467,29 @@ impl Model {
             assert_eq!(dropped, 0, "nothing is dropped");
             for event in taken.iter().filter(|event| !delivered.contains(event)) {
                 if let Place::Lane(lane) = rules.place(*event) {
-                    self.queued[lane].insert(*event);
+                    self.queued[lane].push_back(*event);
                 }
             }
         }
     }
 
-    fn hand_back(&mut self, lane: Lane, mut seen: Seen, unfinished: usize) {
+    fn hand_back(&mut self, lane: Lane, mut seen: Seen, unfinished: usize, when: When) {
         let at = seen.got.len() - unfinished.min(seen.got.len());
         let mut back = seen.got.split_off(at);
         self.finished.append(&mut seen.got);
+        let (mut is_settled, live) = (when == When::Later, self.live.len());
         // One call for each run of one attempt, the last first, so that the oldest ends up at the head.
         while let Some(&(_, attempt)) = back.last() {
             let from = back.iter().rposition(|(_, other)| *other != attempt).map_or(0, |at| at + 1);
             let run: Vec<_> = back.drain(from..).map(|(event, _)| event).collect();
             let next = (0..attempt).fold(Attempt::FIRST, |attempt, _| attempt.next());
             self.give_back(lane, seen.lane, &run, next);
+            // Whoever failed may have been the one that others waited for.
+            is_settled &= self.live.len() == live;
+            if is_settled {
+                // What waited before still does: nothing newer passes it.
+                self.check_state();
+            }
         }
     }
 
@@ -467,7 +510,7 @@ impl Model {
                 self.held += run.len() as i64;
                 self.handed_back.extend(run);
                 if overflow == Overflow::Block {
-                    self.queued[place].extend(run);
+                    run.iter().rev().for_each(|event| self.queued[place].push_front(*event));
                 }
                 self.dispatcher.give_back(lane, &mut events, next, &mut self.deliveries);
                 assert!(events.is_empty(), "its partition keeps them");
@@ -475,8 +518,10 @@ impl Model {
                 self.deliver();
             }
             Subject::ByDemand { .. } | Subject::RoundRobin | Subject::FirstCome => {
+                let wanted = self.wanted();
                 self.dispatcher.give_back(lane, &mut events, next, &mut self.deliveries);
                 let delivered = self.deliver();
+                self.check_order(wanted, run, &delivered);
                 let discarded = self.deliveries.take_counts().0;
                 self.discarded += discarded;
                 assert_eq!(delivered.len() + events.len() + discarded as usize, run.len());
@@ -487,9 +532,35 @@ impl Model {
         }
     }
 
-    /// Carries out what was decided, and checks it. Returns the events that were given out.
-    fn deliver(&mut self) -> Vec<u64> {
-        let mut delivered = Vec::new();
+    fn wanted(&self) -> Vec<Wanted> {
+        let wanted = |Seen { number, taste, unserved, .. }: &Seen| Wanted {
+            number: *number,
+            taste: *taste,
+            demand: *unserved,
+            left: *unserved,
+        };
+        self.live.values().map(wanted).collect()
+    }
+
+    /// By demand, each event goes to whoever wants the most when it is dispatched, of those that accept it.
+    fn check_order(&self, mut wanted: Vec<Wanted>, events: &[u64], given: &BTreeMap<u64, usize>) {
+        let is_known = wanted.iter().all(|wanted| wanted.taste != Taste::Panics);
+        if !matches!(self.subject, Subject::ByDemand { shuffled: false }) || !is_known {
+            return;
+        }
+        for event in events {
+            let Some(number) = given.get(event) else { continue };
+            let could = wanted.iter().filter(|one| !one.left.is_zero() && one.taste.accepts(*event) == Some(true));
+            let most = could.map(|one| one.demand).max();
+            let to = wanted.iter_mut().find(|one| one.number == *number).expect("somebody who is there");
+            assert_eq!(Some(to.demand), most, "{event} to somebody who wanted less");
+            to.left = to.left.saturating_sub(Demand::new(1));
+        }
+    }
+
+    /// Carries out what was decided, and checks it. Returns the events that were given out, and to whom.
+    fn deliver(&mut self) -> BTreeMap<u64, usize> {
+        let mut delivered = BTreeMap::new();
         while let Some(decision) = self.deliveries.pop() {
             match decision {
                 Decision::Deliver(delivery) => {
@@ -512,7 +583,7 @@ impl Model {
         delivered
     }
 
-    fn record(&mut self, to: SubscriptionId, attempt: u32, events: Vec<u64>, delivered: &mut Vec<u64>) {
+    fn record(&mut self, to: SubscriptionId, attempt: u32, events: Vec<u64>, delivered: &mut BTreeMap<u64, usize>) {
         let seen = self.live.get_mut(&to).expect("events for somebody who is not there");
         let left = seen.unserved.checked_sub(Demand::from(events.len()));
         seen.unserved = left.unwrap_or_else(|| panic!("{} events, and {} asked for", events.len(), seen.unserved));
@@ -527,7 +598,8 @@ impl Model {
                 assert!(attempt > 1 || newest.is_none_or(|newest| newest < event), "{event} after {newest:?}");
                 *newest = (*newest).max(Some(event));
                 self.held -= 1;
-                self.queued[seen.lane].remove(&event);
+                let first = self.queued[seen.lane].pop_front().unwrap_or(event);
+                assert_eq!(event, first, "it was not the first in the queue");
                 self.handed_back.remove(&event);
                 self.markers.iter_mut().for_each(|(_, before)| _ = before.remove(&event));
             }
@@ -536,7 +608,7 @@ impl Model {
             assert!(attempt > 1 || !newer, "{event} out of order");
             assert_eq!(attempt, 1 + self.times_returned.get(&event).copied().unwrap_or(0), "attempt of {event}");
             seen.got.push((event, attempt));
-            delivered.push(event);
+            delivered.insert(event, seen.number);
         }
     }
 
@@ -578,7 +650,7 @@ impl Model {
             let of_lane = self.live.values().filter(|seen| seen.lane == lane);
             let unserved = of_lane.fold(Demand::ZERO, |sum, seen| sum.saturating_add(seen.unserved));
             assert!(unserved.is_zero() || queued.is_empty(), "held back in {lane}");
-            let back = queued.intersection(&self.handed_back).count();
+            let back = queued.iter().filter(|event| self.handed_back.contains(event)).count();
             assert!(queued.len() <= rules.capacity + back, "{} in {lane}", queued.len());
             fits = fits.min(unserved.saturating_add(Demand::from(rules.capacity.saturating_sub(queued.len()))));
         }
@@ -634,7 +706,7 @@ impl Model {
             if !self.queued[lane].is_empty() {
                 let id = self.subscribe(Taste::All, lane);
                 self.ask(id, self.queued[lane].len() as u64);
-                self.leave(id, 0);
+                self.leave(id, 0, When::AtOnce);
             }
         }
         self.pull();
@@ -643,7 +715,7 @@ impl Model {
     /// Somebody with more demand than there are events gets whatever is left.
     fn empty(&mut self) {
         for id in self.live.keys().copied().collect::<Vec<_>>() {
-            self.leave(id, 0);
+            self.leave(id, 0, When::AtOnce);
         }
         for lane in 0..self.queued.len() {
             let id = self.subscribe(Taste::All, lane);

@@ -17,5 +17,7 @@ mod crossing;
 mod ending;
 #[path = "nodes/failing.rs"]
 mod failing;
+#[path = "nodes/instances.rs"]
+mod instances;
 #[path = "nodes/leftovers.rs"]
 mod leftovers;

@@ -157,6 +157,15 @@ impl<T> Downstream<T> {
         }
     }
 
+    /// A subscriber is about to leave, and has failed. If it has asked for nothing, it does not count as having come, and the
+    /// answer is `true`: so it is when somebody gives up an attempt to subscribe, as the answer takes too long.
+    pub(crate) fn has_not_come(&mut self, id: SubscriptionId) -> bool {
+        let subscribed = self.subscribers.get(id).filter(|subscribed| subscribed.asked.is_zero());
+        let has_not_come = subscribed.is_some() && !self.kept.iter().any(|(other, _)| *other == id);
+        self.seen -= usize::from(has_not_come);
+        has_not_come
+    }
+
     /// From now on a subscriber is given nothing, whatever it asks. It is still to [leave](Self::leave).
     pub(crate) fn begin_to_leave(&mut self, id: SubscriptionId) {
         let Some(subscribed) = self.subscribers.get_mut(id).filter(|subscribed| subscribed.leaving.is_none()) else {
@@ -678,6 +687,17 @@ mod tests {
         let first = subscriber(&mut down);
         down.refuse(first);
         assert!(!down.is_abandoned());
+        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
+    }
+
+    #[test]
+    fn who_fails_before_it_has_asked_was_never_there() {
+        let mut down =
+            Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(10, Keep::Last), DemandMode::Forward, 2);
+        let (silent, waiting) = (subscriber(&mut down), subscriber(&mut down));
+        assert!(down.has_not_come(silent) && down.cancel(silent).is_some());
+        assert_eq!(ask(&mut down, waiting, 3), 0, "it waits for the second, and has asked");
+        assert!(!down.has_not_come(waiting) && !down.has_not_come(silent));
         assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
     }
 

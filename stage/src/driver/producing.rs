@@ -64,22 +64,25 @@ impl<C: Callbacks> Driver<C> {
         {
             self.lost_subscriber = Some(failure.clone());
         }
+        let is_lost = matches!(cause.reason(), Exit::Failed(_)) && !self.downstream.has_not_come(id);
         let left = self.downstream.leave(id, unfinished);
-        self.has_left(left, cause).await
+        self.has_left(left, cause, is_lost).await
     }
 
     /// A subscriber wants no more. What it has in hand it still handles.
     pub(super) async fn part(&mut self, id: SubscriptionId, reason: Exit) -> Flow {
+        let is_lost = matches!(reason, Exit::Failed(_)) && !self.downstream.has_not_come(id);
         let left = self.downstream.cancel(id);
-        self.has_left(left, EndCause::Cancelled(reason)).await
+        self.has_left(left, EndCause::Cancelled(reason), is_lost).await
     }
 
-    async fn has_left(&mut self, left: Option<Edge>, cause: EndCause) -> Flow {
+    async fn has_left(&mut self, left: Option<Edge>, cause: EndCause, is_lost: bool) -> Flow {
         // An unknown cancel needs no answer: whoever knew of the edge has been told of its end. What it handed back is given
         // again.
         let Some(edge) = left else { return self.on_demand().await };
         tracing::debug!(name: "edge.cancel", id = %edge.id, %cause, "subscription ended");
         if let Exit::Failed(failure) = cause.reason()
+            && is_lost
             && !bug!(LostSubscriberForgotten)
         {
             self.lost_subscriber = Some(failure.clone());

@@ -471,6 +471,27 @@ impl<T> Pulling<T> {
         was_there
     }
 
+    /// A worker that is about to leave, or was lost, has said that it has not begun with these. For them it was no attempt, also if
+    /// it does not [announce](Self::announces) what it begins with, and was taken to do one task after the other. It is given
+    /// nothing more.
+    pub(crate) fn hand_back(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        untouched: impl IntoIterator<Item = (TaskId, Attempt)>,
+    ) {
+        let now = self.advance(now);
+        let _was_there = self.workers.retire(worker, &self.lanes);
+        for (task, attempt) in untouched {
+            if let Ok(slot) = self.find(worker, task, attempt) {
+                self.counters.given_back += 1;
+                self.release(now, slot);
+                self.wait(slot);
+            }
+        }
+        self.settle(now);
+    }
+
     /// A worker is known to be gone. What it had goes to others. It counts as a failed attempt for what it had begun with: that
     /// may be what ended the worker. If nothing is known to be begun, it counts for the oldest, as its last word may be lost
     /// with it. For the others, which waited there, it does not count. Returns whether it was there.

@@ -277,6 +277,21 @@ fn a_poison_task_stops_after_its_attempts_and_harms_no_other() {
 }
 
 #[test]
+fn what_a_worker_says_it_has_not_begun_with_was_no_attempt() {
+    for is_lost in [false, true] {
+        let mut pool = Pool::new(attempts(2));
+        pool.push([1, 2, 3]);
+        let worker = pool.join(5);
+        assert_eq!(pool.given(), [1, 2, 3].map(|task| (worker, task, 1)));
+        pool.pulling.hand_back(pool.now, worker, [1, 3].map(|task: u64| (task.into(), nth(1))));
+        assert_eq!(pool.given(), [], "it is given nothing more");
+        assert!(if is_lost { pool.pulling.lost(pool.now, worker) } else { pool.pulling.leave(pool.now, worker) });
+        let worker = pool.join(5);
+        assert_eq!(pool.given(), [(worker, 1, 1), (worker, 2, 2), (worker, 3, 1)], "lost: {is_lost}");
+    }
+}
+
+#[test]
 fn a_worker_that_leaves_costs_its_tasks_no_attempt() {
     let mut pool = Pool::new(attempts(1));
     pool.push([1, 2]);

@@ -45,6 +45,9 @@ trait Line: Send + Sync {
     /// Begins with an event; `false` if it was given back.
     fn begin(&self, number: u64) -> bool;
 
+    /// Whether the consumer was given an event, or something was said of it.
+    fn has_begun(&self, number: u64) -> bool;
+
     /// Nothing more is said of an event. Returns whether it was given back.
     fn end(&self, number: u64) -> bool;
 }
@@ -119,6 +122,13 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        // Nobody has begun with it. Its consumer is about to leave, and it goes back with all that waits there.
+        if let Some(line) = self.line.take_if(|line| !line.has_begun(self.number)) {
+            if line.end(self.number) {
+                line.answer(self.number, Answer::Returned);
+            }
+            return;
+        }
         let (delay, message) = (delay_after(self.attempt), "dropped without an answer".to_owned());
         self.answer(Answer::Retry { delay, message });
     }
@@ -277,6 +287,10 @@ impl<T> Line for Wire<T> {
         is_here
     }
 
+    fn has_begun(&self, number: u64) -> bool {
+        self.window().begun.contains(number)
+    }
+
     fn end(&self, number: u64) -> bool {
         self.window().end(number)
     }
@@ -372,6 +386,37 @@ mod tests {
         assert!(!window.begin(3) && window.begin(2));
         assert!(window.end(3) && !window.end(2) && !window.end(4));
         assert!(!window.give_back(4), "it was answered before it was begun");
+    }
+
+    #[test]
+    fn what_is_dropped_before_it_was_begun_is_no_attempt() {
+        #[derive(Default)]
+        struct Said(Mutex<WorkWindow>, Mutex<Vec<Answer>>);
+        impl Line for Said {
+            fn answer(&self, _: u64, answer: Answer) {
+                self.1.lock().unwrap().push(answer);
+            }
+            fn begin(&self, number: u64) -> bool {
+                self.0.lock().unwrap().begin(number)
+            }
+            fn has_begun(&self, number: u64) -> bool {
+                self.0.lock().unwrap().begun.contains(number)
+            }
+            fn end(&self, number: u64) -> bool {
+                self.0.lock().unwrap().end(number)
+            }
+        }
+        let said = Arc::new(Said::default());
+        said.0.lock().unwrap().deliver(2);
+        let ticket = |number| {
+            let line: Arc<dyn Line> = Arc::clone(&said) as _;
+            Ticket { number, attempt: Attempt::FIRST, line: Some(line) }
+        };
+        drop(ticket(1));
+        assert!(said.1.lock().unwrap().is_empty(), "it goes back when its consumer leaves");
+        assert!(said.begin(2));
+        drop(ticket(2));
+        assert!(matches!(said.1.lock().unwrap()[..], [Answer::Retry { .. }]));
     }
 
     #[test]

@@ -348,19 +348,22 @@ impl<T: Clone + Send + 'static> Driver<T> {
 
     /// A worker leaves. What it had goes to others; for what it had begun with, that was an attempt.
     fn leave(&mut self, id: SubscriptionId, cause: &EndCause, unfinished: &[(usize, Attempt)]) {
+        // What has been decided goes out before, so that it is known to come too late.
+        self.carry_out();
         let Some(worker) = self.workers.remove(&id) else { return };
         self.by_id.remove(&worker.id);
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
+        let events = worker.open.len();
+        let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(*next, *count));
+        let said = worker.open.into_values().zip(next);
+        let (begun, untouched): (Vec<_>, Vec<_>) = said.partition(|(given, next)| *next > given.attempt);
+        self.pulling.hand_back(now(), worker.id, untouched.iter().map(|(given, _)| (given.task, given.attempt)));
         if let EndCause::Down(exit @ Exit::Failed(_)) = cause {
-            let events = worker.open.len();
             notice!(self.notices, info, "worker lost", pool = &*self.name, %exit, events);
             self.pulling.lost(now(), worker.id);
         } else {
-            let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(*next, *count));
-            for (Given { task, attempt, .. }, next) in worker.open.into_values().zip(next) {
-                if next > attempt {
-                    let _ = self.pulling.nack(now(), worker.id, task, attempt, NO_DELAY, "its worker ended");
-                }
+            for (Given { task, attempt, .. }, _) in begun {
+                let _ = self.pulling.nack(now(), worker.id, task, attempt, NO_DELAY, "its worker ended");
             }
             self.pulling.leave(now(), worker.id);
         }
@@ -484,9 +487,15 @@ impl<T: Clone + Send + 'static> Driver<T> {
     fn deliver(&mut self) {
         let Some(Parcel { to, attempt, events }) = self.parcel.take() else { return };
         let Some(worker) = self.workers.get_mut(&to) else { return };
-        // One that has ended leaves at once, and what it was given goes to others then.
+        let count = events.len() as u64;
         let is_delivered = worker.subscriber.try_deliver(to, events.into(), attempt).is_ok();
-        if is_delivered && worker.answers == Some(false) {
+        if !is_delivered {
+            // It has ended, and leaves at once. It cannot have begun with these.
+            let untouched = worker.open.split_off(&(worker.given + 1 - count));
+            worker.show();
+            let untouched = untouched.values().map(|given| (given.task, given.attempt));
+            self.pulling.hand_back(now(), worker.id, untouched);
+        } else if worker.answers == Some(false) {
             let taken = std::mem::take(&mut worker.open);
             worker.show();
             for given in taken.into_values() {

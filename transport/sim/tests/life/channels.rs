@@ -31,7 +31,7 @@ async fn lives(net: &SimNet) -> Outcome {
     }
     let results = if is_durable {
         let queue = Arc::new(MemoryQueue::new(1000));
-        let (sender, mut receiver) = world.node.serve_durable_channel("triple", queue, ChannelOptions::default())?;
+        let (sender, mut receiver) = world.node().serve_durable_channel("triple", queue, ChannelOptions::default())?;
         let monitor = sender.monitor();
         let send = async move {
             for number in 0..count {
@@ -54,7 +54,7 @@ async fn lives(net: &SimNet) -> Outcome {
         check(monitor.counters(), count)?;
         results?
     } else {
-        let (sender, mut receiver) = world.node.serve_channel("triple", ChannelOptions::default())?;
+        let (sender, mut receiver) = world.node().serve_channel("triple", ChannelOptions::default())?;
         let monitor = sender.monitor();
         let send = async move {
             for number in 0..count {

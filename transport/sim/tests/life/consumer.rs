@@ -1,22 +1,32 @@
 //! One consumer's life, from its start to its end.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aqueduct_sim::{Host, Outcome};
-use aqueduct_stage::{Exit, Graph, GraphError, Never, NoOutput, Running, Source, Stage};
+use aqueduct_stage::{Exit, FailureKind, Graph, GraphError, Running, Source};
+use aqueduct_transport::Node;
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
 use crate::draw::{End, Life, Place, Way};
-use crate::handler::{Handler, Shared};
+use crate::handler::{Given, Handler, Handling, Shared};
+use crate::ledger::Who;
 use crate::world::{SLACK, World, spawn};
 
-type Handling = Stage<Handler, u64, Never, NoOutput>;
-
-/// Starts a consumer of what the producer's machine has published as `numbers`, and which is `near` for those in its process.
-pub(crate) fn start<Src>(world: &Arc<World>, near: &Src, life: Life, instances: u32) -> Outcome
+/// Starts a consumer of a source that is `near` for those in its process, and that those on other machines find `far`.
+pub(crate) fn start<N, F, I>(
+    world: &Arc<World>,
+    near: &N,
+    far: impl Fn(&World, &Node) -> F + Send + 'static,
+    life: Life,
+    instances: u32,
+) -> Outcome
 where
-    Src: Source<Item = u64> + Clone,
+    N: Source<Item = I> + Clone,
+    F: Source<Item = I> + Clone,
+    I: Given,
 {
     let of = Arc::clone(world);
     match life.place {
@@ -31,53 +41,63 @@ where
         }
         Place::Far => {
             let (host, node) = world.machine(&life.name)?;
-            let source = world.far::<u64>(&node, "numbers");
             spawn(world, &host.clone(), async move {
-                live(&of, &host, &source, &life, instances).await?;
+                live(&of, &host, &far(&of, &node), &life, instances).await?;
                 let Some((after, again)) = life.again() else { return Ok(()) };
-                drop((node, source));
+                drop(node);
                 let node = of.restart(&host, after).await?;
-                live(&of, &host, &of.far::<u64>(&node, "numbers"), &again, instances).await
+                live(&of, &host, &far(&of, &node), &again, instances).await
             });
         }
     }
     Ok(())
 }
 
-/// Lives once `life.joins` has come, and checks that it ends as it should.
+/// Lives once `life.joins` has come, and checks that it ends as it should. Whenever its source has ended for a restart, it comes
+/// back.
 async fn live<Src>(world: &World, host: &Host, source: &Src, life: &Life, instances: u32) -> Outcome
 where
-    Src: Source<Item = u64> + Clone,
+    Src: Source<Item: Given> + Clone,
 {
     sleep(life.joins.saturating_sub(world.net.now())).await;
+    while live_once(world, host, source, life, instances).await? == Then::ComesBack {
+        sleep(SHORTLY).await;
+    }
+    Ok(())
+}
+
+/// What a consumer does after its end.
+#[derive(PartialEq)]
+enum Then {
+    Nothing,
+    ComesBack,
+}
+
+async fn live_once<Src>(world: &World, host: &Host, source: &Src, life: &Life, instances: u32) -> Outcome<Then>
+where
+    Src: Source<Item: Given> + Clone,
+{
     world.net.note(&format!("{life:?} begins"), &[]);
     let mut rng = world.net.rng(&life.name);
-    let shared = Arc::new(Shared::default());
+    let (shared, who) = (Arc::new(Shared::default()), Who::new(&life.name));
     let graph = Graph::with_spawner(life.name.clone(), host.clone());
     let cancels_after = matches!(life.end, End::After(_, Way::CancelInside)).then(|| rng.random_range(1..10));
     let stage = {
-        let (life, ledger, shared) = (life.clone(), Arc::clone(&world.ledger), Arc::clone(&shared));
-        let make = move || Handler {
-            who: life.name.clone(),
-            per_event: life.per_event,
-            ledger: Arc::clone(&ledger),
-            shared: Arc::clone(&shared),
-            cancels_after,
+        let (per_event, ledger, shared, who) =
+            (life.per_event, Arc::clone(&world.ledger), Arc::clone(&shared), who.clone());
+        let make = move || {
+            let (who, ledger, shared) = (who.clone(), Arc::clone(&ledger), Arc::clone(&shared));
+            Handler { who, per_event, ledger, shared, cancels_after, given: PhantomData }
         };
-        graph.consumer("handle", make).concurrency(life.instances)
+        Given::subscribe(graph.consumer("handle", make).concurrency(life.instances), life, source)
     };
-    let stage = if life.acknowledges {
-        stage.subscribe_acknowledged(source, life.window.clone())
-    } else {
-        stage.subscribe(source, life.window.clone())
-    };
-    let mut living =
-        Living { world, life, source, edges: life.instances as u32 * instances, running: graph.start(), stage, shared };
+    let edges = life.instances as u32 * instances;
+    let mut living = Living { world, life, source, edges, running: graph.start(), stage, shared, who };
     match life.end {
         End::WithSource => living.joins().await,
         End::After(_, Way::CancelInside) => {
             living.ends_early();
-            living.joins().await
+            living.cancels_inside().await
         }
         End::After(after, way) => {
             if rng.random_bool(0.5) {
@@ -91,40 +111,42 @@ where
     }
 }
 
-struct Living<'a, Src> {
+struct Living<'a, Src: Source> {
     world: &'a World,
     life: &'a Life,
     source: &'a Src,
     /// How many subscriptions it has.
     edges: u32,
     running: Running,
-    stage: Handling,
+    stage: Handling<Src::Item>,
     shared: Arc<Shared>,
+    who: Who,
 }
 
-impl<Src: Source<Item = u64> + Clone> Living<'_, Src> {
-    async fn joins(&mut self) -> Outcome {
+impl<Src: Source<Item: Given> + Clone> Living<'_, Src> {
+    async fn joins(&mut self) -> Outcome<Then> {
         let ended = self.running.join().await.map(drop);
-        self.judge(ended)
+        let then = self.judge(ended)?;
+        // A producer that is shut down ends as if it had emitted everything.
+        let is_early = self.world.restarts && !self.world.ledger.is_exhausted();
+        Ok(if is_early { Then::ComesBack } else { then })
     }
 
-    async fn ends(mut self, way: Way) -> Outcome {
+    async fn ends(mut self, way: Way) -> Outcome<Then> {
         self.ends_early();
-        let bound = self.life.window_time() * self.edges + SLACK;
+        let bound = self.bound();
         let begun = self.world.net.now();
+        let patience = self.life.impatience.map_or(NEVER, |(patience, _)| patience);
         let ended = match way {
-            Way::Shutdown => self.running.shutdown(bound).await.map(drop),
-            Way::Stop => self.running.stop(bound).await.map(drop),
-            Way::Dropped => {
-                drop(self.running);
-                return Ok(());
-            }
-            Way::CancelInside => return Ok(()),
+            Way::Shutdown => timeout(patience, self.running.shutdown(bound)).await,
+            Way::Stop => return self.is_stopped().await,
+            Way::Dropped => return self.is_dropped(),
+            Way::CancelInside => return Ok(Then::Nothing),
             Way::Cancel => {
                 for edge in self.shared.edges() {
                     self.running.cancel(&self.stage, edge, Exit::Normal);
                 }
-                self.running.join().await.map(drop)
+                timeout(patience, self.running.join()).await
             }
             Way::Resubscribe => {
                 let Some(edge) = self.shared.edges().first().copied() else { return self.joins().await };
@@ -133,32 +155,81 @@ impl<Src: Source<Item = u64> + Clone> Living<'_, Src> {
                 return self.joins().await;
             }
         };
+        let Ok(ended) = ended else { return self.is_hurried().await };
         let took = self.world.net.now() - begun;
-        self.judge(ended)?;
+        let then = self.judge(ended.map(drop))?;
         // One that has not subscribed yet cannot be told so, and takes part to the end.
         if way != Way::Cancel && took > bound {
             return Err(format!("{}: {way:?} took {took:?}, expected {bound:?} at most", self.life.name).into());
         }
-        Ok(())
+        Ok(then)
+    }
+
+    async fn cancels_inside(mut self) -> Outcome<Then> {
+        let patience = self.life.impatience.map_or(NEVER, |(patience, _)| patience);
+        let shared = Arc::clone(&self.shared);
+        let hurry = async {
+            shared.cancelled.notified().await;
+            sleep(patience).await;
+        };
+        tokio::select! {
+            biased;
+            ended = self.running.join() => return self.judge(ended.map(drop)),
+            () = hurry => {}
+        }
+        self.is_hurried().await
+    }
+
+    /// Somebody does not want to wait for its end.
+    async fn is_hurried(self) -> Outcome<Then> {
+        let way = self.life.impatience.map_or(Way::Dropped, |(_, way)| way);
+        self.world.net.note(&format!("{} is hurried by {way:?}", self.life.name), &[]);
+        if way == Way::Dropped { self.is_dropped() } else { self.is_stopped().await }
+    }
+
+    async fn is_stopped(mut self) -> Outcome<Then> {
+        let (bound, begun) = (self.bound(), self.world.net.now());
+        let ended = self.running.stop(bound).await.map(drop);
+        let took = self.world.net.now() - begun;
+        if took > bound {
+            return Err(format!("{}: a stop took {took:?}, expected {bound:?} at most", self.life.name).into());
+        }
+        self.judge(ended)
+    }
+
+    fn is_dropped(self) -> Outcome<Then> {
+        self.who.may_break_off();
+        drop(self.running);
+        Ok(Then::Nothing)
+    }
+
+    /// How long an end may take.
+    fn bound(&self) -> Duration {
+        self.life.window_time() * self.edges + SLACK
     }
 
     fn ends_early(&self) {
-        if self.life.acknowledges {
-            self.world.ledger.ends_early(self.edges);
-        } else {
+        if !self.life.acknowledges {
             self.world.ledger.may_lose(self.life.at_most() * u64::from(self.edges));
         }
     }
 
     /// It may have come too late, when there was nothing left for it; otherwise nothing fails.
-    fn judge(&self, ended: Result<(), GraphError>) -> Outcome {
-        let Err(error) = ended else { return Ok(()) };
-        let said = error.failure.message().contains("has ended");
+    fn judge(&self, ended: Result<(), GraphError>) -> Outcome<Then> {
+        let Err(error) = ended else { return Ok(Then::Nothing) };
+        let is_late = error.failure.message().contains("has ended");
         let is_new = self.shared.edges().is_empty() || matches!(self.life.end, End::After(_, Way::Resubscribe));
-        if said && is_new && self.world.ledger.is_exhausted() {
-            return Ok(());
+        if is_late && is_new && self.world.ledger.is_exhausted() {
+            return Ok(Then::Nothing);
+        }
+        if self.world.restarts && (is_late || error.failure.kind() == FailureKind::Shutdown) {
+            return Ok(Then::ComesBack);
         }
         let (at, unhandled) = (self.world.net.now(), self.world.ledger.unhandled());
         Err(format!("{} failed at {at:?}, {unhandled:?} unhandled: {error:?}; {:?}", self.life.name, self.life).into())
     }
 }
+
+const NEVER: Duration = Duration::from_secs(100_000);
+/// How long after the end of its source a consumer comes back.
+const SHORTLY: Duration = Duration::from_millis(100);

@@ -10,6 +10,9 @@ use rand::seq::IndexedRandom;
 
 /// How long a full window takes its consumer, at most.
 const WINDOW_TIME: Duration = Duration::from_secs(10);
+/// How long it takes, at most, until everything is handled that a producer has emitted before it was shut down: by one consumer of
+/// as many instances as there can be, with a window for each instance of the producer.
+pub(crate) const LONGEST_END: Duration = Duration::from_secs(10 * 4 * 3 + 10);
 
 /// One consumer's life.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub(crate) struct Life {
     /// When it comes, since the world began.
     pub(crate) joins: Duration,
     pub(crate) end: End,
+    /// How long its early end may last before it is told to hurry, and by what.
+    pub(crate) impatience: Option<(Duration, Way)>,
     /// How long after an early end it comes back: its machine with it, if it has one of its own.
     pub(crate) returns: Option<Duration>,
 }
@@ -96,6 +101,17 @@ pub(crate) fn lasts(rng: &mut StdRng) -> Duration {
     Duration::from_secs(*[0, 0, 1, 10, 60].choose(rng).expect("there are some"))
 }
 
+/// After how many events a source is silent, and for how long: longer than any end may take.
+pub(crate) fn silence(rng: &mut StdRng, count: u64) -> Option<(u64, Duration)> {
+    (count > 0 && rng.random_bool(0.3)).then(|| (rng.random_range(0..count), Duration::from_secs(300)))
+}
+
+/// When the producer's machine is restarted, since the last time, and how long it is away.
+pub(crate) fn restarts(rng: &mut StdRng) -> Vec<(Duration, Duration)> {
+    let count = if rng.random_bool(0.3) { rng.random_range(1..4) } else { 0 };
+    (0..count).map(|_| (moment(rng), moment(rng))).collect()
+}
+
 /// The consumers of a world, of which the first stays to the end. Some worlds are but a short source, with one consumer in
 /// several instances.
 pub(crate) fn lives(rng: &mut StdRng) -> (u64, Vec<Life>) {
@@ -123,11 +139,18 @@ pub(crate) fn moment(rng: &mut StdRng) -> Duration {
 }
 
 /// A consumer whose full window is handled within [`WINDOW_TIME`], and the events of the world in minutes.
-fn life(rng: &mut StdRng, number: usize, place: Place, count: u64) -> Life {
+pub(crate) fn life(rng: &mut StdRng, number: usize, place: Place, count: u64) -> Life {
     let window = window(rng);
     let slowest = Duration::from_secs(5).min(WINDOW_TIME / window.end as u32);
     let all = Duration::from_secs(*[0, 1, 5, 20, 60].choose(rng).expect("there are some"));
-    let per_event = slowest.min(all / (count as u32 + 1));
+    // Often it is busy all the time, so that its end finds it at work.
+    let per_event = if rng.random_bool(0.4) {
+        slowest.min(Duration::from_secs(120) / (count as u32 + 1))
+    } else {
+        slowest.min(all / (count as u32 + 1))
+    };
+    let hurries = if rng.random_bool(0.5) { Way::Stop } else { Way::Dropped };
+    let impatience = rng.random_bool(0.3).then(|| (moment(rng).min(per_event * window.end as u32), hurries));
     let end = if rng.random_bool(0.7) {
         End::After(moment(rng), *WAYS.choose(rng).expect("there are some"))
     } else {
@@ -142,11 +165,31 @@ fn life(rng: &mut StdRng, number: usize, place: Place, count: u64) -> Life {
         acknowledges: true,
         joins: if rng.random_bool(0.5) { Duration::ZERO } else { moment(rng) },
         end,
+        impatience,
         returns: rng.random_bool(0.3).then(|| moment(rng)),
     }
 }
 
 impl Life {
+    /// It ends by `stop` where it would have been dropped: of a worker that is killed when it has begun with nothing, the oldest
+    /// task counts as begun.
+    fn is_never_dropped(&mut self) {
+        if let Some((_, way)) = &mut self.impatience {
+            *way = Way::Stop;
+        }
+        if let End::After(_, way @ Way::Dropped) = &mut self.end {
+            *way = Way::Stop;
+        }
+    }
+
+    /// It is on another machine than its producer, which is restarted, and gives nothing back to it that nobody would be there for.
+    pub(crate) fn outlives_its_source(&mut self) {
+        (self.place, self.impatience) = (Place::Far, None);
+        if let End::After(_, way @ (Way::Stop | Way::Dropped)) = &mut self.end {
+            *way = Way::Shutdown;
+        }
+    }
+
     /// What it does when it has come back, if it has ended early and does.
     pub(crate) fn again(&self) -> Option<(Duration, Self)> {
         let after = self.returns.filter(|_| self.end != End::WithSource)?;
@@ -212,6 +255,21 @@ pub(crate) fn workers(rng: &mut StdRng) -> (u64, Vec<Working>) {
     }
     workers[0].leaves = None;
     (count, workers)
+}
+
+/// Those that work for a pool as stages of graphs, and whether each of their tasks is answered on its own.
+pub(crate) fn in_graphs(rng: &mut StdRng, count: u64) -> Vec<(Life, bool)> {
+    let many = if rng.random_bool(0.5) { rng.random_range(1..3) } else { 0 };
+    let stage = |number| {
+        let place = if rng.random_bool(0.4) { Place::Near } else { Place::Far };
+        let (mut life, answers_each) = (life(rng, number, place, count), rng.random_bool(0.4));
+        life.name = format!("stage-{}", life.name);
+        if answers_each {
+            life.is_never_dropped();
+        }
+        (life, answers_each)
+    };
+    (0..many).map(stage).collect()
 }
 
 impl Working {

@@ -1,6 +1,9 @@
 //! The oracle: what became of each event.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aqueduct_sim::SimNet;
@@ -16,20 +19,55 @@ pub(crate) struct Ledger {
 
 #[derive(Default)]
 pub(crate) struct Page {
-    /// Which events there are.
-    emitted: BTreeSet<u64>,
+    events: BTreeMap<u64, Fate>,
     is_exhausted: bool,
-    /// Who has handled an event, and when.
-    handled: BTreeMap<u64, (String, Duration)>,
-    /// Who had begun with an event last.
-    begun: BTreeMap<u64, (String, Attempt)>,
-    /// How many subscriptions that acknowledge have ended before their source.
-    early: u32,
-    /// How many events others, that do not acknowledge, may have taken with them.
+    /// Its consumers are told of the end only when everything is handled.
+    ends_when_handled: bool,
+    /// How many events consumers that do not acknowledge may have taken with them.
     may_be_lost: u64,
     /// How many consumers there are, and how many have ended.
     pub(crate) lives: usize,
     pub(crate) ended: usize,
+}
+
+/// What has become of an event.
+enum Fate {
+    /// Nobody has begun with it.
+    Waits,
+    /// Somebody is at it.
+    Begun(Arc<str>, Attempt),
+    /// Somebody broke off.
+    Unfinished(Arc<str>, Attempt),
+    /// Somebody has handled it, at this time.
+    Handled(Arc<str>, Duration),
+}
+
+/// Who handles events.
+#[derive(Clone)]
+pub(crate) struct Who {
+    name: Arc<str>,
+    /// It was told to end at once, whatever it is at.
+    breaks_off: Arc<AtomicBool>,
+}
+
+impl Who {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { name: name.into(), breaks_off: Arc::default() }
+    }
+
+    /// From now on it may leave unfinished what it has begun.
+    pub(crate) fn may_break_off(&self) {
+        self.breaks_off.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Events that somebody has begun with. Dropped, he has broken off.
+#[must_use]
+pub(crate) struct InHand {
+    ledger: Arc<Ledger>,
+    who: Who,
+    events: Vec<u64>,
+    attempt: Attempt,
 }
 
 /// Longer than any world lasts.
@@ -40,44 +78,37 @@ impl Ledger {
         Self { net: net.clone(), book: Book::new(PATIENCE) }
     }
 
-    /// There is one more event.
+    /// There are more events.
     pub(crate) fn emitted(&self, events: impl IntoIterator<Item = u64>) {
-        self.book.update(|page| page.emitted.extend(events));
+        self.book.update(|page| page.events.extend(events.into_iter().map(|event| (event, Fate::Waits))));
     }
 
-    /// Somebody begins to handle an event.
-    pub(crate) fn begun(&self, who: &str, event: u64, attempt: Attempt) {
+    /// Somebody begins to handle these events. That is another attempt if, and only if, somebody has begun and not finished.
+    pub(crate) fn begin(self: &Arc<Self>, who: &Who, events: Vec<u64>, attempt: Attempt) -> InHand {
         let page = &mut *self.book.lock();
-        if let Some((before, at)) = page.handled.get(&event) {
-            return self
-                .net
-                .fail(format_args!("{event} is given to {who} ({attempt:?}), but {before} handled it at {at:?}"));
-        }
-        if attempt.number() > 1 + page.early {
-            let early = page.early;
-            self.net.fail(format_args!("{event} is given to {who} as {attempt:?}, and {early} have ended early"));
-        }
-        if let Some((before, last)) = page.begun.insert(event, (who.to_owned(), attempt))
-            && attempt <= last
-        {
-            self.net
-                .fail(format_args!("{event} is given to {who} as {attempt:?}, but {before} had begun it as {last:?}"));
-        }
-    }
-
-    /// It has handled it.
-    pub(crate) fn handled(&self, who: &str, event: u64) {
-        let now = self.net.now();
-        self.book.update(|page| {
-            if let Some((before, at)) = page.handled.insert(event, (who.to_owned(), now)) {
-                self.net.fail(format_args!("{event} is handled by {who}, and was by {before} at {at:?}"));
+        for event in &events {
+            let begun = Fate::Begun(Arc::clone(&who.name), attempt);
+            let expected = match page.events.insert(*event, begun) {
+                Some(Fate::Waits) => Attempt::FIRST,
+                Some(Fate::Unfinished(_, last)) => last.next(),
+                None => {
+                    self.fails(format_args!("{event} is given to {}, and there is no such event", who.name));
+                    continue;
+                }
+                Some(before) => {
+                    self.fails(format_args!("{event} is given to {} ({attempt:?}), and {before}", who.name));
+                    continue;
+                }
+            };
+            if attempt != expected {
+                self.fails(format_args!("{event} is given to {} as {attempt:?}, expected {expected:?}", who.name));
             }
-        });
+        }
+        InHand { ledger: Arc::clone(self), who: who.clone(), events, attempt }
     }
 
-    /// So many subscriptions that acknowledge end now, before their source does.
-    pub(crate) fn ends_early(&self, edges: u32) {
-        self.book.update(|page| page.early += edges);
+    fn fails(&self, why: fmt::Arguments<'_>) {
+        self.net.fail(why);
     }
 
     /// A consumer that does not acknowledge ends now, and may take so many events with it.
@@ -94,33 +125,77 @@ impl Ledger {
         self.book.update(|page| page.is_exhausted = true);
     }
 
-    /// Whether there are no further events.
+    /// Consumers are told of the end only when everything is handled, as that of a stage is when it has emitted everything.
+    pub(crate) fn ends_when_handled(&self) {
+        self.book.update(|page| page.ends_when_handled = true);
+    }
+
+    /// Whether whoever comes now may be told that he is late.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.book.lock().is_exhausted
+        let page = self.book.lock();
+        page.is_exhausted && !(page.ends_when_handled && page.unhandled().count() as u64 > page.may_be_lost)
     }
 
     /// How many of how many events have not been handled.
     pub(crate) fn unhandled(&self) -> (usize, usize) {
         let page = self.book.lock();
-        (page.missing().count(), page.emitted.len())
+        (page.unhandled().count(), page.events.len())
     }
 
     /// At the end of the world.
     pub(crate) fn check(&self) -> Result<(), String> {
         let page = self.book.lock();
-        let missing: Vec<_> = page.missing().take(10).collect();
-        let lost = page.missing().count() as u64;
+        let lost = page.unhandled().count() as u64;
         if lost > page.may_be_lost {
-            let (all, may) = (page.emitted.len(), page.may_be_lost);
-            let begun: Vec<_> = missing.iter().map(|event| (event, page.begun.get(event))).collect();
-            return Err(format!("{lost} of {all} are lost, {may} may be; who had begun with them: {begun:?}"));
+            let (all, may, some) = (
+                page.events.len(),
+                page.may_be_lost,
+                page.unhandled().map(|(event, fate)| format!("{event}: {fate}")).take(10).collect::<Vec<_>>(),
+            );
+            return Err(format!("{lost} of {all} are lost, {may} may be: {some:?}"));
         }
         Ok(())
     }
 }
 
 impl Page {
-    fn missing(&self) -> impl Iterator<Item = u64> + '_ {
-        self.emitted.iter().copied().filter(|event| !self.handled.contains_key(event))
+    fn unhandled(&self) -> impl Iterator<Item = (&u64, &Fate)> + '_ {
+        self.events.iter().filter(|(_, fate)| !matches!(fate, Fate::Handled(..)))
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Waits => f.write_str("nobody has begun with it"),
+            Self::Begun(who, attempt) => write!(f, "{who} is at it ({attempt:?})"),
+            Self::Unfinished(who, attempt) => write!(f, "{who} has broken off ({attempt:?})"),
+            Self::Handled(who, at) => write!(f, "{who} has handled it at {at:?}"),
+        }
+    }
+}
+
+impl InHand {
+    /// He has handled them.
+    pub(crate) fn handled(mut self) {
+        let (events, now) = (std::mem::take(&mut self.events), self.ledger.net.now());
+        self.ledger.book.update(|page| {
+            for event in events {
+                page.events.insert(event, Fate::Handled(Arc::clone(&self.who.name), now));
+            }
+        });
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let (ledger, who) = (Arc::clone(&self.ledger), self.who.clone());
+        if !self.events.is_empty() && !who.breaks_off.load(Ordering::Relaxed) {
+            ledger.fails(format_args!("{} ends in order, and has not finished {:?}", who.name, self.events));
+        }
+        let page = &mut *ledger.book.lock();
+        for event in self.events.drain(..) {
+            page.events.insert(event, Fate::Unfinished(Arc::clone(&who.name), self.attempt));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Graphs in which somebody is missing: a stage without a subscriber, or a partition, or the second of two that are awaited.
 //! If he comes, all ends well; if he may come, what is waited for is said; and if nobody can come, that is an error.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::draw;
 use crate::handler::{Handler, Shared};
+use crate::ledger::Who;
 use crate::world::{SLACK, World, sim};
 
 #[test]
@@ -90,7 +92,7 @@ where
             timeout(SLACK, running.join()).await.map_err(|_| "it does not end, although nobody is missing")??;
         }
         Then::ComesFromAfar(after) => {
-            world.node.publish("numbers", source)?;
+            world.node().publish("numbers", source)?;
             if let Ok(ended) = timeout(after, running.join()).await {
                 return Err(format!("it ends before he comes: {ended:?}").into());
             }
@@ -116,8 +118,8 @@ where
     Ok(())
 }
 
-fn handler(world: &World, who: &str) -> impl FnMut() -> Handler + Send + 'static + use<> {
-    let (ledger, who) = (Arc::clone(&world.ledger), who.to_owned());
+fn handler(world: &World, who: &str) -> impl FnMut() -> Handler<u64> + Send + 'static + use<> {
+    let (ledger, who) = (Arc::clone(&world.ledger), Who::new(who));
     let shared = Arc::new(Shared::default());
     move || Handler {
         who: who.clone(),
@@ -125,5 +127,6 @@ fn handler(world: &World, who: &str) -> impl FnMut() -> Handler + Send + 'static
         ledger: Arc::clone(&ledger),
         shared: Arc::clone(&shared),
         cancels_after: None,
+        given: PhantomData,
     }
 }

@@ -8,10 +8,11 @@ use aqueduct_sim::Outcome;
 use aqueduct_stage::Attempt;
 use aqueduct_transport::ChannelTask;
 use aqueduct_transport::pulling::Work;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_stream::{Stream, StreamExt};
 
 use crate::draw::{Leaves, Working};
+use crate::ledger::Who;
 use crate::world::World;
 
 /// What a worker is given: a number.
@@ -67,7 +68,7 @@ where
 {
     world.net.note(&format!("{life:?} begins"), &[]);
     let leaves_at = Instant::now() + life.leaves.map_or(NEVER, |(after, _)| after);
-    let (mut tasks, mut taken) = (pin!(tasks), 0_usize);
+    let (mut tasks, mut taken, who) = (pin!(tasks), 0_usize, Who::new(&life.name));
     loop {
         if life.idles.is_some_and(|(after, _)| after == taken) {
             // Alive, and busy with something else.
@@ -87,8 +88,9 @@ where
             Err(error) => return Err(format!("{}: {error}; {life:?}", life.name).into()),
         };
         taken += 1;
-        let work = handle(world, life, task);
+        let work = handle(world, life, &who, task);
         if life.leaves.is_some_and(|(_, how)| how == Leaves::InTheMiddle) {
+            who.may_break_off();
             if timeout_at(leaves_at, work).await.is_err() {
                 return leave(world, life);
             }
@@ -98,22 +100,21 @@ where
     }
 }
 
-async fn handle(world: &World, life: &Working, task: impl Task) {
-    let number = task.number();
-    world.ledger.begun(&life.name, number, task.attempt());
+async fn handle(world: &World, life: &Working, who: &Who, task: impl Task) {
+    // Dropped before the task is, if the worker leaves.
+    let in_hand = world.ledger.begin(who, vec![task.number()], task.attempt());
     let done_at = Instant::now() + life.per_task;
     while done_at - Instant::now() > REPORTS {
         sleep(REPORTS).await;
         task.in_progress();
     }
-    tokio::time::sleep_until(done_at).await;
+    sleep_until(done_at).await;
     task.answer();
-    world.ledger.handled(&life.name, number);
+    in_hand.handled();
 }
 
 fn leave(world: &World, life: &Working) -> Outcome {
     world.net.note(&format!("{} leaves", life.name), &[]);
-    world.ledger.ends_early(1);
     Ok(())
 }
 

@@ -23,10 +23,11 @@ pub(crate) struct World {
     pub(crate) net: SimNet,
     pub(crate) rng: StdRng,
     pub(crate) there: Host,
-    pub(crate) node: Node,
     pub(crate) ledger: Arc<Ledger>,
+    /// Whether the producer's machine is restarted.
+    pub(crate) restarts: bool,
     nodes: Nodes,
-    /// Those of consumers, with the keys that they have in all their lives.
+    /// The node of each machine, with the key that it has in all its lives.
     machines: Mutex<BTreeMap<String, (Node, Identity)>>,
 }
 
@@ -40,18 +41,29 @@ impl World {
         net.set_default_conditions(draw::conditions(&mut rng));
         let nodes = Nodes::new(NodeConfig::default())?;
         let there = net.host("there");
-        let node = nodes.start(&there)?;
         let (ledger, machines) = (Arc::new(Ledger::new(net)), Mutex::default());
-        Ok(Self { net: net.clone(), rng, there, node, ledger, nodes, machines })
+        let world = Self { net: net.clone(), rng, there, ledger, restarts: false, nodes, machines };
+        world.start(&world.there)?;
+        Ok(world)
     }
 
     /// Starts a machine of its own for a consumer.
     pub(crate) fn machine(&self, name: &str) -> Outcome<(Host, Node)> {
         let host = self.net.host(name);
-        let identity = self.nodes.authority.issue(name)?;
-        let node = self.nodes.start_as(&host, identity.clone())?;
-        self.machines().insert(name.to_owned(), (node.clone(), identity));
+        let node = self.start(&host)?;
         Ok((host, node))
+    }
+
+    fn start(&self, host: &Host) -> Outcome<Node> {
+        let identity = self.nodes.authority.issue(host.name())?;
+        let node = self.nodes.start_as(host, identity.clone())?;
+        self.machines().insert(host.name().to_owned(), (node.clone(), identity));
+        Ok(node)
+    }
+
+    /// The producer's node.
+    pub(crate) fn node(&self) -> Node {
+        self.machines()[self.there.name()].0.clone()
     }
 
     /// Shuts the node of a machine down and starts it again, as an upgrade does.
@@ -80,14 +92,12 @@ impl World {
 
     /// Shuts the nodes down, after which nothing may run on any machine, and asks the oracle.
     pub(crate) async fn end(&self) -> Outcome {
-        let machines = std::mem::take(&mut *self.machines());
-        for (name, (node, _)) in machines {
+        let mut machines = std::mem::take(&mut *self.machines());
+        let there = machines.remove_entry(self.there.name());
+        for (name, (node, _)) in machines.into_iter().chain(there) {
             if !node.shutdown(SLACK).await {
                 return Err(format!("the node of {name} has links that did not end").into());
             }
-        }
-        if !self.node.shutdown(SLACK).await {
-            return Err("the producer's node has links that did not end".into());
         }
         let is_over = async {
             while !self.left().is_empty() {

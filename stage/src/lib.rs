@@ -148,7 +148,7 @@ pub use aqueduct_dispatcher::{
     Window, WindowError,
 };
 
-pub use answer::Answer;
+pub use answer::{Answer, ResultRow};
 pub use any::AnyConsumer;
 pub use batch::Batch;
 pub use closure::{Each, EachBatch, FilterMapEach, FlatMapEach, MapEach, each, each_batch, filter_map, flat_map, map};

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aqueduct_dispatcher::{Attempt, Demand, Events, Interest, SubscribeOptions, SubscriptionId, Window};
 
-use crate::{Answer, Exit, SubscribeError};
+use crate::{Answer, Exit, ResultRow, SubscribeError};
 
 /// The publishing end of an edge, as its subscriber sees it.
 pub trait Publisher<T>: Send + Sync {
@@ -67,6 +67,18 @@ pub trait Publisher<T>: Send + Sync {
     /// that does not [take](Self::takes_answers) them: whoever has to rely on them asks first.
     fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
         let _ = (id, number, answer);
+    }
+
+    /// As [`answer`](Self::answer): event `number` is done, and this came of it.
+    fn result(&self, id: SubscriptionId, number: u64, result: &[u8]) {
+        self.answer(id, number, Answer::DoneWith(result.to_vec()));
+    }
+
+    /// As [`result`](Self::result) for each event of a row, in its order.
+    fn results(&self, id: SubscriptionId, row: Arc<ResultRow>) {
+        for (number, result) in row.iter() {
+            self.result(id, number, result);
+        }
     }
 
     /// Whether others wait for this subscriber: every event goes to all of them, this one has been given all that it asked

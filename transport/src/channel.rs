@@ -25,6 +25,7 @@ mod receiver;
 mod rejoining;
 mod results;
 mod sender;
+mod small;
 mod worker;
 
 use std::net::SocketAddr;
@@ -150,7 +151,7 @@ impl Node {
         &self,
         name: &str,
         options: ChannelOptions,
-        results: Option<mpsc::UnboundedSender<Result<Answer, ChannelError>>>,
+        results: Option<mpsc::UnboundedSender<Result<Vec<Answer>, ChannelError>>>,
     ) -> Result<(Arc<Hub>, WorkPool<codec::Value>), PublishError> {
         let codec = Codec::new(self.config().limits.clone(), options.transformers);
         let signature = signature::<Job, Answer>(&options.application, &codec);

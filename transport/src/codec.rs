@@ -44,6 +44,31 @@ pub(crate) fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, 
     Ok(Encoded { bytes: bytes.into(), ends })
 }
 
+/// Appends one event to `bytes`.
+///
+/// # Errors
+///
+/// Why it cannot be encoded; nothing is appended then.
+pub(crate) fn encode_one<T: Wire>(event: &T, bytes: &mut Vec<u8>, limits: &Limits) -> Result<(), EncodeErrorCause> {
+    write(event, bytes, &mut Shapes::of::<T>(), limits)
+}
+
+/// Decodes a payload of exactly one event.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub(crate) fn decode_one<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, DecodeError> {
+    prescan::check(payload, 1, limits.items(), limits.depth())?;
+    let mut deserializer = Deserializer::from_read_ref(payload);
+    let value = T::deserialize(&mut deserializer);
+    let event = value.map_err(|cause| DecodeError::Value { index: 0, signature: T::signature(), cause })?;
+    match bool::deserialize(&mut deserializer) {
+        Err(ValueError::InvalidMarkerRead(_)) => Ok(event),
+        _ => Err(DecodeError::Unused { signature: T::signature() }),
+    }
+}
+
 /// Decodes a payload of exactly `count` events.
 ///
 /// # Errors

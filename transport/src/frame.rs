@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
     Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Credit, Done, Events, Failed, FarConsumer,
-    FunctionRow, FunctionsPart, Hello, HelloAck, OfferedLimits, Refuse, Refused, Resume, Resumed, Revoke, Session,
-    Subscribe, Verdict,
+    FunctionRow, FunctionsPart, Hello, HelloAck, MAX_ROW, OfferedLimits, Refuse, Refused, Results, Resume, Resumed,
+    Revoke, Session, Subscribe, Verdict,
 };
 pub(crate) use decoder::FrameDecoder;
 pub(crate) use reason::Reason;
@@ -53,9 +53,10 @@ use crate::prescan::{self, StructureError};
 /// | 33 | [`Chunk`] | `seq`, `attempt`, `index`, `flags`, `total_len`, payload | subscription | publisher |
 /// | 34 | [`Done`] | map | subscription, last | publisher |
 /// | 35 | [`Failed`] | map | subscription, last | publisher |
+/// | 36 | [`Results`] | `number`, `count`, of each result its event and length, payload | subscription | subscriber |
 ///
 /// A *map* is a MessagePack map from the names of the fields; unknown ones are ignored, and a field that is added needs
-/// a default. Events and chunks have no names: numbers are [LEB128](varint), `flags` is a byte (1: the last chunk), and
+/// a default. Events, chunks and results have no names: numbers are [LEB128](varint), `flags` is a byte (1: the last chunk), and
 /// the payload is the rest, MessagePack without field names.
 ///
 /// A frame of an unknown type is skipped if its type is 128 or more (up to 1,000 in a row), and otherwise breaks the stream:
@@ -82,6 +83,7 @@ pub(crate) enum Frame {
     Chunk(Chunk),
     Done(Done),
     Failed(Failed),
+    Results(Results),
 }
 
 /// A frame's bytes. A long payload is not copied behind its header, but stands beside it.
@@ -124,6 +126,7 @@ impl Frame {
             Self::Chunk(chunk) => chunk.write(&mut head),
             Self::Done(body) => map(body, &mut head),
             Self::Failed(body) => map(body, &mut head),
+            Self::Results(results) => results.write(&mut head),
         };
         let got = head.len() - LENGTH_BYTES + payload.len();
         let bound = kind.bound(limits);
@@ -165,6 +168,7 @@ impl Frame {
             Kind::Chunk => Self::Chunk(Chunk::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
             Kind::Done => Self::Done(read_map(kind, body, limits)?),
             Kind::Failed => Self::Failed(read_map(kind, body, limits)?),
+            Kind::Results => Self::Results(Results::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
         })
     }
 
@@ -190,6 +194,7 @@ impl Frame {
             Self::Chunk(_) => Kind::Chunk,
             Self::Done(_) => Kind::Done,
             Self::Failed(_) => Kind::Failed,
+            Self::Results(_) => Kind::Results,
         }
     }
 }
@@ -235,10 +240,11 @@ enum Kind {
     Chunk = 33,
     Done = 34,
     Failed = 35,
+    Results = 36,
 }
 
 impl Kind {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -259,6 +265,7 @@ impl Kind {
         Self::Chunk,
         Self::Done,
         Self::Failed,
+        Self::Results,
     ];
 
     fn new(number: u8) -> Option<Self> {
@@ -287,13 +294,14 @@ impl Kind {
             Self::Chunk => "chunk",
             Self::Done => "done",
             Self::Failed => "failed",
+            Self::Results => "results",
         }
     }
 
     /// The longest that such a frame may be, in bytes, its type included.
     fn bound(self, limits: &Limits) -> usize {
         match self {
-            Self::Events | Self::Chunk => limits.data_frame_bytes(),
+            Self::Events | Self::Chunk | Self::Results => limits.data_frame_bytes(),
             _ => limits.control_frame_bytes(),
         }
     }
@@ -328,7 +336,7 @@ pub enum FrameError {
         /// The most that may come.
         bound: u32,
     },
-    /// The numbers at the front of an events or chunk frame are malformed.
+    /// The numbers at the front of an events, chunk or results frame are malformed.
     #[error("malformed header of {frame} frame")]
     Header {
         /// The type of frame.

@@ -134,6 +134,10 @@ mod tests {
                 "the producer sends an event of so many bytes:" => self.send(number),
                 "the consumer has handled so many in all:" => self.inbound.handled(Demand::new(number)),
                 "the consumer is done with event" => self.inbound.answer(number, Answer::Done),
+                "the consumer has results of this event and of the one before:" => {
+                    self.inbound.result(number, b"seven");
+                    self.inbound.result(number - 1, b"six");
+                }
                 "the consumer wants another try at event" => {
                     let delay = std::time::Duration::from_millis(250);
                     self.inbound.answer(number, Answer::Retry { delay, message: "busy".into() });

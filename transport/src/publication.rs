@@ -530,6 +530,7 @@ impl<T: Wire> Serving<T> {
                         self.publisher.answer(self.id, number, answer.clone());
                     }
                 }
+                OutboundEvent::Results { row } => self.publisher.results(self.id, row),
                 // How far it goes is asked for by whoever calls this.
                 OutboundEvent::Demand { .. } => {}
                 OutboundEvent::Cancelled { reason, is_down: true } => {

@@ -76,7 +76,9 @@ mod lanes;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod laws;
 mod options;
+mod places;
 mod pool;
+mod rising;
 mod steps;
 mod task;
 #[cfg(test)]
@@ -84,7 +86,7 @@ mod tests;
 mod work;
 mod workers;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -93,14 +95,15 @@ use aqueduct_stage::{Attempt, Demand};
 
 use chain::{Chain, Links};
 use lanes::Lanes;
+use places::Places;
 use workers::Workers;
 
 use crate::bugs::bug;
 
 pub use decision::{Counters, Decision, Given};
 pub use options::{Assignment, PullingOptions};
+pub(crate) use pool::Results;
 pub use pool::{DeadLetters, WorkPool};
-pub(crate) use pool::{Delivery, Results};
 pub use task::{DeadLetter, DeadReason, Finished, JoinError, PushError, Refused, Task, TaskId, WorkerId};
 pub use work::{Work, WorkSource, Works};
 
@@ -115,8 +118,7 @@ pub struct Pulling<T> {
     /// Tasks that have not ended, by slot.
     entries: Vec<Option<Entry<T>>>,
     free: Vec<u32>,
-    /// Where each task is. Never iterated, so its order decides nothing.
-    places: HashMap<TaskId, Place>,
+    places: Places,
     /// Ids of ended tasks, oldest first; each is in `places` as ended.
     ended: VecDeque<TaskId>,
     pushed: u64,
@@ -178,6 +180,7 @@ enum Hold {
     },
 }
 
+#[derive(Clone, Copy, Debug)]
 enum Place {
     Slot(u32),
     Ended,
@@ -208,7 +211,7 @@ impl<T> Pulling<T> {
             now: None,
             entries: Vec::new(),
             free: Vec::new(),
-            places: HashMap::new(),
+            places: Places::default(),
             ended: VecDeque::new(),
             pushed: 0,
             lanes: Lanes::new(workers::lane_count(options.assignment)),
@@ -239,7 +242,7 @@ impl<T> Pulling<T> {
         if self.closing != Closing::Open {
             return Err(PushError::Closed(task));
         }
-        if self.places.contains_key(&task.id) && !bug!(DuplicateTaken) {
+        if self.places.get(task.id).is_some() && !bug!(DuplicateTaken) {
             self.counters.duplicates += 1;
             return Err(PushError::Duplicate(task));
         }
@@ -270,9 +273,9 @@ impl<T> Pulling<T> {
     /// more (with its [attempts](Task::attempts_made), so that answers to old ones stay refused). Returns whether an
     /// ended task of this id was remembered.
     pub fn forget(&mut self, task: TaskId) -> bool {
-        let is_ended = matches!(self.places.get(&task), Some(Place::Ended));
+        let is_ended = matches!(self.places.get(task), Some(Place::Ended));
         if is_ended {
-            self.places.remove(&task);
+            self.places.remove(task);
             self.ended.retain(|other| *other != task || bug!(ForgottenStaysEnded));
         }
         is_ended
@@ -586,8 +589,8 @@ impl<T> Pulling<T> {
 
     /// What was pushed with a task that has not ended.
     pub fn payload(&self, task: TaskId) -> Option<&T> {
-        match self.places.get(&task)? {
-            Place::Slot(slot) => self.entries[*slot as usize].as_ref().map(|entry| &entry.task.payload),
+        match self.places.get(task)? {
+            Place::Slot(slot) => self.entries[slot as usize].as_ref().map(|entry| &entry.task.payload),
             Place::Ended => None,
         }
     }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Sentence, Source, SubscribeError,
-    Subscription, SubscriptionId, Window, notice,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, ResultRow, Sentence, Source,
+    SubscribeError, Subscription, SubscriptionId, Window, notice,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Notify;
@@ -33,7 +33,8 @@ use crate::{Access, Limits, NodeName, Wire};
 ///
 /// Nothing happens before a consumer subscribes. How many instances the producer has is known with the first answer, and the
 /// consumer then subscribes to each, as to a near one. Each subscription is a stream of its own on the one connection between
-/// the two nodes. The default window is [`Window::FAR`].
+/// the two nodes. The default window is [`Window::FAR`], and [grows](aqueduct_stage::SubscribeOptions::growing_to) to 65,536 events while its
+/// consumer waits for the network.
 pub struct Remote<T> {
     node: Node,
     producer: Arc<str>,
@@ -507,6 +508,10 @@ impl<T: Wire> Link<T> {
             self.inbound.handled(handled);
         }
         self.inbound.ask(wishes.up_to);
+        // First, as nothing else is said of what is done.
+        for (number, result) in wishes.results.iter() {
+            self.inbound.result(number, result);
+        }
         for (number, answer) in wishes.answers {
             self.inbound.answer(number, answer);
         }
@@ -638,6 +643,8 @@ struct Wishes {
     /// What became of single events, by their numbers, since it was last taken. An event is here once, or twice if it is
     /// begun as well, and both by those that the consumer holds.
     answers: Vec<(u64, Answer)>,
+    /// What came of events, since it was last taken; they are as few.
+    results: ResultRow,
     /// Why the consumer wants no more events, since it was last taken.
     parts: Option<Exit>,
     /// The events that are being worked on and take longer, however often that is said.
@@ -668,7 +675,21 @@ impl Controls {
         let mut answers = std::mem::take(&mut wishes.answers);
         answers.extend(std::mem::take(&mut wishes.in_progress).into_iter().map(|number| (number, Answer::InProgress)));
         let (parts, cancel, in_progress) = (wishes.parts.take(), wishes.cancel.take(), BTreeSet::new());
-        Wishes { up_to, taken, taken_matters_from, handled, answers, in_progress, parts, cancel, consumer: None }
+        // Next time they are about as many.
+        let room = ResultRow::with_capacity(wishes.results.len().min(ROOM), wishes.results.bytes().len().min(ROOM));
+        let results = std::mem::replace(&mut wishes.results, room);
+        Wishes {
+            up_to,
+            taken,
+            taken_matters_from,
+            handled,
+            answers,
+            results,
+            in_progress,
+            parts,
+            cancel,
+            consumer: None,
+        }
     }
 
     /// Wakes the link when so many events are taken: to be woken for each batch would cost more than the batch.
@@ -724,6 +745,14 @@ impl<T: Send + 'static> Publisher<T> for Controls {
         });
     }
 
+    fn result(&self, id: SubscriptionId, number: u64, result: &[u8]) {
+        self.wish(id, |wishes| {
+            if wishes.cancel.is_none() {
+                wishes.results.push(number, result);
+            }
+        });
+    }
+
     fn cancel(&self, id: SubscriptionId, reason: Exit) {
         self.wish(id, |wishes| {
             wishes.parts.get_or_insert(reason);
@@ -759,6 +788,9 @@ fn far_exit(name: &str, reason: Reason, origin: &str, message: &str) -> Exit {
     };
     Exit::Failed(Failure::new(name, kind, message))
 }
+
+/// There is room at once for so many results, and bytes of them.
+const ROOM: usize = 4096;
 
 /// What our wish to end is called on the wire.
 fn cancel_reason(exit: &Exit) -> Reason {

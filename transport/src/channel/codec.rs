@@ -1,12 +1,14 @@
 //! [`Codec`]: values to bytes and back, through the transformers of a channel.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use aqueduct_stage::{Attempt, BoxError, Sentence};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::codec::{decode, encode};
+use super::small::Small;
+use crate::codec::{decode_one, encode_one};
 use crate::{EncodeErrorCause, Limits, Wire};
 
 /// Turns the bytes of each message of a channel into others before they leave, and back where they arrive: to compress
@@ -46,12 +48,21 @@ impl Codec {
         Self { limits, transformers: transformers.into() }
     }
 
-    pub(super) fn encode<T: Wire>(&self, value: &T) -> Result<Bytes, CodecError> {
-        let encoded =
-            encode(std::slice::from_ref(value), &self.limits).map_err(|error| CodecError::Encode(error.cause))?;
-        let mut bytes = encoded.bytes().clone();
+    pub(super) fn encode<T: Wire>(&self, value: &T) -> Result<Small, CodecError> {
+        // Taken, as `Serialize` may encode something, too.
+        let mut written = SCRATCH.take();
+        written.clear();
+        encode_one(value, &mut written, &self.limits).map_err(CodecError::Encode)?;
+        let mut bytes = if written.len() > SCRATCH_BYTES {
+            Small::from(Bytes::from(written))
+        } else {
+            let bytes = Small::from(&written[..]);
+            SCRATCH.set(written);
+            bytes
+        };
         for transformer in self.transformers.iter() {
-            bytes = transformer.encode(bytes).map_err(|error| transform_error(&**transformer, error))?;
+            let turned = transformer.encode(bytes.into()).map_err(|error| transform_error(&**transformer, error))?;
+            bytes = turned.into();
         }
         let (bound, got) = (self.bound(), bytes.len());
         if got > bound {
@@ -60,17 +71,22 @@ impl Codec {
         Ok(bytes)
     }
 
-    pub(super) fn decode<T: Wire>(&self, bytes: Bytes) -> Result<T, CodecError> {
-        let (mut bytes, bound) = (bytes, self.limits.event_bytes());
+    pub(super) fn decode<T: Wire>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        if self.transformers.is_empty() {
+            return self.read(bytes);
+        }
+        let (mut bytes, bound) = (Bytes::copy_from_slice(bytes), self.limits.event_bytes());
         for transformer in self.transformers.iter().rev() {
             bytes = transformer.decode(bytes, bound).map_err(|error| transform_error(&**transformer, error))?;
             if bytes.len() > bound {
                 return Err(CodecError::Encode(EncodeErrorCause::TooLarge { got: bytes.len(), bound }));
             }
         }
-        let decoded =
-            decode::<T>(&bytes, 1, &self.limits).map_err(|error| CodecError::Decode(Sentence(&error).to_string()))?;
-        decoded.into_iter().next().ok_or_else(|| CodecError::Decode("nothing".to_owned()))
+        self.read(&bytes)
+    }
+
+    fn read<T: Wire>(&self, bytes: &[u8]) -> Result<T, CodecError> {
+        decode_one(bytes, &self.limits).map_err(|error| CodecError::Decode(Sentence(&error).to_string()))
     }
 
     /// What its transformers are called.
@@ -125,13 +141,13 @@ pub(crate) struct Value {
     pub(super) key: Option<u64>,
     /// As which attempt it comes to the pool. It does not cross.
     pub(super) attempt: Attempt,
-    pub(super) bytes: Bytes,
+    pub(super) bytes: Small,
 }
 
 impl Value {
     /// One that nobody has tried.
-    pub(super) fn new(key: Option<u64>, bytes: Bytes) -> Self {
-        Self { key, attempt: Attempt::FIRST, bytes }
+    pub(super) fn new(key: Option<u64>, bytes: impl Into<Small>) -> Self {
+        Self { key, attempt: Attempt::FIRST, bytes: bytes.into() }
     }
 }
 
@@ -143,7 +159,7 @@ impl Serialize for Value {
 
 impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::new(None, Bytes::deserialize(deserializer)?))
+        Ok(Self::new(None, Small::deserialize(deserializer)?))
     }
 }
 
@@ -154,6 +170,13 @@ impl Wire for Value {
     }
 }
 
+thread_local! {
+    /// Where values are written before it is known how long they are.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What is longer is not copied out of the scratch, but keeps it.
+const SCRATCH_BYTES: usize = 4096;
 /// Of a MessagePack value of bytes.
 const HEADER_BYTES: usize = 5;
 
@@ -186,8 +209,8 @@ mod tests {
     fn what_goes_through_a_chain_comes_back() {
         let codec = xor(&[1, 7]);
         let bytes = codec.encode(&"text".to_owned()).unwrap();
-        assert_eq!(codec.decode::<String>(bytes.clone()).unwrap(), "text");
-        assert!(xor(&[1, 8]).decode::<String>(bytes).is_err());
+        assert_eq!(codec.decode::<String>(&bytes).unwrap(), "text");
+        assert!(xor(&[1, 8]).decode::<String>(&bytes).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::feed::Outlet;
 use super::hub::{Hub, Workplace};
 use super::{ChannelMonitor, ChannelOptions};
 use crate::node::Node;
-use crate::pulling::{DeadLetter, Delivery, Results, TaskId, WorkPool};
+use crate::pulling::{DeadLetter, Results, TaskId, WorkPool};
 use crate::{PublishError, Queue, Wire};
 use clerk::Clerk;
 use desk::number;
@@ -179,18 +179,21 @@ impl<Answer: Wire> Results<Value> for Sink<Answer> {
         value.key
     }
 
-    fn read(&self, result: Option<Vec<u8>>) -> Result<Delivery, String> {
+    fn take(&self, task: TaskId, result: Option<&[u8]>, counts: &mut dyn FnMut() -> bool) -> Result<(), String> {
         let result = result.ok_or("expected a result")?;
-        let answer = self.hub.codec.decode::<Answer>(result.into()).map_err(|error| error.to_string())?;
-        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let hub = Arc::clone(&self.hub);
-        Ok(Box::new(move |task| {
-            if let Some(desk) = &hub.desk {
-                desk.update(|ledger| ledger.answered(number(task)));
+        let answer = self.hub.codec.decode::<Answer>(result).map_err(|error| error.to_string())?;
+        if counts() {
+            self.note(|ledger| ledger.answered(number(task)));
+            if let Some(results) = &*self.results.lock().unwrap_or_else(PoisonError::into_inner) {
+                // If nobody receives, it waits in the queue.
+                let _ = results.send((task, answer));
             }
-            // If nobody receives, it waits in the queue.
-            let _ = results.map(|results| results.send((task, answer)));
-        }))
+        }
+        Ok(())
+    }
+
+    fn flush(&self, arrived: u64) {
+        self.hub.feed.arrived(arrived);
     }
 
     fn dead(&self, letter: &DeadLetter<Value>) {

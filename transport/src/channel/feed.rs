@@ -26,6 +26,8 @@ struct State {
     waiting: VecDeque<Value>,
     asked: u64,
     given: u64,
+    /// How many of them have come to the pool.
+    arrived: u64,
     edge: Option<(SubscriptionId, Arc<dyn Subscriber<Value>>)>,
     phase: Phase,
 }
@@ -58,6 +60,15 @@ impl Feed {
         usize::try_from(state.asked - state.given).unwrap_or(usize::MAX).saturating_sub(state.waiting.len())
     }
 
+    /// The pool has so many of them, in all.
+    pub(super) fn arrived(&self, arrived: u64) {
+        let mut state = self.lock();
+        if state.arrived < arrived {
+            state.arrived = arrived;
+            state.deliver();
+        }
+    }
+
     /// Takes no more.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -81,9 +92,13 @@ impl Feed {
 }
 
 impl State {
-    /// Hands on what was asked for, and the end behind everything.
+    /// Hands on what was asked for, and the end behind everything. While the pool is busy, values gather here, and go to it
+    /// together when it has what was given to it before.
     fn deliver(&mut self) {
         let Some((id, subscriber)) = &self.edge else { return };
+        if self.given > self.arrived && self.phase != Phase::Abandoned {
+            return;
+        }
         let wanted = usize::try_from(self.asked - self.given).unwrap_or(usize::MAX).min(self.waiting.len());
         let mut values = self.waiting.drain(..wanted).peekable();
         while let Some(first) = values.next() {

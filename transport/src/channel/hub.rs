@@ -12,7 +12,7 @@ use super::durable::Desk;
 use super::feed::Feed;
 use super::{ChannelError, ChannelWorkers};
 use crate::publication::{IncomingLink, Publication, Published};
-use crate::pulling::{DeadLetter, Delivery, Results, TaskId, WorkPool};
+use crate::pulling::{DeadLetter, Results, TaskId, WorkPool};
 use crate::share::EventSize;
 use crate::{PublishOptions, Wire};
 
@@ -60,7 +60,9 @@ impl Hub {
 pub(super) struct Sink<Answer> {
     hub: Arc<Hub>,
     /// `None` if nobody receives, or after the end.
-    results: Mutex<Option<mpsc::UnboundedSender<Result<Answer, ChannelError>>>>,
+    results: Mutex<Option<mpsc::UnboundedSender<Result<Vec<Answer>, ChannelError>>>>,
+    /// What goes on with the next flush.
+    taken: Mutex<Vec<Answer>>,
     is_one_way: bool,
     patience: Duration,
     dead: AtomicU64,
@@ -69,11 +71,12 @@ pub(super) struct Sink<Answer> {
 impl<Answer> Sink<Answer> {
     pub(super) fn new(
         hub: Arc<Hub>,
-        results: Option<mpsc::UnboundedSender<Result<Answer, ChannelError>>>,
+        results: Option<mpsc::UnboundedSender<Result<Vec<Answer>, ChannelError>>>,
         patience: Duration,
     ) -> Self {
         let is_one_way = results.is_none();
-        Self { hub, results: Mutex::new(results), is_one_way, patience, dead: AtomicU64::new(0) }
+        let (results, taken) = (Mutex::new(results), Mutex::default());
+        Self { hub, results, taken, is_one_way, patience, dead: AtomicU64::new(0) }
     }
 
     /// How it ends.
@@ -97,18 +100,33 @@ impl<Answer: Wire> Results<Value> for Sink<Answer> {
         value.key
     }
 
-    fn read(&self, result: Option<Vec<u8>>) -> Result<Delivery, String> {
+    fn take(&self, _: TaskId, result: Option<&[u8]>, counts: &mut dyn FnMut() -> bool) -> Result<(), String> {
         if self.is_one_way {
-            let hub = Arc::clone(&self.hub);
-            return Ok(Box::new(move |_| hub.permits.add_permits(1)));
+            if counts() {
+                self.hub.permits.add_permits(1);
+            }
+            return Ok(());
         }
         let result = result.ok_or("expected a result")?;
-        let answer = self.hub.codec.decode::<Answer>(result.into()).map_err(|error| error.to_string())?;
-        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(Box::new(move |_| {
-            // Whoever has stopped receiving has said so.
-            let _ = results.map(|results| results.send(Ok(answer)));
-        }))
+        let answer = self.hub.codec.decode::<Answer>(result).map_err(|error| error.to_string())?;
+        if counts() {
+            self.taken.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+        }
+        Ok(())
+    }
+
+    fn flush(&self, arrived: u64) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if !taken.is_empty() {
+            let room = Vec::with_capacity(taken.len());
+            let answers = std::mem::replace(&mut *taken, room);
+            if let Some(results) = &*self.results.lock().unwrap_or_else(PoisonError::into_inner) {
+                // Whoever has stopped receiving has said so.
+                let _ = results.send(Ok(answers));
+            }
+        }
+        drop(taken);
+        self.hub.feed.arrived(arrived);
     }
 
     fn dead(&self, _: &DeadLetter<Value>) {
@@ -116,6 +134,7 @@ impl<Answer: Wire> Results<Value> for Sink<Answer> {
     }
 
     fn ended(&self, cause: &EndCause, abandoned: u64) {
+        self.flush(0);
         let outcome = self.outcome(cause, abandoned);
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let (Err(error), Some(results)) = (&outcome, results) {

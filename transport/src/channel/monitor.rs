@@ -153,7 +153,7 @@ impl<Job: Wire> Stream for ChannelDeadLetters<Job> {
         while let Some(letter) = ready!(Pin::new(&mut self.letters).poll_next(task)) {
             self.hub.settle(letter.task);
             let DeadLetter { task, payload, attempts, reason } = letter;
-            match self.hub.codec.decode::<Job>(payload.bytes) {
+            match self.hub.codec.decode::<Job>(&payload.bytes) {
                 Ok(payload) => return Poll::Ready(Some(DeadLetter { task, payload, attempts, reason })),
                 // It was written here.
                 Err(error) => {

@@ -21,12 +21,16 @@ use super::hub::Hub;
 /// workers' streams end.
 pub struct Receiver<Answer> {
     hub: Arc<Hub>,
-    results: mpsc::UnboundedReceiver<Result<Answer, ChannelError>>,
+    results: mpsc::UnboundedReceiver<Result<Vec<Answer>, ChannelError>>,
+    /// What came together and was not received yet.
+    here: std::vec::IntoIter<Answer>,
+    /// How many were received whose room was not given back.
+    received: usize,
 }
 
 impl<Answer> Receiver<Answer> {
-    pub(super) fn new(hub: Arc<Hub>, results: mpsc::UnboundedReceiver<Result<Answer, ChannelError>>) -> Self {
-        Self { hub, results }
+    pub(super) fn new(hub: Arc<Hub>, results: mpsc::UnboundedReceiver<Result<Vec<Answer>, ChannelError>>) -> Self {
+        Self { hub, results, here: Vec::new().into_iter(), received: 0 }
     }
 
     /// The next result; `None` at the end.
@@ -39,13 +43,26 @@ impl<Answer> Receiver<Answer> {
     }
 
     fn poll_recv(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Answer, ChannelError>>> {
-        let result = ready!(self.results.poll_recv(task));
-        if matches!(result, Some(Ok(_))) {
-            self.hub.permits.add_permits(1);
+        loop {
+            if let Some(answer) = self.here.next() {
+                self.received += 1;
+                // Room is given back for several at a time, while there are more.
+                if self.here.len() == 0 || self.received >= LUMP.min(self.hub.capacity / 8) {
+                    self.hub.permits.add_permits(std::mem::take(&mut self.received));
+                }
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            match ready!(self.results.poll_recv(task)) {
+                Some(Ok(answers)) => self.here = answers.into_iter(),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
         }
-        Poll::Ready(result)
     }
 }
+
+/// The generated one would ask that results be.
+impl<Answer> Unpin for Receiver<Answer> {}
 
 impl<Answer> Stream for Receiver<Answer> {
     type Item = Result<Answer, ChannelError>;
@@ -61,6 +78,9 @@ impl<Answer> Drop for Receiver<Answer> {
         self.hub.permits.close();
     }
 }
+
+/// To give room back costs about as much as to receive a small result, and one who waits for it is woken each time.
+const LUMP: usize = 64;
 
 impl<Answer> fmt::Debug for Receiver<Answer> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -48,7 +48,7 @@ impl<Job: Wire, Answer: Wire> ChannelWorker<Job, Answer> {
 
     /// Reads a value. One that cannot be read goes back, and costs an attempt.
     fn open(&mut self, work: Work<Value>) -> Option<ChannelTask<Job, Answer>> {
-        match self.codec.decode(work.event().bytes.clone()) {
+        match self.codec.decode(&work.event().bytes) {
             Ok(value) => Some(ChannelTask { value, work, codec: self.codec.clone(), answers: PhantomData }),
             Err(error) => {
                 notice!(self.server.notices(), warn, "a value cannot be read", channel = self.server.name(), %error);
@@ -120,7 +120,7 @@ impl<Job, Answer: Wire> ChannelTask<Job, Answer> {
         let Self { value, work, codec, .. } = self;
         match codec.encode(result) {
             Ok(bytes) => {
-                work.done_with(bytes.into());
+                work.done_with(&bytes);
                 Ok(value)
             }
             Err(error) => {

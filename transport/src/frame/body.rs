@@ -3,8 +3,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use aqueduct_stage::Attempt;
+use aqueduct_stage::{Attempt, ResultRow};
 use bytes::Bytes;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -161,11 +162,14 @@ pub(crate) struct Accepted {
     /// The publisher takes an [`Answer`] to each event.
     #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) takes_answers: bool,
+    /// It takes [`Results`], too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) takes_rows: bool,
 }
 
 impl Default for Accepted {
     fn default() -> Self {
-        Self { instances: one(), takes_answers: false }
+        Self { instances: one(), takes_answers: false, takes_rows: false }
     }
 }
 
@@ -308,6 +312,19 @@ pub(crate) struct Chunk {
     pub(crate) payload: Bytes,
 }
 
+/// What came of events that are done: an [`Answer`] with a result to each of them, in one step and with one number. Only
+/// where the publisher [takes](Accepted::takes_rows) it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Results {
+    /// As that of an [`Answer`], and counted with them.
+    pub(crate) number: u64,
+    /// 1 to [`MAX_ROW`] results.
+    pub(crate) row: Arc<ResultRow>,
+}
+
+/// The most results in a row: their numbers take 16 bytes each where they arrive.
+pub(crate) const MAX_ROW: usize = 1024;
+
 /// The producer is exhausted, and `last_seq` events were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Done {
@@ -422,6 +439,52 @@ impl Chunk {
         let total_len = varint::read(&mut rest)?;
         Some(Self { seq, attempt, index, is_last, total_len, payload: body.slice_ref(rest) })
     }
+}
+
+impl Results {
+    /// Appends everything.
+    pub(super) fn write(&self, head: &mut Vec<u8>) -> Bytes {
+        varint::write(self.number, head);
+        varint::write(self.row.len() as u64, head);
+        let mut last = 0_u64;
+        for (seq, result) in self.row.iter() {
+            // Mostly in the order of the events: the difference to the next one is zero then.
+            varint::write(zigzag(seq.wrapping_sub(last).wrapping_sub(1)), head);
+            varint::write(result.len() as u64, head);
+            last = seq;
+        }
+        head.extend_from_slice(self.row.bytes());
+        Bytes::new()
+    }
+
+    /// Reads everything; `None` if the numbers are malformed, or are not those of the bytes behind them.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        let mut rest = body;
+        let number = varint::read(&mut rest)?;
+        let count = usize::try_from(varint::read(&mut rest)?).ok().filter(|count| (1..=MAX_ROW).contains(count))?;
+        let mut table = Vec::with_capacity(count);
+        let mut last = 0_u64;
+        for _ in 0..count {
+            last = last.wrapping_add(unzigzag(varint::read(&mut rest)?)).wrapping_add(1);
+            table.push((last, usize::try_from(varint::read(&mut rest)?).ok()?));
+        }
+        let mut row = ResultRow::with_capacity(count, rest.len());
+        for (seq, length) in table {
+            let (result, behind) = rest.split_at_checked(length)?;
+            row.push(seq, result);
+            rest = behind;
+        }
+        rest.is_empty().then(|| Self { number, row: Arc::new(row) })
+    }
+}
+
+/// Small numbers of either sign as small ones.
+fn zigzag(difference: u64) -> u64 {
+    (difference << 1) ^ ((difference as i64 >> 63) as u64)
+}
+
+fn unzigzag(number: u64) -> u64 {
+    (number >> 1) ^ (number & 1).wrapping_neg()
 }
 
 fn write_attempt(attempt: Attempt, head: &mut Vec<u8>) {

@@ -1,6 +1,8 @@
 //! Frames to bytes and back.
 
-use aqueduct_stage::Attempt;
+use std::sync::Arc;
+
+use aqueduct_stage::{Attempt, ResultRow};
 
 use super::*;
 use crate::Signature;
@@ -44,7 +46,7 @@ pub(crate) fn examples() -> Vec<Frame> {
             consumer: Some(FarConsumer { incarnation: 7, number: 8 }),
             announces: true,
         }),
-        Frame::Accepted(Accepted { instances: 7, takes_answers: true }),
+        Frame::Accepted(Accepted { instances: 7, takes_answers: true, takes_rows: true }),
         Frame::Refused(Refused { reason: Reason::TypeMismatch, message: text("m"), published: Some(text("order v2")) }),
         Frame::Credit(Credit { up_to: u64::MAX, bytes_up_to: None }),
         Frame::Credit(Credit { up_to: 5, bytes_up_to: Some(1 << 24) }),
@@ -85,7 +87,14 @@ pub(crate) fn examples() -> Vec<Frame> {
             message: text("boom"),
             is_cancel: true,
         }),
+        Frame::Results(Results { number: 4, row: row(&[(9, b"one"), (10, b""), (7, b"two"), (u64::MAX, b"three")]) }),
     ]
+}
+
+fn row(results: &[(u64, &[u8])]) -> Arc<ResultRow> {
+    let mut row = ResultRow::default();
+    results.iter().for_each(|(number, result)| row.push(*number, result));
+    Arc::new(row)
 }
 
 /// A frame's bytes in one piece.
@@ -108,6 +117,8 @@ fn the_bytes_are_those_of_the_documentation() {
     let payload = Bytes::from_static(b"\x05");
     let chunk = Chunk { seq: 1, attempt: Attempt::FIRST, index: 0, is_last: false, total_len: 128, payload };
     assert_eq!(bytes_of(&Frame::Chunk(chunk)), b"\x00\x00\x00\x08\x21\x01\x01\x00\x00\x80\x01\x05");
+    let results = Frame::Results(Results { number: 5, row: row(&[(300, b"ab"), (301, b""), (299, b"c")]) });
+    assert_eq!(bytes_of(&results), b"\x00\x00\x00\x0d\x24\x05\x03\xd6\x04\x02\x00\x00\x05\x01abc");
     assert_eq!(bytes_of(&Frame::Accepted(Accepted::default())), b"\x00\x00\x00\x02\x11\x80");
 }
 
@@ -147,6 +158,10 @@ fn a_body_is_one_value_of_bounded_depth() {
 fn a_malformed_header_is_refused() {
     for body in [&b""[..], b"\x01", b"\x80\x00\x01\x01", b"\x01\x01\x00"] {
         assert!(matches!(decode(Kind::Events, body), Err(FrameError::Header { .. })), "{body:?}");
+    }
+    let too_many = [&b"\x01\x81\x08"[..], &[0; 2 * 1025]].concat();
+    for body in [&b"\x01"[..], b"\x01\x00", b"\x01\x01\x00", b"\x01\x01\x00\x02a", b"\x01\x01\x00\x01ab", &too_many] {
+        assert!(matches!(decode(Kind::Results, body), Err(FrameError::Header { .. })), "{body:?}");
     }
     for body in [&b"\x01\x01\x00"[..], b"\x01\x01\x00\x02\x05abcde", b"\x01\x01\x00\x01", b"\x01\x00\x00\x01\x01a"] {
         assert!(matches!(decode(Kind::Chunk, body), Err(FrameError::Header { .. })), "{body:?}");

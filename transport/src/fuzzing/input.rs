@@ -1,13 +1,14 @@
 //! [`Input`]: decisions out of bytes.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use aqueduct_stage::Attempt;
+use aqueduct_stage::{Attempt, ResultRow};
 use bytes::Bytes;
 
 use crate::frame::{
-    Accepted, Ack, Answer, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resume,
-    Resumed, Session, Verdict,
+    Accepted, Ack, Answer, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Results,
+    Resume, Resumed, Session, Verdict,
 };
 
 /// Bytes that decide what happens. When they are used up, all decisions are 0.
@@ -72,8 +73,11 @@ impl<'a> Input<'a> {
 
     /// A frame of those that belong on the stream of a subscription.
     pub(super) fn frame(&mut self) -> Frame {
-        match self.byte() % 14 {
-            0 => Frame::Accepted(Accepted { instances: self.number(), takes_answers: self.flag() }),
+        match self.byte() % 15 {
+            0 => {
+                let (instances, takes_answers) = (self.number(), self.flag());
+                Frame::Accepted(Accepted { instances, takes_answers, takes_rows: takes_answers })
+            }
             1 => {
                 let published = self.flag().then(|| self.text());
                 Frame::Refused(Refused { reason: self.reason(), message: self.text(), published })
@@ -100,6 +104,7 @@ impl<'a> Input<'a> {
                 payload: self.payload(),
             }),
             12 => Frame::Done(Done { last_seq: self.number() }),
+            13 => Frame::Results(self.results()),
             _ => Frame::Failed(Failed {
                 last_seq: self.number(),
                 reason: self.reason(),
@@ -108,6 +113,14 @@ impl<'a> Input<'a> {
                 is_cancel: self.flag(),
             }),
         }
+    }
+
+    fn results(&mut self) -> Results {
+        let (number, mut row) = (self.number(), ResultRow::default());
+        for _ in 0..=self.byte() % 5 {
+            row.push(self.number(), &self.payload());
+        }
+        Results { number, row: Arc::new(row) }
     }
 
     fn answer(&mut self) -> Answer {

@@ -193,6 +193,11 @@ impl Subscriber {
                     self.answer = answer.number;
                     assert!(answer.ranges.iter().all(|(first, last)| first <= last && *last <= self.delivered));
                 }
+                Frame::Results(results) => {
+                    assert!(self.answer == 0 || results.number == self.answer + 1, "answers are numbered");
+                    self.answer = results.number;
+                    assert!(results.row.iter().all(|(number, _)| number <= self.delivered));
+                }
                 Frame::Resume(resume) => {
                     assert_eq!((resume.epoch, resume.arrived), (self.epoch, self.delivered));
                 }
@@ -340,6 +345,12 @@ impl Publisher {
                         if answer.is_final() {
                             self.answered.insert(number);
                         }
+                    }
+                }
+                OutboundEvent::Results { row } => {
+                    for (number, _) in row.iter() {
+                        assert!((1..=self.furthest).contains(&number), "nobody answers what was not sent");
+                        assert!(self.answered.insert(number), "event {number} was answered twice");
                     }
                 }
                 OutboundEvent::Cancelled { .. } => self.is_cancelled = true,

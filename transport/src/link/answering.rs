@@ -17,7 +17,7 @@ const WINDOW: u64 = 24;
 
 #[test]
 fn whatever_is_cut_every_answer_is_taken_once() {
-    let (mut cuts, mut again, mut returned) = (0, 0, 0);
+    let (mut cuts, mut again, mut returned, mut longest_row) = (0, 0, 0, 0);
     for seed in 0..RUNS {
         let _named = Named::new(seed);
         let mut world = World::new(seed);
@@ -32,10 +32,12 @@ fn whatever_is_cut_every_answer_is_taken_once() {
         returned += world.taken.values().filter(|answer| **answer == Answer::Returned).count();
         assert_eq!((world.taken.len() as u64, world.outbound.unacknowledged_bytes()), (EVENTS, 0), "seed {seed}");
         (cuts, again) = (cuts + world.cuts, again + world.answers_again);
+        longest_row = longest_row.max(world.longest_row);
     }
     // The schedules are worth something.
     assert!(cuts > 3_000 && again > 500, "{cuts} cuts, {again} answers came again");
     assert!(returned > 500, "{returned} events were given back");
+    assert!(longest_row >= 5, "{longest_row} results in a row");
 }
 
 #[test]
@@ -79,6 +81,7 @@ struct World {
     answers_again: u64,
     /// The numbers of the answers that have reached the publisher.
     numbers: BTreeSet<u64>,
+    longest_row: usize,
 }
 
 impl World {
@@ -103,6 +106,7 @@ impl World {
             cuts: 0,
             answers_again: 0,
             numbers: BTreeSet::new(),
+            longest_row: 0,
         }
     }
 
@@ -117,7 +121,8 @@ impl World {
             0..60 => self.carry_up(last, at_most),
             60..110 => self.carry_down(last, at_most),
             110..140 => self.produce(),
-            140..183 => self.answer(),
+            140..175 => self.answer(),
+            175..183 => (0..WINDOW).for_each(|_| self.answer()),
             183..186 => {
                 let at = self.below(last as u64 + 1) as usize;
                 if at < last {
@@ -156,12 +161,16 @@ impl World {
                 self.begun.insert(self.inbox[at]);
                 return self.inbound.answer(self.inbox[at], Answer::Begun);
             }
-            // Some in several pieces.
+            // Some in several pieces, and many in rows, whose frames are longer than what stands apart.
             3 => Answer::DoneWith(vec![7; self.below(9000) as usize]),
+            5..8 => Answer::DoneWith(vec![at as u8; self.below(300) as usize]),
             _ => Answer::Done,
         };
         let number = self.inbox.remove(at);
-        self.inbound.answer(number, answer.clone());
+        match &answer {
+            Answer::DoneWith(result) => self.inbound.result(number, result),
+            answer => self.inbound.answer(number, answer.clone()),
+        }
         // The first one counts.
         self.inbound.answer(number, Answer::Done);
         self.said.insert(number, answer);
@@ -203,10 +212,15 @@ impl World {
                     }
                 }
                 frame => {
-                    if let Frame::Answer(answer) = frame {
-                        let is_new = answer.number == 0 || self.numbers.insert(answer.number);
-                        self.answers_again += u64::from(!is_new);
-                    }
+                    let number = match frame {
+                        Frame::Answer(answer) => answer.number,
+                        Frame::Results(results) => {
+                            self.longest_row = self.longest_row.max(results.row.len());
+                            results.number
+                        }
+                        _ => 0,
+                    };
+                    self.answers_again += u64::from(number > 0 && !self.numbers.insert(number));
                     self.outbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
                 }
             }
@@ -231,6 +245,12 @@ impl World {
                 OutboundEvent::Answered { first, last, answer } if answer.is_final() => {
                     for number in first..=last {
                         assert_eq!(self.taken.insert(number, answer.clone()), None, "event {number} answered twice");
+                    }
+                }
+                OutboundEvent::Results { row } => {
+                    for (number, result) in row.iter() {
+                        let before = self.taken.insert(number, Answer::DoneWith(result.to_vec()));
+                        assert_eq!(before, None, "event {number} answered twice");
                     }
                 }
                 OutboundEvent::Answered { first, answer, .. } => {

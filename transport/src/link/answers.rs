@@ -1,11 +1,13 @@
 //! [`Answers`]: what the subscriber's end of a link says of single events, until the publisher's end has taken it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aqueduct_stage::ResultRow;
 use bytes::Bytes;
 
-use crate::frame::{Answer, Verdict};
+use crate::frame::{Answer, Frame, MAX_ROW, Results, Verdict};
 use crate::link::LinkError;
 use crate::ranges::Ranges;
 
@@ -18,7 +20,11 @@ pub(crate) struct Answers {
     /// The events with a final answer.
     settled: Ranges,
     /// The answers after the last that is confirmed, oldest first.
-    kept: VecDeque<Answer>,
+    kept: VecDeque<Kept>,
+    /// Results that become an answer when it is to go out.
+    row: ResultRow,
+    /// How many bytes of results and their numbers go into one row; 0 if the publisher takes none.
+    row_bytes: usize,
     /// The number of the last answer that the publisher has confirmed.
     confirmed: u64,
     /// The number of the last answer that went out on this stream; `>= confirmed`.
@@ -35,10 +41,22 @@ pub(crate) struct Answers {
     piece_bytes: usize,
 }
 
+/// An answer, or a row of them that counts as one.
+#[derive(Clone, Debug)]
+enum Kept {
+    One(Answer),
+    Row(Results),
+}
+
 impl Answers {
     /// No answer yet. Results are cut to pieces of so many bytes.
     pub(crate) fn new(piece_bytes: usize) -> Self {
         Self { piece_bytes, ..Self::default() }
+    }
+
+    /// The publisher takes rows of results. To be said before the first answer.
+    pub(crate) fn in_rows_of(&mut self, bytes: usize) {
+        self.row_bytes = bytes;
     }
 
     /// Says something of event `seq`, unless it has its final answer.
@@ -49,7 +67,7 @@ impl Answers {
         }
         let (verdict, delay, message) = match answer {
             Said::Done => (Verdict::Done, Duration::ZERO, String::new()),
-            Said::DoneWith(result) => return self.add_result(seq, result.into()),
+            Said::DoneWith(result) => return self.add_result(seq, &result),
             Said::Retry { delay, message } => (Verdict::Retry, delay, message),
             Said::GiveUp { message } => (Verdict::GiveUp, Duration::ZERO, message),
             Said::Returned => (Verdict::Returned, Duration::ZERO, String::new()),
@@ -65,47 +83,78 @@ impl Answers {
             }
         };
         self.settle(seq);
+        self.close_row();
         if verdict == Verdict::Done && self.join_last(seq) {
             return;
         }
         let message = message[..message.floor_char_boundary(MAX_MESSAGE_BYTES)].to_owned();
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let number = self.last() + 1;
-        self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms, message, result: None });
+        let answer = Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms, message, result: None };
+        self.kept.push_back(Kept::One(answer));
     }
 
     /// Nothing but its final answer is to be said of event `seq`.
     fn settle(&mut self, seq: u64) {
-        self.settled.insert(seq, seq);
+        self.settled.add(seq);
         self.in_progress.remove(&seq);
         self.begun.remove(&seq);
         self.begun_due.remove(&seq);
     }
 
-    /// Says that event `seq` is done, and what came of it, in pieces that follow each other.
-    fn add_result(&mut self, seq: u64, mut rest: Bytes) {
+    /// Says that event `seq` is done, and what came of it, unless it has its final answer: with others in a row, or in pieces
+    /// that follow each other.
+    pub(crate) fn add_result(&mut self, seq: u64, result: &[u8]) {
+        if self.settled.contains(seq) {
+            return;
+        }
         self.settle(seq);
+        let weight = |results: usize, bytes: usize| bytes + results * NUMBERS_BYTES;
+        if weight(1, result.len()) <= self.row_bytes {
+            let (results, bytes) = (self.row.len() + 1, self.row.bytes().len() + result.len());
+            if results > MAX_ROW || weight(results, bytes) > self.row_bytes {
+                self.close_row();
+            }
+            return self.row.push(seq, result);
+        }
+        self.close_row();
+        let mut rest = Bytes::copy_from_slice(result);
         loop {
             let piece = rest.split_to(rest.len().min(self.piece_bytes.max(1)));
             let verdict = if rest.is_empty() { Verdict::Done } else { Verdict::Part };
             let (number, message) = (self.last() + 1, String::new());
             let result = Some(piece);
-            self.kept.push_back(Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms: 0, message, result });
+            let answer = Answer { number, ranges: vec![(seq, seq)], verdict, delay_ms: 0, message, result };
+            self.kept.push_back(Kept::One(answer));
             if rest.is_empty() {
                 return;
             }
         }
     }
 
+    /// Makes an answer of the row, behind those that are kept.
+    fn close_row(&mut self) {
+        if !self.row.is_empty() {
+            let row = Arc::new(std::mem::take(&mut self.row));
+            self.kept.push_back(Kept::Row(Results { number: self.last() + 1, row }));
+        }
+    }
+
     /// The next answer to go out.
-    pub(crate) fn next(&mut self) -> Option<Answer> {
+    pub(crate) fn next(&mut self) -> Option<Frame> {
+        if self.sent == self.last() {
+            self.close_row();
+        }
         if self.sent < self.last() {
             let at = usize::try_from(self.sent - self.confirmed).expect("it is less than how many are kept");
             self.sent += 1;
             self.last_sent = self.last_sent.max(self.sent);
-            return Some(self.kept[at].clone());
+            return Some(match self.kept[at].clone() {
+                Kept::One(answer) => Frame::Answer(answer),
+                Kept::Row(row) => Frame::Results(row),
+            });
         }
-        self.next_word()
+        self.next_word().map(Frame::Answer)
     }
 
     /// What is said of events without a number.
@@ -160,7 +209,7 @@ impl Answers {
     /// Says that event `seq` is done with the last answer, if that has not gone out.
     fn join_last(&mut self, seq: u64) -> bool {
         let (last, last_sent) = (self.last(), self.last_sent);
-        let Some(answer) = self.kept.back_mut() else { return false };
+        let Some(Kept::One(answer)) = self.kept.back_mut() else { return false };
         if last <= last_sent || answer.verdict != Verdict::Done || answer.result.is_some() {
             return false;
         }
@@ -187,6 +236,8 @@ impl Answers {
 pub(crate) const MAX_RANGES: usize = 64;
 /// The publisher confirms so many answers together.
 pub(crate) const CONFIRM_EVERY: u64 = 32;
+/// What the numbers of a result take in a frame of a row, at most.
+const NUMBERS_BYTES: usize = 16;
 /// As much of a message is sent as is kept for a dead letter.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
@@ -200,7 +251,11 @@ mod tests {
     type Summary = (u64, Verdict, Vec<(u64, u64)>);
 
     fn sent(answers: &mut Answers) -> Vec<Summary> {
-        std::iter::from_fn(|| answers.next()).map(|answer| (answer.number, answer.verdict, answer.ranges)).collect()
+        let answer = |frame| match frame {
+            Frame::Answer(answer) => (answer.number, answer.verdict, answer.ranges),
+            other => panic!("{other:?}"),
+        };
+        std::iter::from_fn(|| answers.next()).map(answer).collect()
     }
 
     fn retry() -> Said {
@@ -251,7 +306,7 @@ mod tests {
     fn messages_are_cut() {
         let mut answers = Answers::default();
         answers.add(1, retry());
-        let answer = answers.next().unwrap();
+        let Some(Frame::Answer(answer)) = answers.next() else { panic!("there is one") };
         assert_eq!((answer.delay_ms, answer.message.len()), (5, 1024));
     }
 
@@ -290,5 +345,37 @@ mod tests {
         answers.add(2, Said::Done);
         answers.restart();
         assert_eq!(sent(&mut answers), [done, returned, (3, Verdict::Done, vec![(2, 2)]), begun(&[3])]);
+    }
+
+    /// Number and events of a row.
+    fn row(answers: &mut Answers) -> (u64, Vec<u64>) {
+        match answers.next() {
+            Some(Frame::Results(Results { number, row })) => (number, row.iter().map(|(seq, _)| seq).collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn results_go_out_in_rows_until_something_else_is_said_or_they_are_long() {
+        let mut answers = Answers::new(100);
+        answers.in_rows_of(10 + 2 * NUMBERS_BYTES);
+        for seq in [3, 1, 2, 2] {
+            answers.add_result(seq, b"four");
+        }
+        answers.add(4, Said::Done);
+        answers.add_result(5, &[7; 10 + NUMBERS_BYTES]);
+        answers.add_result(6, &[7; 11 + NUMBERS_BYTES]);
+        answers.add_result(7, b"");
+        assert_eq!([row(&mut answers), row(&mut answers)], [(1, vec![3, 1]), (2, vec![2])]);
+        assert!(matches!(answers.next(), Some(Frame::Answer(Answer { number: 3, result: None, .. }))));
+        assert_eq!(row(&mut answers), (4, vec![5]));
+        assert!(matches!(answers.next(), Some(Frame::Answer(Answer { number: 5, result: Some(_), .. }))));
+        assert_eq!(row(&mut answers), (6, vec![7]));
+        // What has gone out is not joined, and is said again as it was.
+        answers.add_result(8, b"");
+        answers.restart();
+        answers.confirm(5).unwrap();
+        assert_eq!([row(&mut answers), row(&mut answers)], [(6, vec![7]), (7, vec![8])]);
+        assert!(answers.next().is_none());
     }
 }

@@ -352,7 +352,7 @@ impl World {
                 OutboundEvent::Handled { up_to } => self.handled_there = up_to.count(),
                 OutboundEvent::Demand { up_to } => self.demand = up_to.count(),
                 OutboundEvent::Cancelled { reason, .. } => panic!("cancelled: {reason}"),
-                OutboundEvent::Answered { .. } => panic!("nobody answers"),
+                OutboundEvent::Answered { .. } | OutboundEvent::Results { .. } => panic!("nobody answers"),
             }
         }
         while let Some(event) = self.inbound.poll_event() {

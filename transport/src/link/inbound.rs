@@ -19,8 +19,8 @@ use crate::{FrameError, Limits};
 /// When its stream is cut, it can be [resumed](Self::resume) on another one: it says what it has, and what it wants, again.
 ///
 /// * mutators: [`bound_bytes`](Self::bound_bytes), [`share_reassembly`](Self::share_reassembly), [`ask`](Self::ask),
-///   [`taken`](Self::taken), [`handled`](Self::handled), [`answer`](Self::answer), [`retire`](Self::retire),
-///   [`cancel`](Self::cancel), [`down`](Self::down),
+///   [`taken`](Self::taken), [`handled`](Self::handled), [`answer`](Self::answer), [`result`](Self::result),
+///   [`retire`](Self::retire), [`cancel`](Self::cancel), [`down`](Self::down),
 ///   [`resume`](Self::resume), [`restate`](Self::restate)
 /// * handlers: [`handle_frame`](Self::handle_frame), [`end_of_stream`](Self::end_of_stream)
 /// * polls: [`poll_transmit`](Self::poll_transmit), [`poll_event`](Self::poll_event)
@@ -231,9 +231,8 @@ impl Inbound {
     /// An event that is [returned](Answer::Returned) waits there for a while: a second answer says that the consumer does not
     /// hold it any more.
     pub(crate) fn answer(&mut self, number: u64, answer: Answer) {
-        let may_answer = self.state == State::Accepted && self.takes_answers && self.handled.is_some();
         let is_known = self.announces || !matches!(answer, Answer::Begun | Answer::Returned);
-        if !(may_answer && is_known && (1..=self.arrived).contains(&number)) {
+        if !(is_known && self.may_answer(number)) {
             return;
         }
         let mut is_taken = self.returned.remove(&number);
@@ -249,6 +248,30 @@ impl Inbound {
             }
             self.answers.add(number, answer);
         }
+        self.answered(number, is_taken);
+    }
+
+    /// As [`answer`](Self::answer): event `number` is done, and this came of it.
+    pub(crate) fn result(&mut self, number: u64, result: &[u8]) {
+        if !self.may_answer(number) {
+            return;
+        }
+        let mut is_taken = self.returned.remove(&number);
+        if !is_taken {
+            is_taken = !self.answers.settled().contains(number);
+            self.asked_back.remove(&number);
+            self.answers.add_result(number, result);
+        }
+        self.answered(number, is_taken);
+    }
+
+    fn may_answer(&self, number: u64) -> bool {
+        let may_answer = self.state == State::Accepted && self.takes_answers && self.handled.is_some();
+        may_answer && (1..=self.arrived).contains(&number)
+    }
+
+    /// Something was said of event `number`, and perhaps the consumer holds it no longer.
+    fn answered(&mut self, number: u64, is_taken: bool) {
         let settled = self.answers.settled_up_to();
         while self.attempts.pop_front_if(|(last, _)| *last <= settled).is_some() {}
         if let Some(bytes) = self.bytes.as_mut().filter(|_| is_taken) {
@@ -460,7 +483,7 @@ impl Inbound {
     /// The next answer to single events. A cancel comes behind all of them.
     fn next_answer(&mut self) -> Option<Frame> {
         let may_answer = matches!(self.state, State::Accepted | State::Cancelled(_, false));
-        may_answer.then(|| self.answers.next())?.map(Frame::Answer)
+        may_answer.then(|| self.answers.next())?
     }
 
     /// How many of the events that are not handled were begun with.
@@ -479,9 +502,14 @@ impl Inbound {
 
     fn handle_answer(&mut self, frame: Frame) -> Result<(), LinkError> {
         match frame {
-            Frame::Accepted(Accepted { instances, takes_answers }) if (1..=MAX_INSTANCES).contains(&instances) => {
+            Frame::Accepted(Accepted { instances, takes_answers, takes_rows })
+                if (1..=MAX_INSTANCES).contains(&instances) =>
+            {
                 self.state = State::Accepted;
                 self.takes_answers = takes_answers;
+                if takes_rows {
+                    self.answers.in_rows_of(ROW_BYTES.min(self.limits.chunk_bytes()));
+                }
                 self.events.push_back(InboundEvent::Accepted { instances });
             }
             Frame::Accepted(Accepted { instances, .. }) => {
@@ -678,6 +706,8 @@ impl Inbound {
     }
 }
 
+/// The most bytes of results that are said together: as much as a stream moves at a time.
+const ROW_BYTES: usize = 32 << 10;
 /// What has arrived is acknowledged after so many events, and after so many bytes: a fraction of what a publisher keeps.
 const ACK_EVENTS: u64 = 1024;
 const ACK_BYTES: usize = 8 << 10;

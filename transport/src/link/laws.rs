@@ -199,7 +199,7 @@ impl World {
                 }
                 OutboundEvent::Handled { .. } => assert_eq!(self.demand, 0, "it chooses before it asks"),
                 OutboundEvent::Cancelled { .. } => self.is_cancelled = true,
-                OutboundEvent::Answered { .. } => panic!("nobody answers"),
+                OutboundEvent::Answered { .. } | OutboundEvent::Results { .. } => panic!("nobody answers"),
             }
         }
         while let Some(event) = self.inbound.poll_event() {

@@ -1,17 +1,18 @@
 //! [`Outbound`]: the publisher's end of a link.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_stage::{Answer, Attempt, Demand};
+use aqueduct_stage::{Answer, Attempt, Demand, ResultRow};
 use bytes::Bytes;
 
 use crate::Limits;
 use crate::bugs::bug;
 use crate::codec::Encoded;
 use crate::frame::{
-    self, Accepted, Ack, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Resumed,
-    Revoke, Verdict,
+    self, Accepted, Ack, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Results,
+    Resumed, Revoke, Verdict,
 };
 use crate::link::LinkError;
 use crate::link::answers::{CONFIRM_EVERY, MAX_RANGES};
@@ -118,6 +119,8 @@ pub(crate) enum OutboundEvent {
         last: u64,
         answer: Answer,
     },
+    /// What came of some events, each of which is done. It is the final answer, and comes once for each event.
+    Results { row: Arc<ResultRow> },
     /// The subscriber wants no more. What was not sent is dropped, and nothing follows this but what
     /// [`poll_unfinished`](Outbound::poll_unfinished) returns.
     Cancelled {
@@ -203,7 +206,11 @@ impl Outbound {
     /// As [`accept`](Self::accept), of a producer of so many instances.
     pub(crate) fn accept_one_of(&mut self, instances: u64) {
         if self.state == State::Asked {
-            self.answer = Some(Frame::Accepted(Accepted { instances, takes_answers: self.takes_answers }));
+            self.answer = Some(Frame::Accepted(Accepted {
+                instances,
+                takes_answers: self.takes_answers,
+                takes_rows: self.takes_answers,
+            }));
             self.state = State::Accepted;
         }
     }
@@ -286,6 +293,7 @@ impl Outbound {
             Frame::Credit(credit) => self.allow(*credit),
             Frame::Ack(ack) => self.acknowledge(*ack)?,
             Frame::Answer(answer) => self.take(answer)?,
+            Frame::Results(results) => self.take_row(results)?,
             Frame::Cancel(Cancel { reason, begun, is_down }) => {
                 let attempted = self.log.acknowledged().saturating_add(*begun);
                 self.cancel(*reason, *is_down, attempted);
@@ -612,12 +620,20 @@ impl Outbound {
 
     /// Takes the final answer to those of some events that have none.
     fn settle(&mut self, first: u64, last: u64, answer: &Answer) {
-        for (first, last) in self.log.release(first, last) {
-            self.words.settle(first, last);
-            self.recall.settle(first, last);
+        for (first, last) in self.release(first, last) {
             self.expired.settle(first, last);
             self.answers.push_back(OutboundEvent::Answered { first, last, answer: answer.clone() });
         }
+    }
+
+    /// Some events have got their final answers: lets go of those that had none, and returns them.
+    fn release(&mut self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let released = self.log.release(first, last);
+        for (first, last) in &released {
+            self.words.settle(*first, *last);
+            self.recall.settle(*first, *last);
+        }
+        released
     }
 
     /// Whether that is the number of the next answer. One that is lower came before a cut already.
@@ -668,9 +684,65 @@ impl Outbound {
             Some(pieces) => pieces.finish(piece).map(Vec::from),
             None => Some(piece.to_vec()).filter(|_| !self.expired.contains(seq)),
         };
-        let late = || Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() };
-        self.settle(seq, seq, &result.map_or_else(late, Answer::DoneWith));
+        self.settle(seq, seq, &result.map_or_else(too_late, Answer::DoneWith));
         Ok(())
+    }
+
+    /// Results of several events, all of them whole.
+    fn take_row(&mut self, Results { number, row }: &Results) -> Result<(), LinkError> {
+        if !(self.takes_answers && self.is_acknowledged) {
+            return Err(LinkError::Unexpected { frame: "results", place: "from a subscriber that may not answer" });
+        }
+        for (seq, result) in row.iter() {
+            if !(1..=self.sent).contains(&seq) {
+                return Err(LinkError::NotSent { bound: self.sent, got: seq });
+            }
+            let (bound, got) = (self.limits.event_bytes(), result.len());
+            if got > bound {
+                return Err(LinkError::EventTooLong { seq, bound, got: got as u64 });
+            }
+        }
+        if !(self.is_next(*number)? || bug!(AnswerTakenAgain)) {
+            return Ok(());
+        }
+        self.result_is_whole()?;
+        self.taken = *number;
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for (seq, _) in row.iter() {
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == seq => *last = seq,
+                _ => runs.push((seq, seq)),
+            }
+        }
+        let is_waited_for = runs.iter().all(|(first, last)| !self.expired.contains_any(*first, *last));
+        let new: Vec<_> = runs.iter().flat_map(|(first, last)| self.release(*first, *last)).collect();
+        let count: u64 = new.iter().map(|(first, last)| last - first + 1).sum();
+        if is_waited_for && count == row.len() as u64 {
+            self.answers.push_back(OutboundEvent::Results { row: Arc::clone(row) });
+        } else {
+            self.take_some(row, &new);
+        }
+        Ok(())
+    }
+
+    /// The results of a row that are the first of their events; those that came too late are none.
+    fn take_some(&mut self, row: &ResultRow, new: &[(u64, u64)]) {
+        let mut new: BTreeSet<u64> = new.iter().flat_map(|(first, last)| *first..=*last).collect();
+        let mut rest = ResultRow::default();
+        for (seq, result) in row.iter() {
+            if !new.remove(&seq) {
+                continue;
+            }
+            if self.expired.contains(seq) {
+                self.expired.settle(seq, seq);
+                self.answers.push_back(OutboundEvent::Answered { first: seq, last: seq, answer: too_late() });
+            } else {
+                rest.push(seq, result);
+            }
+        }
+        if !rest.is_empty() {
+            self.answers.push_back(OutboundEvent::Results { row: Arc::new(rest) });
+        }
     }
 
     fn cancel(&mut self, reason: Reason, is_down: bool, attempted: u64) {
@@ -686,6 +758,11 @@ impl Outbound {
     fn cut_text(&self, text: &str) -> String {
         text[..text.floor_char_boundary(self.limits.text_bytes())].to_owned()
     }
+}
+
+/// What becomes of an event whose result nobody waits for any more.
+fn too_late() -> Answer {
+    Answer::Retry { delay: Duration::ZERO, message: "the result came too late".to_owned() }
 }
 
 #[cfg(test)]

@@ -114,6 +114,11 @@ impl Expired {
     pub(crate) fn contains(&self, seq: u64) -> bool {
         self.0.contains(&seq)
     }
+
+    /// Whether one of these has expired.
+    pub(crate) fn contains_any(&self, first: u64, last: u64) -> bool {
+        self.0.range(first..=last).next().is_some()
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Answer, Attempt, Demand, EndCause, Events, Exit, Publisher, Source, Spawner, SubscribeError, Subscription,
-    SubscriptionId,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Publisher, ResultRow, Source, Spawner, SubscribeError,
+    Subscription, SubscriptionId,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -86,6 +86,7 @@ enum Message<T> {
     Ask(SubscriptionId, Demand),
     Handled(SubscriptionId, Demand),
     Answer(SubscriptionId, u64, Answer),
+    Results(SubscriptionId, Arc<ResultRow>),
     /// A worker wants no more events, and still answers those that it has.
     Cancel(SubscriptionId, Exit),
     /// There are [`Words`] of this edge.
@@ -102,12 +103,17 @@ pub(crate) trait Results<T>: Send + Sync {
     /// The key of a task, if it has one.
     fn key(&self, task: &T) -> Option<u64>;
 
-    /// Reads a result, which counts only if the task is still its worker's: then it is delivered with what this returns.
+    /// Takes the result of a task, if it can be read and `counts`, which is to be asked once it was read: the task is still its
+    /// worker's, and is done by that.
     ///
     /// # Errors
     ///
     /// Why it is none. It was an attempt, then.
-    fn read(&self, result: Option<Vec<u8>>) -> Result<Delivery, String>;
+    fn take(&self, task: TaskId, result: Option<&[u8]>, counts: &mut dyn FnMut() -> bool) -> Result<(), String>;
+
+    /// The pool has done what there was to do: what was taken goes on together, and the source's events up to number
+    /// `arrived` are here.
+    fn flush(&self, arrived: u64);
 
     /// Nobody will do this task.
     fn dead(&self, letter: &DeadLetter<T>);
@@ -119,9 +125,6 @@ pub(crate) trait Results<T>: Send + Sync {
     /// How long the last tasks may wait while there is no worker at all.
     fn patience(&self) -> Option<Duration>;
 }
-
-/// Delivers the result of this task.
-pub(crate) type Delivery = Box<dyn FnOnce(TaskId) + Send>;
 
 impl<T: Clone + Send + 'static> WorkPool<T> {
     /// Subscribes to `source`, and gives its events to whoever subscribes to the pool. The one task it takes is started
@@ -281,6 +284,10 @@ impl<T: Send> Publisher<T> for Edge<T> {
         } else if self.words.lock().unwrap_or_else(PoisonError::into_inner).add(number, &answer) {
             self.send(Message::Words(id));
         }
+    }
+
+    fn results(&self, id: SubscriptionId, row: Arc<ResultRow>) {
+        self.send(Message::Results(id, row));
     }
 
     /// Others could do what it was given.

@@ -38,11 +38,10 @@ impl<T> Pulling<T> {
         if self.workers.get(worker).is_none() {
             return Err(Refused::NoWorker(worker));
         }
-        let is_late = match self.places.get(&task) {
+        let is_late = match self.places.get(task) {
             None => false,
             Some(Place::Ended) => true,
             Some(Place::Slot(slot)) => {
-                let slot = *slot;
                 if self.has(Given { worker, task, attempt }, slot) {
                     return Ok(slot);
                 }
@@ -200,7 +199,10 @@ impl<T> Pulling<T> {
     pub(super) fn hand_on(&mut self, now: Instant, from: WorkerId, slot: u32) {
         let next = self.workers.most_idle_but(from).filter(|_| self.lanes.len() == 0);
         match next.filter(|_| self.in_flight < self.options.max_in_flight) {
-            Some(worker) => self.give(now, worker, 0, slot),
+            Some(worker) => {
+                self.give(now, worker, 0, slot);
+                self.workers.rank(worker);
+            }
             None => self.wait(slot),
         }
     }
@@ -292,7 +294,7 @@ impl<T> Pulling<T> {
         if self.ended.len() > self.options.max_remembered
             && let Some(oldest) = self.ended.pop_front()
         {
-            self.places.remove(&oldest);
+            self.places.remove(oldest);
         }
         entry
     }
@@ -310,12 +312,17 @@ impl<T> Pulling<T> {
     pub(super) fn assign(&mut self, now: Instant) {
         while self.lanes.len() > 0 && self.in_flight < self.options.max_in_flight {
             let Some((worker, lane)) = self.workers.next() else { break };
-            let slot = self.lanes.pop(lane).expect("only lanes with tasks are next");
-            self.give(now, worker, lane, slot);
+            let run = self.workers.run().min(self.lanes.len()).min(self.options.max_in_flight - self.in_flight);
+            for _ in 0..run {
+                let slot = self.lanes.pop(lane).expect("only lanes with tasks are next");
+                self.give(now, worker, lane, slot);
+            }
+            self.workers.rank(worker);
         }
         self.rebalance(now);
     }
 
+    /// Gives a task to a worker, which is to be ranked again after that.
     fn give(&mut self, now: Instant, worker: WorkerId, lane: usize, slot: u32) {
         self.workers.give(now, worker, lane, &self.lanes, &mut self.by_worker, &mut self.by_line, slot);
         self.in_flight += 1;

@@ -42,6 +42,11 @@ struct Ticket {
 trait Line: Send + Sync {
     fn answer(&self, number: u64, answer: Answer);
 
+    /// It is done, and this came of it.
+    fn result(&self, number: u64, result: &[u8]) {
+        self.answer(number, Answer::DoneWith(result.to_vec()));
+    }
+
     /// Begins with an event; `false` if it was given back.
     fn begin(&self, number: u64) -> bool;
 
@@ -69,8 +74,8 @@ impl<T> Work<T> {
     }
 
     /// It is done, and this came of it.
-    pub(crate) fn done_with(self, result: Vec<u8>) {
-        self.answer(Answer::DoneWith(result));
+    pub(crate) fn done_with(mut self, result: &[u8]) {
+        self.ticket.result(result);
     }
 
     /// It could not be done, and is to be tried again by whoever asks, not before `delay` is over (at most
@@ -116,6 +121,16 @@ impl Ticket {
             // What was given back once is let go of now.
             let answer = if line.end(self.number) { Answer::Returned } else { answer };
             line.answer(self.number, answer);
+        }
+    }
+
+    fn result(&mut self, result: &[u8]) {
+        if let Some(line) = self.line.take() {
+            if line.end(self.number) {
+                line.answer(self.number, Answer::Returned);
+            } else {
+                line.result(self.number, result);
+            }
         }
     }
 }
@@ -248,7 +263,7 @@ impl WorkWindow {
     fn begin(&mut self, number: u64) -> bool {
         let is_here = !self.returned.contains(&number);
         if is_here {
-            self.begun.insert(number, number);
+            self.begun.add(number);
         }
         is_here
     }
@@ -261,7 +276,7 @@ impl WorkWindow {
     /// The consumer has dropped an event, or answered it. Returns whether it was given back.
     fn end(&mut self, number: u64) -> bool {
         let was_returned = self.returned.remove(&number);
-        self.begun.insert(number, number);
+        self.begun.add(number);
         was_returned
     }
 }
@@ -276,6 +291,12 @@ impl<T> Line for Wire<T> {
     fn answer(&self, number: u64, answer: Answer) {
         if let Some(publisher) = self.publisher.get() {
             publisher.answer(self.id, number, answer);
+        }
+    }
+
+    fn result(&self, number: u64, result: &[u8]) {
+        if let Some(publisher) = self.publisher.get() {
+            publisher.result(self.id, number, result);
         }
     }
 

@@ -171,7 +171,17 @@ impl Workers {
         self.workers.get_mut(&id).map(|worker| worker.announces = true).is_some()
     }
 
-    /// Gives a worker a task from a lane: it has used up one of what it asked for.
+    /// How many tasks in a row the [next](Self::next) worker is given: it would be the next again so many times.
+    pub(super) fn run(&self) -> usize {
+        if self.assignment != Assignment::ByDemand {
+            return 1;
+        }
+        let mut ranks = self.able.iter().rev().map(|(rank, _)| *rank);
+        let (best, second) = (ranks.next().unwrap_or(0), ranks.next().unwrap_or(0));
+        (best - second).max(1)
+    }
+
+    /// Gives a worker a task from a lane: it has used up one of what it asked for. It is to be [ranked](Self::rank) after that.
     #[expect(clippy::too_many_arguments, reason = "two tables of links")]
     pub(super) fn give(
         &mut self,
@@ -203,7 +213,6 @@ impl Workers {
                 }
             }
         }
-        self.rank(id);
     }
 
     /// A task does not wait at its worker any more, or was asked back.
@@ -319,7 +328,7 @@ impl Workers {
     }
 
     /// Puts a worker where it belongs in `able`.
-    fn rank(&mut self, id: WorkerId) {
+    pub(super) fn rank(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let is_idle =
             worker.held.len() == 0 && !(worker.is_silent || worker.is_retired) && worker.room(self.max_held) > 0;

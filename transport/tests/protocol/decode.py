@@ -14,7 +14,7 @@ TYPES = {
     4: ("ask functions", dict()),
     5: ("functions part", dict(functions=NEEDED, is_last=NEEDED)),
     16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0, consumer=None, announces=False)),
-    17: ("accepted", dict(instances=1, takes_answers=False)),
+    17: ("accepted", dict(instances=1, takes_answers=False, takes_rows=False)),
     18: ("refused", dict(reason=NEEDED, message="", published=None)),
     19: ("credit", dict(up_to=NEEDED, bytes_up_to=None)),
     20: ("cancel", dict(reason=NEEDED, begun=0, is_down=False)),
@@ -114,6 +114,16 @@ def decode(data):
         fields = dict(seq=body.leb128(), attempt=body.leb128(), index=body.leb128(), flags=body.number("B"), total_len=body.leb128())
         fields["payload"] = shown(body.rest())
         return "chunk", fields
+    if kind == 36:
+        number, last, table = body.leb128(), 0, []
+        for _ in range(body.leb128()):
+            difference = body.leb128()
+            last += 1 + (difference // 2 if difference % 2 == 0 else -(difference + 1) // 2)
+            table.append((last, body.leb128()))
+        results = [(event, shown(body.take(length))) for event, length in table]
+        if not body.is_empty():
+            raise ValueError("more than the results")
+        return "results", dict(number=number, results=results)
     name, known = TYPES[kind]
     said = body.value()
     if not body.is_empty():

@@ -82,7 +82,7 @@ impl<T: Wire> Intake<T> {
         };
         let sender = SenderId { node: sender.into(), number: number_of_sender };
         // Before it counts: one that cannot be read is not received.
-        let value = match self.codec.decode::<T>(bytes) {
+        let value = match self.codec.decode::<T>(&bytes) {
             Ok(value) => value,
             Err(error) => return state.fail(&self.name, id, format!("value {number} cannot be read: {error}")),
         };

@@ -98,7 +98,7 @@ impl<T: Wire> ResultSender<T> {
         };
         match std::future::poll_fn(|task| self.poll_room(task)).await {
             Ok(()) => {
-                self.book.push(bytes);
+                self.book.push(bytes.into());
                 self.transmit();
                 Ok(())
             }
@@ -181,7 +181,7 @@ impl<T: Wire> ResultSender<T> {
             && let Some(message) = self.book.next()
             && let Some(ticket) = self.tickets.pop_front()
         {
-            ticket.done_with(message.write().into());
+            ticket.done_with(&message.write());
         }
     }
 }

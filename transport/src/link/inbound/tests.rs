@@ -100,12 +100,12 @@ fn a_producer_has_a_sensible_number_of_instances() {
     for got in [0, 1025, u64::MAX] {
         let message = format!("expected a producer of 1 to 1024 instances, got {got}");
         assert_eq!(
-            error(&mut inbound(), [Frame::Accepted(Accepted { instances: got, takes_answers: false })]),
+            error(&mut inbound(), [Frame::Accepted(Accepted { instances: got, ..Accepted::default() })]),
             message
         );
     }
     let mut inbound = inbound();
-    inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1024, takes_answers: false })).unwrap();
+    inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1024, ..Accepted::default() })).unwrap();
     assert_eq!(inbound.poll_event(), Some(InboundEvent::Accepted { instances: 1024 }));
 }
 
@@ -439,9 +439,13 @@ fn answering(count: u64) -> Inbound {
     inbound.handled(Demand::ZERO);
     inbound.ask(Demand::new(9));
     sent(&mut inbound);
-    inbound.handle_frame(0, Frame::Accepted(Accepted { instances: 1, takes_answers: true })).unwrap();
+    inbound.handle_frame(0, accepted_with_answers()).unwrap();
     inbound.handle_frame(0, events(1, count)).unwrap();
     inbound
+}
+
+fn accepted_with_answers() -> Frame {
+    Frame::Accepted(Accepted { instances: 1, takes_answers: true, takes_rows: false })
 }
 
 fn done(number: u64, ranges: &[(u64, u64)]) -> Frame {

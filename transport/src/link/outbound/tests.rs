@@ -614,3 +614,52 @@ fn a_partial_result_does_not_outlive_its_task() {
     let empty = outbound.handle_frame(0, &result(last as u64 + 3, Verdict::Part, 2, b""));
     assert!(empty.is_err(), "a piece without bytes brings a result no nearer to its end");
 }
+
+/// A frame of results, of as many bytes as said.
+fn row(number: u64, results: &[(u64, usize)]) -> Frame {
+    let mut row = ResultRow::default();
+    results.iter().for_each(|(seq, bytes)| row.push(*seq, &vec![7; *bytes]));
+    Frame::Results(Results { number, row: Arc::new(row) })
+}
+
+/// The events of the rows that are told.
+fn results(outbound: &mut Outbound) -> Vec<Vec<u64>> {
+    let row = |event| match event {
+        OutboundEvent::Results { row } => row.iter().map(|(seq, _)| seq).collect(),
+        other => panic!("{other:?}"),
+    };
+    std::iter::from_fn(|| outbound.poll_event()).map(row).collect()
+}
+
+#[test]
+fn a_row_of_results_counts_as_one_answer_and_each_result_once() {
+    let mut outbound = answered(9);
+    outbound.handle_frame(0, &row(1, &[(3, 1), (4, 0), (2, 5)])).unwrap();
+    outbound.handle_frame(0, &row(1, &[(5, 1)])).unwrap();
+    assert_eq!(results(&mut outbound), [[3, 4, 2]], "the second came before a cut");
+    // Of what a peer says twice, the first counts.
+    outbound.handle_frame(0, &row(2, &[(4, 1), (5, 1), (6, 1), (5, 2)])).unwrap();
+    assert_eq!(results(&mut outbound), [[5, 6]]);
+    let lines = [row(4, &[(7, 1)]), row(3, &[(0, 1)]), row(3, &[(7, 1), (10, 1)]), row(3, &[(7, 1 << 24)])]
+        .map(|row| outbound.handle_frame(0, &row).unwrap_err().to_string());
+    let expected = [
+        "expected answer 3, got 4",
+        "expected no acknowledgement after event 9, got 0",
+        "expected no acknowledgement after event 9, got 10",
+        "expected event 7 of at most 8392704 bytes, got 16777216",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(outbound.poll_event(), None, "nothing has changed");
+}
+
+#[test]
+fn of_a_row_only_what_somebody_waits_for_is_a_result() {
+    let mut outbound = answered(4);
+    outbound.expire(2);
+    outbound.handle_frame(0, &row(1, &[(1, 1), (2, 1), (3, 1)])).unwrap();
+    assert_eq!(outbound.poll_event(), Some(OutboundEvent::Answered { first: 2, last: 2, answer: too_late() }));
+    assert_eq!(results(&mut outbound), [[1, 3]]);
+    outbound.handle_frame(0, &result(2, Verdict::Part, 4, b"a")).unwrap();
+    let between = outbound.handle_frame(0, &row(3, &[(4, 1)])).unwrap_err();
+    assert_eq!(between, LinkError::Incomplete { seq: 4, frame: "answer" });
+}

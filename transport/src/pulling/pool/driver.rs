@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aqueduct_stage::notices::Notices;
 use aqueduct_stage::{
-    Answer, Attempt, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, Source,
-    SubscribeError, Subscriber, Subscription, SubscriptionId, Window, notice,
+    Answer, Attempt, ConsumerId, Demand, EndCause, Events, Exit, Failure, FailureKind, Interest, Publisher, ResultRow,
+    Source, SubscribeError, Subscriber, Subscription, SubscriptionId, Window, notice,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::letters::Letters;
 use super::{Edge, MAX_DEAD_LETTERS, Message, Results, Words};
+use crate::pulling::rising::Rising;
 use crate::pulling::{Counters, Decision, Given, Pulling, PullingOptions, Task, TaskId, WorkerId};
 use crate::ranges::Ranges;
 
@@ -28,8 +29,8 @@ pub(super) struct Driver<T: Clone> {
     upstream: Upstream<T>,
     /// What came and has no room, with numbers: tasks that came back have taken it.
     arrivals: VecDeque<(u64, T)>,
-    /// What is given out together.
-    parcel: Option<Parcel<T>>,
+    /// The workers that have a parcel, in the order in which that was begun.
+    packed: Vec<SubscriptionId>,
     mailbox: mpsc::WeakUnboundedSender<Message<T>>,
     letters: Arc<Letters<T>>,
     counters: Arc<Mutex<Counters>>,
@@ -54,7 +55,9 @@ struct Worker<T> {
     /// How many events it was given.
     given: u64,
     /// Those that it has not answered, by their numbers on the edge. Some may be with others by now.
-    open: BTreeMap<u64, Given>,
+    open: Rising<Given>,
+    /// What is given to it together with what follows.
+    parcel: Option<Parcel<T>>,
     /// How many they are, for its edge.
     held: Arc<AtomicUsize>,
     /// Why it wants no more, if so: it was told that the edge has ended, and is gone when it has answered everything.
@@ -68,9 +71,8 @@ impl<T> Worker<T> {
     }
 }
 
-/// Events for one subscriber, of the same attempt.
+/// Events of the same attempt.
 struct Parcel<T> {
-    to: SubscriptionId,
     attempt: Attempt,
     events: Vec<T>,
 }
@@ -117,7 +119,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             by_id: BTreeMap::new(),
             upstream,
             arrivals: VecDeque::new(),
-            parcel: None,
+            packed: Vec::new(),
             mailbox: mailbox.downgrade(),
             letters,
             counters,
@@ -210,6 +212,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             }
             Message::Handled(id, up_to) => self.handled(id, up_to.count()),
             Message::Answer(id, number, answer) => self.answer(id, number, answer),
+            Message::Results(id, row) => self.results(id, &row),
             Message::Cancel(id, reason) => self.part(id, reason),
             Message::Words(id) => self.hear(id),
             Message::Leave(id, cause, unfinished) => self.leave(id, &cause, &unfinished),
@@ -240,9 +243,12 @@ impl<T: Clone + Send + 'static> Driver<T> {
         }
         self.by_id.insert(worker, id);
         let (held, words) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Words>>::default());
-        let (open, edge_held, edge_words) = (BTreeMap::new(), Arc::clone(&held), Arc::clone(&words));
-        self.workers
-            .insert(id, Worker { id: worker, subscriber, answers: None, given: 0, open, held, parts: None, words });
+        let (edge_held, edge_words) = (Arc::clone(&held), Arc::clone(&words));
+        let (given, open, parcel) = (0, Rising::default(), None);
+        self.workers.insert(
+            id,
+            Worker { id: worker, subscriber, answers: None, given, open, parcel, held, parts: None, words },
+        );
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
         Ok(Edge { id, mailbox, held: edge_held, crowd: Arc::clone(&self.crowd), words: edge_words })
     }
@@ -251,10 +257,9 @@ impl<T: Clone + Send + 'static> Driver<T> {
     fn handled(&mut self, id: SubscriptionId, up_to: u64) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.answers.get_or_insert(true);
-        let rest = worker.open.split_off(&up_to.saturating_add(1));
-        let done = std::mem::replace(&mut worker.open, rest);
+        let done: Vec<_> = std::iter::from_fn(|| worker.open.pop_up_to(up_to)).collect();
         worker.show();
-        for given in done.into_values() {
+        for given in done {
             self.acknowledge(given, None);
         }
         self.leave_if_done(id);
@@ -270,7 +275,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         }
         for (number, answer) in words {
             // It may have been answered since.
-            let Some(given) = worker.open.get(&number).copied() else { continue };
+            let Some(given) = worker.open.get(number).copied() else { continue };
             let Given { worker, task, attempt, .. } = given;
             // What is refused has been counted.
             let _ = match answer {
@@ -282,7 +287,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
 
     fn answer(&mut self, id: SubscriptionId, number: u64, answer: Answer) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let given = worker.open.remove(&number);
+        let given = worker.open.remove(number);
         worker.show();
         let Some(given) = given else {
             // What was given back is let go of later, which is said again.
@@ -297,13 +302,28 @@ impl<T: Clone + Send + 'static> Driver<T> {
                 Ok(())
             }
             Answer::DoneWith(result) => {
-                self.acknowledge(given, Some(result));
+                self.acknowledge(given, Some(&result));
                 Ok(())
             }
             Answer::Retry { delay, message } => self.pulling.nack(now(), worker, task, attempt, delay, &message),
             Answer::GiveUp { message } => self.pulling.terminate(now(), worker, task, attempt, &message),
             _ => self.pulling.give_back(now(), worker, task, attempt),
         };
+        self.leave_if_done(id);
+    }
+
+    /// What came of events that a worker has done.
+    fn results(&mut self, id: SubscriptionId, row: &ResultRow) {
+        for (number, result) in row.iter() {
+            let Some(worker) = self.workers.get_mut(&id) else { return };
+            match worker.open.remove(number) {
+                Some(given) => self.acknowledge(given, Some(result)),
+                None => self.unheld += 1,
+            }
+        }
+        if let Some(worker) = self.workers.get(&id) {
+            worker.show();
+        }
         self.leave_if_done(id);
     }
 
@@ -319,30 +339,33 @@ impl<T: Clone + Send + 'static> Driver<T> {
     }
 
     fn leave_if_done(&mut self, id: SubscriptionId) {
-        let worker = self.workers.get(&id).filter(|worker| worker.open.is_empty());
+        let worker = self.workers.get(&id).filter(|worker| worker.open.len() == 0);
         if let Some(reason) = worker.and_then(|worker| worker.parts.clone()) {
             self.leave(id, &EndCause::Cancelled(reason), &[]);
         }
     }
 
-    fn acknowledge(&mut self, Given { worker, task, attempt, .. }: Given, result: Option<Vec<u8>>) {
-        let delivery = match self.results.as_ref().map(|results| results.read(result)).transpose() {
-            Ok(delivery) => delivery,
-            Err(message) => {
-                notice!(self.notices, warn, "not a result", pool = &*self.name, %worker, %task, message);
-                // What is refused has been counted.
-                let _ = self.pulling.nack(now(), worker, task, attempt, NO_DELAY, &message);
-                return;
+    fn acknowledge(&mut self, given: Given, result: Option<&[u8]>) {
+        let Given { worker, task, attempt, .. } = given;
+        let (pulling, upstream) = (&mut self.pulling, &mut self.upstream);
+        let mut counts = || match pulling.acknowledge(now(), worker, task, attempt) {
+            Ok(_) => {
+                upstream.settle(task);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(pool = &*self.name, %error, "answer refused");
+                false
             }
         };
-        match self.pulling.acknowledge(now(), worker, task, attempt) {
-            Ok(_) => {
-                if let Some(deliver) = delivery {
-                    deliver(task);
-                }
-                self.upstream.settle(task);
-            }
-            Err(error) => tracing::debug!(pool = &*self.name, %error, "answer refused"),
+        let Some(results) = &self.results else {
+            counts();
+            return;
+        };
+        if let Err(message) = results.take(task, result, &mut counts) {
+            notice!(self.notices, warn, "not a result", pool = &*self.name, %worker, %task, message);
+            // What is refused has been counted.
+            let _ = self.pulling.nack(now(), worker, task, attempt, NO_DELAY, &message);
         }
     }
 
@@ -355,7 +378,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         self.crowd.store(self.workers.len(), Ordering::Relaxed);
         let events = worker.open.len();
         let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(*next, *count));
-        let said = worker.open.into_values().zip(next);
+        let said = worker.open.iter().map(|(_, given)| *given).zip(next);
         let (begun, untouched): (Vec<_>, Vec<_>) = said.partition(|(given, next)| *next > given.attempt);
         self.pulling.hand_back(now(), worker.id, untouched.iter().map(|(given, _)| (given.task, given.attempt)));
         if let EndCause::Down(exit @ Exit::Failed(_)) = cause {
@@ -380,6 +403,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         if let Some(cause) = self.upstream.ended.take_if(|cause| !cause.is_exhausted()) {
             return self.finish(Some(cause));
         }
+        let now = now();
         while self.pulling.room() > 0
             && let Some((number, event)) = self.arrivals.pop_front()
         {
@@ -387,15 +411,17 @@ impl<T: Clone + Send + 'static> Driver<T> {
             let key = self.results.as_ref().and_then(|results| results.key(&event));
             let task = Task::new(number, event).attempts_made(before);
             let task = if let Some(key) = key { task.key(key.to_le_bytes()) } else { task };
-            let pushed = self.pulling.push(now(), task);
+            let pushed = self.pulling.push(now, task);
             debug_assert!(pushed.is_ok(), "there is room, and each number comes once");
-            self.carry_out();
         }
         if self.upstream.ended.is_some() && self.arrivals.is_empty() {
-            self.pulling.close(now(), None);
+            self.pulling.close(now, None);
             self.wait_for_workers();
         }
         self.carry_out();
+        if let Some(results) = &self.results {
+            results.flush(self.upstream.arrived);
+        }
         self.upstream.tell();
         self.show();
         if self.pulling.is_closed() {
@@ -440,7 +466,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
                 }
                 Some(Decision::Revoke(given)) => {
                     // Behind the event itself.
-                    self.deliver();
+                    self.deliver_all();
                     self.tell(given, |subscriber, id, number| subscriber.revoke(id, number));
                 }
                 Some(Decision::Expired(given)) => {
@@ -451,7 +477,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
                 }
                 Some(Decision::Closed) => {}
                 // What is delivered may be done by that, and decide more.
-                None if self.parcel.is_some() => self.deliver(),
+                None if !self.packed.is_empty() => self.deliver_all(),
                 None => return,
             }
         }
@@ -460,18 +486,19 @@ impl<T: Clone + Send + 'static> Driver<T> {
     fn assign(&mut self, given: Given) {
         let Some(id) = self.by_id.get(&given.worker).copied() else { return };
         let Some(event) = self.pulling.payload(given.task).cloned() else { return };
-        let fits = |parcel: &Parcel<T>| {
-            parcel.to == id && parcel.attempt == given.attempt && parcel.events.len() < EVENTS_AT_ONCE
-        };
-        if !self.parcel.as_ref().is_some_and(fits) {
-            self.deliver();
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let fits = |parcel: &Parcel<T>| parcel.attempt == given.attempt && parcel.events.len() < EVENTS_AT_ONCE;
+        if !worker.parcel.as_ref().is_none_or(fits) {
+            self.deliver(id);
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.given += 1;
-        worker.open.insert(worker.given, given);
-        worker.show();
-        let empty = || Parcel { to: id, attempt: given.attempt, events: Vec::new() };
-        self.parcel.get_or_insert_with(empty).events.push(event);
+        worker.open.push(worker.given, given);
+        let parcel = worker.parcel.get_or_insert_with(|| {
+            self.packed.push(id);
+            Parcel { attempt: given.attempt, events: Vec::with_capacity(FEW_EVENTS) }
+        });
+        parcel.events.push(event);
     }
 
     /// Tells a worker something of an event that it was given.
@@ -480,27 +507,37 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let Some(worker) = self.workers.get(id) else { return };
         // What waits was given last.
         if let Some((number, _)) = worker.open.iter().rev().find(|(_, open)| **open == given) {
-            tell(&*worker.subscriber, *id, *number);
+            tell(&*worker.subscriber, *id, number);
         }
     }
 
-    fn deliver(&mut self) {
-        let Some(Parcel { to, attempt, events }) = self.parcel.take() else { return };
-        let Some(worker) = self.workers.get_mut(&to) else { return };
+    /// Gives each worker what was decided for it.
+    fn deliver_all(&mut self) {
+        for id in std::mem::take(&mut self.packed) {
+            self.deliver(id);
+        }
+    }
+
+    fn deliver(&mut self, id: SubscriptionId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(Parcel { attempt, events }) = worker.parcel.take() else { return };
         let count = events.len() as u64;
-        let is_delivered = worker.subscriber.try_deliver(to, events.into(), attempt).is_ok();
+        let is_delivered = worker.subscriber.try_deliver(id, events.into(), attempt).is_ok();
         if !is_delivered {
             // It has ended, and leaves at once. It cannot have begun with these.
-            let untouched = worker.open.split_off(&(worker.given + 1 - count));
+            let numbers = worker.given + 1 - count..=worker.given;
+            let untouched: Vec<_> = numbers.filter_map(|number| worker.open.remove(number)).collect();
             worker.show();
-            let untouched = untouched.values().map(|given| (given.task, given.attempt));
+            let untouched = untouched.iter().map(|given| (given.task, given.attempt));
             self.pulling.hand_back(now(), worker.id, untouched);
         } else if worker.answers == Some(false) {
             let taken = std::mem::take(&mut worker.open);
             worker.show();
-            for given in taken.into_values() {
-                self.acknowledge(given, None);
+            for (_, given) in taken.iter() {
+                self.acknowledge(*given, None);
             }
+        } else {
+            worker.show();
         }
     }
 
@@ -548,7 +585,7 @@ impl<T: Clone> Driver<T> {
     /// What is neither done nor dead, in the order of the source, with the attempt that is to follow.
     fn unfinished(&mut self) -> Vec<(Events<T>, Attempt)> {
         let with_workers: BTreeSet<_> =
-            self.workers.values().flat_map(|worker| worker.open.values()).map(|given| given.task).collect();
+            self.workers.values().flat_map(|worker| worker.open.iter()).map(|(_, given)| given.task).collect();
         let mut waiting: BTreeMap<_, _> = self.arrivals.drain(..).collect();
         let gaps = self.upstream.settled.gaps(1, self.upstream.arrived);
         let numbers = gaps.into_iter().flat_map(|(first, last)| first..=last);
@@ -574,7 +611,7 @@ impl<T> Upstream<T> {
     /// A task is done or dead.
     fn settle(&mut self, task: TaskId) {
         if let Ok(number) = u64::try_from(task.number()) {
-            self.settled.insert(number, number);
+            self.settled.add(number);
             self.again.remove(&number);
         }
     }
@@ -635,5 +672,7 @@ const REMEMBERED: usize = 1024;
 const MESSAGES_AT_ONCE: usize = 256;
 /// Words on events that are taken at a time.
 const WORDS_AT_ONCE: usize = 256;
+/// How many events a parcel has room for at first.
+const FEW_EVENTS: usize = 16;
 /// What is delivered together: about a frame of small events.
 const EVENTS_AT_ONCE: usize = 512;

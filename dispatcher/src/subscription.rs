@@ -64,6 +64,7 @@ pub enum Cancel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SubscribeOptions {
     window: Option<Window>,
+    growing_to: Option<usize>,
     cancel: Cancel,
 }
 
@@ -91,6 +92,16 @@ impl SubscribeOptions {
         Ok(Self { window: Some(Window::try_from(range)?), ..Self::default() })
     }
 
+    /// Lets the demand window grow by itself, from what it is at first up to `most` events: while the consumer is kept waiting
+    /// for events, and as long as what is in the window takes it no longer than 20 ms, or up to 200 ms where the way to the
+    /// producer is as long. Where events are handled slowly the window stays as it is, and one that has grown shrinks again.
+    /// Default: it stays as it is.
+    #[must_use]
+    pub fn growing_to(mut self, most: usize) -> Self {
+        self.growing_to = Some(most);
+        self
+    }
+
     /// Sets what happens to the consumer when this subscription ends.
     #[must_use]
     pub fn cancel(mut self, cancel: Cancel) -> Self {
@@ -101,6 +112,11 @@ impl SubscribeOptions {
     /// The window that was chosen, or `otherwise`.
     pub fn window_or(&self, otherwise: Window) -> Window {
         self.window.unwrap_or(otherwise)
+    }
+
+    /// How far the window may grow, if it does; `otherwise` where neither that nor a window was chosen.
+    pub fn growing_to_or(&self, otherwise: Option<usize>) -> Option<usize> {
+        self.growing_to.or(otherwise.filter(|_| self.window.is_none()))
     }
 
     /// The policy for the end of the subscription.

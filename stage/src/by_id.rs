@@ -48,6 +48,10 @@ impl<T> ById<T> {
         self.0.iter().map(|(_, value)| value)
     }
 
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SubscriptionId, &T)> {
         self.0.iter().map(|(id, value)| (*id, value))
     }

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, SubscriptionId, Window};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::bugs::bug;
 use crate::by_id::ById;
@@ -198,7 +199,11 @@ impl<C: Callbacks> Driver<C> {
                 }
                 if waiting.is_none() {
                     driver.show();
-                    waiting = Some(driver.ending.counters.wait(driver.is_blocked()));
+                    let is_blocked = driver.is_blocked();
+                    waiting = Some(driver.ending.counters.wait(is_blocked));
+                    if !is_blocked && driver.upstream.is_growing() {
+                        driver.upstream.waits(Instant::now());
+                    }
                 }
                 Poll::Pending
             }
@@ -206,6 +211,9 @@ impl<C: Callbacks> Driver<C> {
         });
         if let Some(waiting) = waited.await {
             self.ending.counters.waited(waiting);
+            if self.upstream.is_growing() {
+                self.upstream.goes_on(Instant::now());
+            }
         }
     }
 
@@ -270,8 +278,11 @@ impl<C: Callbacks> Driver<C> {
             Message::Cancel(id, reason) => self.part(id, reason).await,
             Message::Leave(id, cause, unfinished) => self.leave(id, cause, unfinished).await,
             Message::Opening(opening) => {
-                let Opening { id, to, is_far, is_outside, window, cancel, keep, renews } = *opening;
+                let Opening { id, to, is_far, is_outside, window, grows_to, cancel, keep, renews } = *opening;
                 self.upstream.subscribe(id, window, cancel);
+                if let Some(most) = grows_to {
+                    self.upstream.let_grow(id, most);
+                }
                 if let Some(Renews { former }) = renews {
                     self.upstream.renew(id, former);
                 }

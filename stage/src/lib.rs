@@ -117,6 +117,7 @@ mod edge_counters;
 mod ending;
 mod error;
 mod graph;
+mod growth;
 mod handle;
 mod mailbox;
 mod members;

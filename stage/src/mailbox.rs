@@ -55,6 +55,8 @@ pub(crate) struct Opening<I> {
     /// Not a stage of this graph, so that nobody tells it to end with the graph.
     pub(crate) is_outside: bool,
     pub(crate) window: Window,
+    /// How far that may grow, if it may.
+    pub(crate) grows_to: Option<usize>,
     pub(crate) cancel: Cancel,
     /// Makes a batch one of which a handle can be kept, if what is not finished is to be handed back.
     pub(crate) keep: Option<fn(Events<I>) -> Events<I>>,

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aqueduct_dispatcher::{Cancel, Demand, SubscriptionId, Window};
+use tokio::time::Instant;
 
 use crate::bugs::bug;
 use crate::by_id::ById;
+use crate::growth::Growth;
 use crate::{Edge, EndCause, Exit, FailureKind, Mode, Peer, WaitingFor};
 
 /// All subscriptions of one stage.
@@ -22,11 +24,14 @@ pub(crate) struct Upstream {
     /// The same of subscriptions that may be made again, until they are: how the producer ended, if it has.
     awaited: BTreeMap<SubscriptionId, Option<Exit>>,
     is_draining: bool,
+    is_growing: bool,
 }
 
 #[derive(Debug)]
 struct Subscribed {
     window: Window,
+    /// What decides how large that is, if it may grow.
+    growth: Option<Box<Growth>>,
     cancel: Cancel,
     mode: Mode,
     /// Asked for and not yet handled; in automatic mode at most `window.max()`.
@@ -97,8 +102,32 @@ impl Upstream {
     pub(crate) fn subscribe(&mut self, id: SubscriptionId, window: Window, cancel: Cancel) {
         let (mode, outstanding, asked) = (Mode::Automatic, Demand::ZERO, Demand::ZERO);
         let (is_open, renewal, is_leaving) = (false, Renewal::Never, false);
-        let subscribed = Subscribed { window, cancel, mode, outstanding, asked, is_open, renewal, is_leaving };
+        let growth = None;
+        let subscribed = Subscribed { window, growth, cancel, mode, outstanding, asked, is_open, renewal, is_leaving };
         self.subscriptions.insert(id, subscribed);
+    }
+
+    /// Lets the window of a subscription grow.
+    pub(crate) fn let_grow(&mut self, id: SubscriptionId, most: usize) {
+        if let Some(subscribed) = self.subscriptions.get_mut(id) {
+            subscribed.growth = Some(Box::new(Growth::new(subscribed.window, most)));
+            self.is_growing = true;
+        }
+    }
+
+    /// Whether any window may grow: only then it matters when the consumer [waits](Self::waits).
+    pub(crate) fn is_growing(&self) -> bool {
+        self.is_growing
+    }
+
+    /// The consumer has nothing to handle.
+    pub(crate) fn waits(&mut self, now: Instant) {
+        self.subscriptions.values_mut().filter_map(|one| one.growth.as_mut()).for_each(|growth| growth.waits(now));
+    }
+
+    /// The consumer has something to handle again.
+    pub(crate) fn goes_on(&mut self, now: Instant) {
+        self.subscriptions.values_mut().filter_map(|one| one.growth.as_mut()).for_each(|growth| growth.goes_on(now));
     }
 
     /// A subscription may be made again should it end early: until then something is missing, and afterwards no more.
@@ -116,8 +145,8 @@ impl Upstream {
 
     /// What callbacks are told of a subscription.
     pub(crate) fn edge(&self, id: SubscriptionId) -> Option<Edge> {
-        let Subscribed { window, cancel, .. } = *self.subscriptions.get(id)?;
-        Some(Edge { id, peer: Peer::Producer, window, cancel })
+        let Subscribed { window, cancel, .. } = self.subscriptions.get(id)?;
+        Some(Edge { id, peer: Peer::Producer, window: *window, cancel: *cancel })
     }
 
     /// The edge is there: what to ask first, all in all. Nothing in manual mode, or if it has ended in the meantime.
@@ -170,13 +199,21 @@ impl Upstream {
 
     /// Cuts the next piece of at most `max - min` events from what arrived, and says what to ask after it: GenStage's
     /// rule. In manual mode everything is one piece, even if it is empty.
-    pub(crate) fn next_piece(&mut self, id: SubscriptionId, arrived: &mut Arrived) -> Option<Piece> {
+    ///
+    /// `now` is called only if the window may grow.
+    pub(crate) fn next_piece(
+        &mut self,
+        id: SubscriptionId,
+        arrived: &mut Arrived,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Piece> {
         if arrived.rest == 0 && !arrived.whole {
             return None;
         }
         let whole = std::mem::take(&mut arrived.whole);
         let subscribed = self.subscriptions.get_mut(id).filter(|subscribed| subscribed.mode == Mode::Automatic);
-        let Some(Subscribed { window, outstanding, asked, is_leaving, .. }) = subscribed.filter(|_| !whole) else {
+        let Some(Subscribed { window, growth, outstanding, asked, is_leaving, .. }) = subscribed.filter(|_| !whole)
+        else {
             let events = std::mem::take(&mut arrived.rest);
             if let Some(manual) = self.subscriptions.get_mut(id) {
                 manual.outstanding = manual.outstanding.saturating_sub(Demand::from(events));
@@ -189,11 +226,17 @@ impl Upstream {
         *outstanding = outstanding.saturating_sub(Demand::from(asked_for));
         let is_low = *outstanding < window.min() || (*outstanding == window.min() && !bug!(MinOffByOne));
         let then_ask = (!*is_leaving && is_low).then(|| {
+            if let Some(growth) = growth.as_mut() {
+                *window = growth.asks(now());
+            }
             let still = if bug!(OutstandingAskedAgain) { Demand::ZERO } else { *outstanding };
             asked.add(window.max().saturating_sub(still));
-            *outstanding = window.max();
+            *outstanding = window.max().max(still);
             *asked
         });
+        if let Some(growth) = growth {
+            growth.begins(events);
+        }
         Some(Piece { events, then_ask })
     }
 
@@ -282,7 +325,7 @@ mod tests {
     fn receive(upstream: &mut Upstream, id: SubscriptionId, count: usize) -> (Vec<(usize, Option<u64>)>, usize) {
         let mut arrived = upstream.receive(id, count).expect("a known subscription");
         let excess = arrived.excess;
-        let pieces = std::iter::from_fn(|| upstream.next_piece(id, &mut arrived));
+        let pieces = std::iter::from_fn(|| upstream.next_piece(id, &mut arrived, || unreachable!("it does not grow")));
         (pieces.map(|p| (p.events, p.then_ask.map(Demand::count))).collect(), excess)
     }
 

@@ -189,6 +189,10 @@ impl<T: Wire> Source for Remote<T> {
         Window::FAR
     }
 
+    fn default_growth(&self) -> Option<usize> {
+        Some(MAX_WINDOW)
+    }
+
     fn instances(&self) -> usize {
         self.instances.load(Ordering::Relaxed)
     }
@@ -789,6 +793,9 @@ fn far_exit(name: &str, reason: Reason, origin: &str, message: &str) -> Exit {
     Exit::Failed(Failure::new(name, kind, message))
 }
 
+/// The window of a consumer that did not choose one grows no further, in events: as many as a node asks its source for on
+/// behalf of another. In bytes it is bounded by [`NodeConfig::event_window_bytes`](crate::NodeConfig::event_window_bytes).
+const MAX_WINDOW: usize = 65_536;
 /// There is room at once for so many results, and bytes of them.
 const ROOM: usize = 4096;
 

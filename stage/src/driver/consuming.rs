@@ -1,5 +1,7 @@
 //! The consuming half of the driver: producers, and the events that arrive from them.
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::bugs::bug;
 use crate::callbacks::guarded_in;
@@ -165,7 +167,7 @@ impl<C: Callbacks> Driver<C> {
     /// An event was taken back before it was handled: asks for another.
     fn pass_over(&mut self, id: SubscriptionId) {
         let Some(mut arrived) = self.upstream.receive(id, 1) else { return };
-        let piece = self.upstream.next_piece(id, &mut arrived);
+        let piece = self.upstream.next_piece(id, &mut arrived, Instant::now);
         self.handled(id, 1);
         let then_ask = piece.and_then(|piece| piece.then_ask);
         if let Some(up_to) = then_ask.or_else(|| self.upstream.ask(id, Demand::new(1))) {
@@ -188,7 +190,7 @@ impl<C: Callbacks> Driver<C> {
             self.in_hand = events.another().map(|behind| InHand { id, attempt, begun: Vec::new().into(), behind });
         }
         let keeps = self.in_hand.is_some();
-        while let Some(piece) = self.upstream.next_piece(id, &mut arrived) {
+        while let Some(piece) = self.upstream.next_piece(id, &mut arrived, Instant::now) {
             let rest = if piece.events < events.len() { events.split_off(piece.events) } else { Vec::new().into() };
             let batch = Batch::new(std::mem::replace(&mut events, rest), id, attempt);
             let count = batch.len();

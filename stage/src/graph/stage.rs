@@ -190,6 +190,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let id = SubscriptionId::new();
         let Subscribing { options, keep, siblings } = subscribing.clone();
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        let grows_to = options.growing_to_or(source.default_growth());
         let renews = match &how {
             How::Once => None,
             How::Anew(former) => Some(Renews { former: *former }),
@@ -199,7 +200,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let (to, place) = (source.name().into(), source.local());
         let (is_far, is_outside) =
             (place.is_none(), place.is_none_or(|place| place.graph() != self.place.graph && !bug!(NearIsOurs)));
-        let opening = Opening { id, to, is_far, is_outside, window, cancel, keep, renews };
+        let opening = Opening { id, to, is_far, is_outside, window, grows_to, cancel, keep, renews };
         let _ = mailbox.push(Message::Opening(Box::new(opening)));
         let sibling = siblings.map(|siblings| siblings.begin());
         let (consumer, source, subscribing) = (self.clone(), source.clone(), subscribing.clone());

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use aqueduct_dispatcher::{Attempt, Begins, Cancel, Events, Interest, SubscribeOptions, SubscriptionId};
 use tokio::task::coop::poll_proceed;
+use tokio::time::Instant;
 use tokio_stream::Stream;
 
 use crate::graph::siblings::{Siblings, open_witnessed};
@@ -120,6 +121,7 @@ aqueduct_dispatcher::debug_as_sentence!(EventStreamError);
 impl<T: Send + 'static> EventStream<T> {
     fn new<S: Source<Item = T> + Clone>(source: &S, options: SubscribeOptions) -> Self {
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        let grows_to = options.growing_to_or(source.default_growth());
         let (consumer, inbox, siblings) = (ConsumerId::new(), Arc::new(Inbox::default()), Arc::<Siblings>::default());
         let mut upstream = Upstream::default();
         let (name, reader, source, mut known) = (source.name(), Arc::clone(&inbox), source.clone(), 0);
@@ -129,9 +131,12 @@ impl<T: Send + 'static> EventStream<T> {
             let open = more.map(|instance| {
                 let id = SubscriptionId::new();
                 upstream.subscribe(id, window, cancel);
+                if let Some(most) = grows_to {
+                    upstream.let_grow(id, most);
+                }
                 let (source, subscriber) = (source.clone(), Arc::clone(&reader) as Arc<dyn Subscriber<T>>);
-                let options = SubscribeOptions::from(window).cancel(cancel);
-                let subscription = Subscription { id, consumer, options, interest: Interest::ALL, subscriber };
+                let chosen = SubscribeOptions::from(window).cancel(cancel);
+                let subscription = Subscription { id, consumer, options: chosen, interest: Interest::ALL, subscriber };
                 let sibling = siblings.begin();
                 let opening: Opening<T> =
                     Box::pin(async move { open_witnessed(&source, instance, subscription, sibling).await });
@@ -216,7 +221,7 @@ impl<T: Send + 'static> EventStream<T> {
         if self.piece.is_none()
             && let Some((id, arrived)) = &mut self.from
         {
-            self.piece = self.upstream.next_piece(*id, arrived);
+            self.piece = self.upstream.next_piece(*id, arrived, Instant::now);
         }
         let event = self.reading.next()?;
         if let Some(piece) = &mut self.piece {
@@ -299,7 +304,12 @@ impl<T: Send + 'static> Stream for EventStream<T> {
                 }
                 // A reader that never has to wait makes way for others all the same.
                 let coop = ready!(poll_proceed(task));
-                ready!(this.inbox.poll_take(&mut this.arrivals, task));
+                let taken = this.inbox.poll_take(&mut this.arrivals, task);
+                if this.upstream.is_growing() {
+                    let now = Instant::now();
+                    if taken.is_pending() { this.upstream.waits(now) } else { this.upstream.goes_on(now) }
+                }
+                ready!(taken);
                 coop.made_progress();
             }
         }

@@ -38,7 +38,7 @@ use crate::pulling::WorkPool;
 use crate::{PublishError, Wire};
 use codec::{Codec, signature};
 use feed::Outlet;
-use hub::{Hub, Sink, Workplace};
+use hub::{Hub, Sink, Together, Workplace};
 use rejoining::Rejoining;
 
 pub use codec::Transformer;
@@ -151,7 +151,7 @@ impl Node {
         &self,
         name: &str,
         options: ChannelOptions,
-        results: Option<mpsc::UnboundedSender<Result<Vec<Answer>, ChannelError>>>,
+        results: Option<mpsc::UnboundedSender<Together<Answer>>>,
     ) -> Result<(Arc<Hub>, WorkPool<codec::Value>), PublishError> {
         let codec = Codec::new(self.config().limits.clone(), options.transformers);
         let signature = signature::<Job, Answer>(&options.application, &codec);

@@ -56,11 +56,14 @@ impl Hub {
     }
 }
 
+/// Results that came together; an error is the last.
+pub(super) type Together<Answer> = Result<Vec<Answer>, ChannelError>;
+
 /// Where the results of a channel go.
 pub(super) struct Sink<Answer> {
     hub: Arc<Hub>,
     /// `None` if nobody receives, or after the end.
-    results: Mutex<Option<mpsc::UnboundedSender<Result<Vec<Answer>, ChannelError>>>>,
+    results: Mutex<Option<mpsc::UnboundedSender<Together<Answer>>>>,
     /// What goes on with the next flush.
     taken: Mutex<Vec<Answer>>,
     is_one_way: bool,
@@ -71,7 +74,7 @@ pub(super) struct Sink<Answer> {
 impl<Answer> Sink<Answer> {
     pub(super) fn new(
         hub: Arc<Hub>,
-        results: Option<mpsc::UnboundedSender<Result<Vec<Answer>, ChannelError>>>,
+        results: Option<mpsc::UnboundedSender<Together<Answer>>>,
         patience: Duration,
     ) -> Self {
         let is_one_way = results.is_none();

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 
 use super::ChannelError;
-use super::hub::Hub;
+use super::hub::{Hub, Together};
 
 /// The receiving end of a channel: a stream of what workers answered, in the order in which the answers came.
 ///
@@ -21,7 +21,7 @@ use super::hub::Hub;
 /// workers' streams end.
 pub struct Receiver<Answer> {
     hub: Arc<Hub>,
-    results: mpsc::UnboundedReceiver<Result<Vec<Answer>, ChannelError>>,
+    results: mpsc::UnboundedReceiver<Together<Answer>>,
     /// What came together and was not received yet.
     here: std::vec::IntoIter<Answer>,
     /// How many were received whose room was not given back.
@@ -29,7 +29,7 @@ pub struct Receiver<Answer> {
 }
 
 impl<Answer> Receiver<Answer> {
-    pub(super) fn new(hub: Arc<Hub>, results: mpsc::UnboundedReceiver<Result<Vec<Answer>, ChannelError>>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, results: mpsc::UnboundedReceiver<Together<Answer>>) -> Self {
         Self { hub, results, here: Vec::new().into_iter(), received: 0 }
     }
 

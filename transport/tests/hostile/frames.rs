@@ -74,6 +74,12 @@ pub(crate) const ALL: &[Frames] = &[
     row("worker: in progress", ANSWER, Place::Open, |n| answer_64_times(0, n, IN_PROGRESS)),
     row("worker: begun", ANSWER, Place::Open, |n| answer_64_times(0, n, BEGUN)),
     row("worker: old answers", ANSWER, Place::Open, |_| answer_64_times(1, 1, DONE)),
+    row("worker: rows of old results", RESULTS, Place::Open, |_| old_results()),
+    row("worker: one result a row", RESULTS, Place::Settling, |n| {
+        // One result, of event n, which is 2 (n - 1) from the first.
+        let numbers = [n, 1, 2 * (n - 1), VALUE.len() as u64].map(leb128);
+        frame(RESULTS, &[&numbers.concat()[..], &VALUE].concat())
+    }),
     row("worker: to be tried again", ANSWER, Place::Settling, |n| answer(n, n, RETRY, None)),
     row("publisher: refuses to be dialled", REFUSE, Place::Greeting, |_| frame(REFUSE, &numbers([("reason", 7)]))),
     row("publisher: greets a second time", HELLO_ACK, Place::PublisherControl, |_| hello_ack()),
@@ -108,6 +114,12 @@ const VALUE: [u8; 3] = [0xc4, 1, 7];
 /// One event, the first attempt.
 fn event(number: u64, payload: &[u8]) -> Vec<u8> {
     frame(EVENTS, &[&leb128(number), &leb128(1), &leb128(1), payload].concat())
+}
+
+/// A row of 1,024 results of the first event, each without a byte.
+fn old_results() -> Vec<u8> {
+    let again = [1, 0].repeat(1023);
+    frame(RESULTS, &[leb128(1), leb128(1024), vec![0, 0], again].concat())
 }
 
 fn revoke(number: u64) -> Vec<u8> {
@@ -152,7 +164,7 @@ fn each_kind_of_frame_is_said_too_often_in_a_row_of_the_table() {
         Some((number.parse::<u8>().ok()?, name.split_once('`')?.0))
     });
     let kinds: Vec<_> = kinds.collect();
-    assert_eq!(kinds.len(), 20, "{kinds:?}");
+    assert_eq!(kinds.len(), 21, "{kinds:?}");
     let is_missing = |(number, _): &&(u8, &str)| !ALL.iter().any(|row| row.kind == *number);
     let missing: Vec<_> = kinds.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "no row is about {missing:?}");

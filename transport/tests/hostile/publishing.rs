@@ -122,7 +122,7 @@ async fn serve_one(
                 let piece = [7; PIECE as usize];
                 events.write_all(&frame(CHUNK, &[&head, &piece[..]].concat())).await.ok()?;
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         _ => std::future::pending().await,
     }

@@ -287,6 +287,7 @@ impl<C: Callbacks> Driver<C> {
                     self.upstream.renew(id, former);
                 }
                 let counters = self.ending.counters.edges.to_producer(id, Arc::clone(&to));
+                counters.window.set(window.max().count());
                 let (ended_early, publisher, replaced) = (None, None, None);
                 let producer =
                     Producer { name: to, is_far, is_outside, ended_early, publisher, keep, replaced, counters };

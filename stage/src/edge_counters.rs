@@ -11,6 +11,8 @@ use crate::counters::Counter;
 #[derive(Debug, Default)]
 pub(crate) struct EdgeCounters {
     pub(crate) asked: Counter,
+    /// The most that may be on its way now; 0 at a producer's end.
+    pub(crate) window: Counter,
     /// Given by a producer; handled by a consumer.
     pub(crate) passed: Counter,
     /// 1 once the other end has left, while what it sent before is still to be handled.
@@ -36,6 +38,7 @@ struct State {
 pub(crate) struct Counted {
     pub(crate) asked: u64,
     pub(crate) passed: u64,
+    pub(crate) window: u64,
 }
 
 impl Edges {
@@ -87,7 +90,7 @@ impl Edges {
     /// Whether a consumer has been given all that it asked for, and another one has not.
     pub(crate) fn is_used_up_alone(&self, id: SubscriptionId) -> bool {
         let is_used_up = |edge: &EdgeCounters| {
-            let Counted { asked, passed } = edge.read();
+            let Counted { asked, passed, .. } = edge.read();
             passed >= asked
         };
         let state = self.lock();
@@ -120,7 +123,7 @@ impl EdgeCounters {
     fn read(&self) -> Counted {
         // What has passed was asked for before.
         let passed = self.passed.get();
-        Counted { asked: self.asked.get(), passed }
+        Counted { asked: self.asked.get(), passed, window: self.window.get() }
     }
 }
 

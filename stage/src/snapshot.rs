@@ -75,6 +75,10 @@ pub struct SubscriptionSnapshot {
     pub to: Option<String>,
     /// Which instance of it.
     pub to_instance: Option<usize>,
+    /// The most events that its window lets be on their way now; nothing if the consumer is not a stage of this graph. Where it
+    /// [grows](crate::SubscribeOptions::growing_to), one that is larger than at the start says that the consumer has had to wait
+    /// for events, and handles them fast.
+    pub window: Option<u64>,
     /// How many events the consumer has asked for in all.
     pub asked: u64,
     /// How many it was given; by a far producer: how many of them it has handled.
@@ -118,6 +122,7 @@ pub(crate) fn subscriptions(stages: &[Member]) -> Vec<SubscriptionSnapshot> {
                 from_instance: None,
                 to: Some(stage.stage.to_string()),
                 to_instance: Some(stage.instance),
+                window: Some(counted.window),
                 asked: counted.asked,
                 given: counted.passed,
                 handled: Some(counted.passed),
@@ -133,6 +138,7 @@ pub(crate) fn subscriptions(stages: &[Member]) -> Vec<SubscriptionSnapshot> {
                 from_instance: None,
                 to: None,
                 to_instance: None,
+                window: None,
                 asked: counted.asked,
                 given: 0,
                 handled: None,

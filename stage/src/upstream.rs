@@ -115,6 +115,11 @@ impl Upstream {
         }
     }
 
+    /// The widest of all windows.
+    pub(crate) fn widest(&self) -> Option<Window> {
+        self.subscriptions.values().map(|one| one.window).max_by_key(|window| window.max())
+    }
+
     /// Whether any window may grow: only then it matters when the consumer [waits](Self::waits).
     pub(crate) fn is_growing(&self) -> bool {
         self.is_growing

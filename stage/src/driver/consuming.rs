@@ -60,6 +60,11 @@ impl<C: Callbacks> Driver<C> {
     pub(super) fn ask(&self, id: SubscriptionId, up_to: Demand) {
         if let Some(Producer { publisher: Some(publisher), counters, .. }) = self.producers.get(id) {
             counters.asked.set(up_to.count());
+            if self.upstream.is_growing()
+                && let Some(edge) = self.upstream.edge(id)
+            {
+                counters.window.set(edge.window.max().count());
+            }
             publisher.ask(id, up_to);
         }
     }

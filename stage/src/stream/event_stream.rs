@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
-use aqueduct_dispatcher::{Attempt, Begins, Cancel, Events, Interest, SubscribeOptions, SubscriptionId};
+use aqueduct_dispatcher::{Attempt, Begins, Cancel, Events, Interest, SubscribeOptions, SubscriptionId, Window};
 use tokio::task::coop::poll_proceed;
 use tokio::time::Instant;
 use tokio_stream::Stream;
@@ -74,6 +74,8 @@ impl<S: Source> SourceExt for S {}
 /// that was lost.
 pub struct EventStream<T> {
     source: String,
+    /// At the start.
+    window: Window,
     cancel: Cancel,
     inbox: Arc<Inbox<T>>,
     /// When to ask for more.
@@ -148,6 +150,7 @@ impl<T: Send + 'static> EventStream<T> {
         Self {
             source: name,
             open_more: Box::new(open_more),
+            window,
             cancel,
             inbox,
             upstream,
@@ -159,6 +162,12 @@ impl<T: Send + 'static> EventStream<T> {
             from: None,
             piece: None,
         }
+    }
+
+    /// How many events it lets be on their way or wait here now, of one instance of the source: what it was told to, or, where
+    /// that [grows](SubscribeOptions::growing_to), what it has come to.
+    pub fn window(&self) -> Window {
+        self.upstream.widest().unwrap_or(self.window)
     }
 
     /// Cancels its subscriptions, and returns the events that it has received and that were not read.

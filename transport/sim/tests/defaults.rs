@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aqueduct_sim::{Host, Outcome, Sim, SimNet};
+use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
 use aqueduct_stage::{Attempt, Graph, Running, SourceExt, Window, each};
 use aqueduct_transport::pulling::{Counters, PullingOptions, Work, WorkPool, WorkSource};
 use aqueduct_transport::{ChannelOptions, JoinOptions, MemoryQueue, Node, NodeConfig};
@@ -57,6 +57,39 @@ fn a_worker_that_hangs_loses_what_waits_there_to_those_who_have_nothing_to_do() 
                 assert!(done < Duration::from_mins(31), "{kind:?}: {done:?}");
                 let page = world.page();
                 assert_eq!((page.begun, page.again), (VALUES + 1, 1), "{kind:?}: only what hangs is begun with again");
+                Ok(())
+            })
+            .expect_ok();
+    }
+}
+
+/// As many as there is room for in its window, where the way is long and tasks are short; and 16 where they are not.
+#[test]
+fn the_window_of_a_worker_grows_for_short_tasks_far_away_and_for_no_others() {
+    for (task, count) in [(Duration::ZERO, 50_000), (SECOND / 50, 500), (SECOND, 100)] {
+        Sim::new()
+            .time_limit(Duration::from_hours(1))
+            .run(1, async move |net| {
+                net.set_default_conditions(LinkConditions::default().delay(SECOND / 20));
+                let nodes = Nodes::new(NodeConfig::default())?;
+                let (there, here) = (net.host("there"), net.host("here"));
+                let (server, node) = (nodes.start(&there)?, nodes.start(&here)?);
+                let (sender, mut receiver) = server.serve_channel::<u64, u64>("work", ChannelOptions::default())?;
+                there.spawn("sender", async move {
+                    for value in 0..count {
+                        sender.send(value).await.expect("it is open");
+                    }
+                });
+                there.spawn("receiver", async move { while let Some(Ok(_)) = receiver.recv().await {} });
+                let mut tasks = node.join_channel::<u64, u64>("work", there.address(PORT), JoinOptions::default());
+                let mut widest = 0;
+                while let Some(given) = tasks.next().await.transpose()? {
+                    sleep(task).await;
+                    given.answer(&0)?;
+                    widest = widest.max(tasks.window().max().count());
+                }
+                let expected = if task.is_zero() { 8192 } else { 16 };
+                assert_eq!(widest, expected, "tasks of {task:?}");
                 Ok(())
             })
             .expect_ok();

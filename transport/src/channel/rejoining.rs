@@ -9,6 +9,7 @@ use aqueduct_stage::notice;
 use aqueduct_stage::notices::Notices;
 use aqueduct_stage::{
     EndCause, EventStream, EventStreamError, Exit, FailureKind, Source, SourceExt, SubscribeError, SubscribeOptions,
+    Window,
 };
 use tokio::time::{Sleep, sleep};
 
@@ -50,6 +51,14 @@ impl Rejoining {
 
     pub(super) fn name(&self) -> String {
         self.source.name()
+    }
+
+    /// The present window.
+    pub(super) fn window(&self) -> Window {
+        match &self.state {
+            State::Joined(stream) => stream.window(),
+            State::Pausing(_) | State::Ended => self.window.window_or(Window::FAR),
+        }
     }
 
     /// `None` at the end of the channel; an error is the last but that.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use aqueduct_stage::{Attempt, notice};
+use aqueduct_stage::{Attempt, Window, notice};
 use tokio_stream::Stream;
 
 use super::codec::{Codec, Value};
@@ -44,6 +44,12 @@ impl<Job: Wire, Answer: Wire> ChannelWorker<Job, Answer> {
     /// On cancel nothing was taken.
     pub async fn recv(&mut self) -> Option<Result<ChannelTask<Job, Answer>, ChannelError>> {
         std::future::poll_fn(|task| Pin::new(&mut *self).poll_next(task)).await
+    }
+
+    /// How many values it lets be on their way or wait here now: what it was told to, or, where that
+    /// [grows](super::JoinOptions::values), what it has come to.
+    pub fn window(&self) -> Window {
+        self.server.window()
     }
 
     /// Reads a value. One that cannot be read goes back, and costs an attempt.

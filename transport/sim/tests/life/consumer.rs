@@ -139,8 +139,8 @@ impl<Src: Source<Item: Given> + Clone> Living<'_, Src> {
         let patience = self.life.impatience.map_or(NEVER, |(patience, _)| patience);
         let ended = match way {
             Way::Shutdown => timeout(patience, self.running.shutdown(bound)).await,
-            Way::Stop => return self.is_stopped().await,
-            Way::Dropped => return self.is_dropped(),
+            Way::Stop => return self.break_off().await,
+            Way::Dropped => return self.let_go(),
             Way::CancelInside => return Ok(Then::Nothing),
             Way::Cancel => {
                 for edge in self.shared.edges() {
@@ -155,7 +155,7 @@ impl<Src: Source<Item: Given> + Clone> Living<'_, Src> {
                 return self.joins().await;
             }
         };
-        let Ok(ended) = ended else { return self.is_hurried().await };
+        let Ok(ended) = ended else { return self.hurry_up().await };
         let took = self.world.net.now() - begun;
         let then = self.judge(ended.map(drop))?;
         // One that has not subscribed yet cannot be told so, and takes part to the end.
@@ -177,17 +177,17 @@ impl<Src: Source<Item: Given> + Clone> Living<'_, Src> {
             ended = self.running.join() => return self.judge(ended.map(drop)),
             () = hurry => {}
         }
-        self.is_hurried().await
+        self.hurry_up().await
     }
 
     /// Somebody does not want to wait for its end.
-    async fn is_hurried(self) -> Outcome<Then> {
+    async fn hurry_up(self) -> Outcome<Then> {
         let way = self.life.impatience.map_or(Way::Dropped, |(_, way)| way);
         self.world.net.note(&format!("{} is hurried by {way:?}", self.life.name), &[]);
-        if way == Way::Dropped { self.is_dropped() } else { self.is_stopped().await }
+        if way == Way::Dropped { self.let_go() } else { self.break_off().await }
     }
 
-    async fn is_stopped(mut self) -> Outcome<Then> {
+    async fn break_off(mut self) -> Outcome<Then> {
         let (bound, begun) = (self.bound(), self.world.net.now());
         let ended = self.running.stop(bound).await.map(drop);
         let took = self.world.net.now() - begun;
@@ -197,7 +197,7 @@ impl<Src: Source<Item: Given> + Clone> Living<'_, Src> {
         self.judge(ended)
     }
 
-    fn is_dropped(self) -> Outcome<Then> {
+    fn let_go(self) -> Outcome<Then> {
         self.who.may_break_off();
         drop(self.running);
         Ok(Then::Nothing)

@@ -28,7 +28,7 @@ impl Given for u64 {
 
     fn done(self) {}
 
-    fn subscribe(handling: Handling<u64>, life: &Life, source: &(impl Source<Item = u64> + Clone)) -> Handling<u64> {
+    fn subscribe(handling: Handling<Self>, life: &Life, source: &(impl Source<Item = Self> + Clone)) -> Handling<Self> {
         if life.acknowledges {
             handling.subscribe_acknowledged(source, life.window.clone())
         } else {

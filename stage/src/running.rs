@@ -238,7 +238,8 @@ impl Running {
     /// Sources outside of the graph (on other nodes, queues, stages of other graphs) are asked for nothing more from now on.
     /// What they have given is handled and, [where that is done](crate::Stage::subscribe_acknowledged), acknowledged; the rest
     /// they give to others, as if it had not been on its way here. What stages of this graph make of it is delivered before they
-    /// end, and to consumers elsewhere that end is an early one.
+    /// end, and to consumers elsewhere that end is an early one. A producer in another graph of this process hears of it behind
+    /// the callback that it is in, and is waited for: let `grace` be longer than such a callback may take.
     ///
     /// # Errors
     ///

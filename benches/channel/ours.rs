@@ -12,14 +12,14 @@ use aqueduct_benches::peers::Settings;
 use super::{Answer, Job, PATIENCE, Tally, answer, job};
 
 /// A channel whose workers have the default window.
-pub(crate) const NARROW: &str = "narrow";
-/// One whose workers have a larger one.
+pub(crate) const DEFAULT: &str = "default";
+/// One whose workers have one that stays as it is.
 pub(crate) const WIDE: &str = "wide";
 /// One that carries single values.
 pub(crate) const SINGLE: &str = "single";
 /// The channels that a worker joins, with its window.
 pub(crate) const CHANNELS: [(&str, Option<Range<usize>>); 3] =
-    [(NARROW, None), (WIDE, Some(500..1000)), (SINGLE, None)];
+    [(DEFAULT, None), (WIDE, Some(500..1000)), (SINGLE, None)];
 
 /// The server's node.
 pub(crate) struct Office {

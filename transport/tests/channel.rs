@@ -72,6 +72,28 @@ async fn results_come_back_once_each_and_then_the_end() {
     .await;
 }
 
+/// However results come together: each that is received is room for a value.
+#[tokio::test]
+async fn a_task_that_sends_a_value_for_each_result_never_waits_for_itself() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let (sender, mut receiver) = squares(&there, ChannelOptions::default().capacity(100));
+        let mut working = JoinSet::new();
+        working.spawn(square(join(&here, there.local_addr())));
+        for value in 0..100 {
+            sender.send(value).await.unwrap();
+        }
+        for value in 100..2000 {
+            receiver.recv().await.unwrap().unwrap();
+            sender.send(value).await.unwrap();
+        }
+        drop(sender);
+        assert_eq!(all(receiver).await.unwrap().len(), 100);
+        assert_eq!(working.join_all().await, [2000]);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_goes_through_the_same_transformers_arrives() {
     guarded(async {

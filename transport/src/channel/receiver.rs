@@ -24,13 +24,11 @@ pub struct Receiver<Answer> {
     results: mpsc::UnboundedReceiver<Together<Answer>>,
     /// What came together and was not received yet.
     here: std::vec::IntoIter<Answer>,
-    /// How many were received whose room was not given back.
-    received: usize,
 }
 
 impl<Answer> Receiver<Answer> {
     pub(super) fn new(hub: Arc<Hub>, results: mpsc::UnboundedReceiver<Together<Answer>>) -> Self {
-        Self { hub, results, here: Vec::new().into_iter(), received: 0 }
+        Self { hub, results, here: Vec::new().into_iter() }
     }
 
     /// The next result; `None` at the end.
@@ -45,11 +43,8 @@ impl<Answer> Receiver<Answer> {
     fn poll_recv(&mut self, task: &mut Context<'_>) -> Poll<Option<Result<Answer, ChannelError>>> {
         loop {
             if let Some(answer) = self.here.next() {
-                self.received += 1;
-                // Room is given back for several at a time, while there are more.
-                if self.here.len() == 0 || self.received >= LUMP.min(self.hub.capacity / 8) {
-                    self.hub.permits.add_permits(std::mem::take(&mut self.received));
-                }
+                // For each at once: who receives may be who waits for room to send.
+                self.hub.permits.add_permits(1);
                 return Poll::Ready(Some(Ok(answer)));
             }
             match ready!(self.results.poll_recv(task)) {
@@ -78,9 +73,6 @@ impl<Answer> Drop for Receiver<Answer> {
         self.hub.permits.close();
     }
 }
-
-/// To give room back costs about as much as to receive a small result, and one who waits for it is woken each time.
-const LUMP: usize = 64;
 
 impl<Answer> fmt::Debug for Receiver<Answer> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

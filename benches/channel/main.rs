@@ -5,8 +5,8 @@
 //!
 //! One server and 1, 2 or 4 workers, which are this program again, over loopback. A value is three integers, its result two:
 //! an id and a sum. The server sends as fast as it may and checks every sum. Ours is encrypted, each result counts once, and
-//! what a lost worker has not answered goes to another; it is measured with the default window of a worker, which
-//! grows by itself, and with 1000/500. What it is measured against has none of that: remoc over TCP, with a remote channel to each worker and
+//! what a lost worker has not answered goes to another; it is measured with the default window of a worker, 16 values, and
+//! with 1000/500. What it is measured against has none of that: remoc over TCP, with a remote channel to each worker and
 //! one back, value by value; and plain TCP, with a frame of MessagePack for each value, written and read through buffers.
 //! Both give values out in turns.
 //!

@@ -33,8 +33,7 @@ use crate::{Access, Limits, NodeName, Wire};
 ///
 /// Nothing happens before a consumer subscribes. How many instances the producer has is known with the first answer, and the
 /// consumer then subscribes to each, as to a near one. Each subscription is a stream of its own on the one connection between
-/// the two nodes. The default window is [`Window::FAR`], and [grows](aqueduct_stage::SubscribeOptions::growing_to) to 65,536 events while its
-/// consumer waits for the network.
+/// the two nodes. The default window is [`Window::FAR`].
 pub struct Remote<T> {
     node: Node,
     producer: Arc<str>,
@@ -187,10 +186,6 @@ impl<T: Wire> Source for Remote<T> {
 
     fn default_window(&self) -> Window {
         Window::FAR
-    }
-
-    fn default_growth(&self) -> Option<usize> {
-        Some(MAX_WINDOW)
     }
 
     fn instances(&self) -> usize {
@@ -793,9 +788,6 @@ fn far_exit(name: &str, reason: Reason, origin: &str, message: &str) -> Exit {
     Exit::Failed(Failure::new(name, kind, message))
 }
 
-/// The window of a consumer that did not choose one grows no further, in events: as many as a node asks its source for on
-/// behalf of another. In bytes it is bounded by [`NodeConfig::event_window_bytes`](crate::NodeConfig::event_window_bytes).
-const MAX_WINDOW: usize = 65_536;
 /// There is room at once for so many results, and bytes of them.
 const ROOM: usize = 4096;
 

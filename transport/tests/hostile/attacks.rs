@@ -75,7 +75,7 @@ impl Attack {
     pub(crate) fn subscriptions(self) -> usize {
         match self {
             // It has what it has asked for, and that as fast as it can: how much of that is up to the target.
-            Self::Frames(Frames { place: Place::Events | Place::Tasks, .. }) => 1,
+            Self::Frames(Frames { place: Place::Tasks, .. }) => 1,
             _ => 10,
         }
     }

@@ -114,9 +114,9 @@ impl SubscribeOptions {
         self.window.unwrap_or(otherwise)
     }
 
-    /// How far the window may grow, if it does; `otherwise` where neither that nor a window was chosen.
-    pub fn growing_to_or(&self, otherwise: Option<usize>) -> Option<usize> {
-        self.growing_to.or(otherwise.filter(|_| self.window.is_none()))
+    /// How far the window may grow, if it does.
+    pub fn grows_to(&self) -> Option<usize> {
+        self.growing_to
     }
 
     /// The policy for the end of the subscription.

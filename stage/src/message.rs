@@ -195,11 +195,6 @@ pub trait Source: Send + Sync + 'static {
         Window::NEAR
     }
 
-    /// How far the window of such a consumer may [grow](SubscribeOptions::growing_to). Default: it does not.
-    fn default_growth(&self) -> Option<usize> {
-        None
-    }
-
     /// How many producers it stands for: the instances of a stage. A consumer subscribes to each of them. A source on another
     /// node may learn it with the first subscription: the consumer asks again after that, and subscribes to the rest.
     fn instances(&self) -> usize {

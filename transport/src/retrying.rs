@@ -74,10 +74,6 @@ impl<Src: Source> Source for Retrying<Src> {
         self.source.default_window()
     }
 
-    fn default_growth(&self) -> Option<usize> {
-        self.source.default_growth()
-    }
-
     fn instances(&self) -> usize {
         self.source.instances()
     }

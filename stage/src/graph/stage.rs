@@ -190,7 +190,7 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let id = SubscriptionId::new();
         let Subscribing { options, keep, siblings } = subscribing.clone();
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
-        let grows_to = options.growing_to_or(source.default_growth());
+        let grows_to = options.grows_to();
         let renews = match &how {
             How::Once => None,
             How::Anew(former) => Some(Renews { former: *former }),

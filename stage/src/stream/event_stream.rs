@@ -123,7 +123,6 @@ aqueduct_dispatcher::debug_as_sentence!(EventStreamError);
 impl<T: Send + 'static> EventStream<T> {
     fn new<S: Source<Item = T> + Clone>(source: &S, options: SubscribeOptions) -> Self {
         let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
-        let grows_to = options.growing_to_or(source.default_growth());
         let (consumer, inbox, siblings) = (ConsumerId::new(), Arc::new(Inbox::default()), Arc::<Siblings>::default());
         let mut upstream = Upstream::default();
         let (name, reader, source, mut known) = (source.name(), Arc::clone(&inbox), source.clone(), 0);
@@ -133,7 +132,7 @@ impl<T: Send + 'static> EventStream<T> {
             let open = more.map(|instance| {
                 let id = SubscriptionId::new();
                 upstream.subscribe(id, window, cancel);
-                if let Some(most) = grows_to {
+                if let Some(most) = options.grows_to() {
                     upstream.let_grow(id, most);
                 }
                 let (source, subscriber) = (source.clone(), Arc::clone(&reader) as Arc<dyn Subscriber<T>>);

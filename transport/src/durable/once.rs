@@ -117,10 +117,6 @@ impl<T: Send + 'static, Src: Source<Item = Numbered<T>>, P: Positions> Source fo
         self.source.default_window()
     }
 
-    fn default_growth(&self) -> Option<usize> {
-        self.source.default_growth()
-    }
-
     fn expect_subscribers(&self) -> Option<Expected> {
         self.source.expect_subscribers()
     }

@@ -193,10 +193,6 @@ impl<S: Source> Source for Works<S> {
         self.source.default_window()
     }
 
-    fn default_growth(&self) -> Option<usize> {
-        self.source.default_growth()
-    }
-
     fn instances(&self) -> usize {
         self.source.instances()
     }

@@ -484,7 +484,7 @@ impl Model {
             let run: Vec<_> = back.drain(from..).map(|(event, _)| event).collect();
             let next = (0..attempt).fold(Attempt::FIRST, |attempt, _| attempt.next());
             self.give_back(lane, seen.lane, &run, next);
-            // Whoever failed may have been the one that others waited for.
+            // Others may have waited for the subscriber that failed.
             is_settled &= self.live.len() == live;
             if is_settled {
                 // What waited before still does: nothing newer passes it.
@@ -542,7 +542,7 @@ impl Model {
         self.live.values().map(wanted).collect()
     }
 
-    /// By demand, each event goes to whoever wants the most when it is dispatched, of those that accept it.
+    /// By demand, each event goes to the subscriber that wants the most when it is dispatched, of those that accept it.
     fn check_order(&self, mut wanted: Vec<Wanted>, events: &[u64], given: &BTreeMap<u64, usize>) {
         let is_known = wanted.iter().all(|wanted| wanted.taste != Taste::Panics);
         if !matches!(self.subject, Subject::ByDemand { shuffled: false }) || !is_known {

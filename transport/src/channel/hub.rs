@@ -124,7 +124,7 @@ impl<Answer: Wire> Results<Value> for Sink<Answer> {
             let room = Vec::with_capacity(taken.len());
             let answers = std::mem::replace(&mut *taken, room);
             if let Some(results) = &*self.results.lock().unwrap_or_else(PoisonError::into_inner) {
-                // Whoever has stopped receiving has said so.
+                // A receiver that was dropped has abandoned the channel.
                 let _ = results.send(Ok(answers));
             }
         }

@@ -1,5 +1,5 @@
 //! A peer that takes file descriptors of a process: with connections to what it accepts beside its node, and by falling silent,
-//! as a node opens a socket to ask whether such a peer is still there. A node itself has one socket, whoever connects.
+//! as a node opens a socket to ask whether such a peer is still there. A node itself has one socket for all connections.
 
 use std::net::SocketAddr;
 use std::process::Command;

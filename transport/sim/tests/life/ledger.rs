@@ -38,7 +38,7 @@ enum Fate {
     Begun(Arc<str>, Attempt),
     /// Somebody broke off.
     Unfinished(Arc<str>, Attempt),
-    /// Somebody has handled it, at this time.
+    /// A consumer has handled it, at this time.
     Handled(Arc<str>, Duration),
 }
 
@@ -61,7 +61,7 @@ impl Who {
     }
 }
 
-/// Events that somebody has begun with. Dropped, he has broken off.
+/// Events that a consumer has begun with. If this is dropped, the consumer has broken off.
 #[must_use]
 pub(crate) struct InHand {
     ledger: Arc<Ledger>,
@@ -83,7 +83,8 @@ impl Ledger {
         self.book.update(|page| page.events.extend(events.into_iter().map(|event| (event, Fate::Waits))));
     }
 
-    /// Somebody begins to handle these events. That is another attempt if, and only if, somebody has begun and not finished.
+    /// A consumer begins to handle these events. That is another attempt if, and only if, a consumer has begun with them before
+    /// and not finished.
     pub(crate) fn begin(self: &Arc<Self>, who: &Who, events: Vec<u64>, attempt: Attempt) -> InHand {
         let page = &mut *self.book.lock();
         for event in &events {
@@ -130,7 +131,7 @@ impl Ledger {
         self.book.update(|page| page.ends_when_handled = true);
     }
 
-    /// Whether whoever comes now may be told that he is late.
+    /// Whether a consumer that comes now may be told that it is late.
     pub(crate) fn is_exhausted(&self) -> bool {
         let page = self.book.lock();
         page.is_exhausted && !(page.ends_when_handled && page.unhandled().count() as u64 > page.may_be_lost)

@@ -124,7 +124,7 @@ impl Attacker {
             Attack::FramesSlowly => self.credits_slowly(at).await,
             Attack::FallsSilent => self.falls_silent(at).await,
             Attack::Descriptors => {
-                let _clients = descriptors::connect(at, 300).await;
+                let _clients = descriptors::connect(at, descriptors::CLIENTS).await;
                 self.falls_silent(at).await;
             }
             Attack::UnfinishedResults => working::ends_no_result(self, at).await,

@@ -59,6 +59,7 @@ async fn sell(worker: &local::Worker) -> Result {
     let node = Node::bind(address, worker.identity().clone()).await?;
     node.publish("orders", &orders.exclusive())?;
     worker.report_with_stop(node.local_addr())?.requested().await;
+    orders.shutdown(Duration::from_secs(5)).await; // what is not handled is for the next start
     node.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }

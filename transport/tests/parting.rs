@@ -9,9 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Result, Source, TokioSpawner};
+use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Result, Source, TokioSpawner, each};
 use aqueduct_transport::pulling::{PullingOptions, WorkPool};
-use aqueduct_transport::{MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, QueueSource, Wire};
+use aqueduct_transport::{MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, QueueSource, Wire};
 use tokio::sync::watch;
 
 #[path = "support/nodes.rs"]
@@ -156,6 +156,41 @@ fn all_were_first_attempts(handled: &Handled, way: Way) {
     assert!(again.is_empty(), "{way:?}: {again:?}");
 }
 
+/// Has a source end while a consumer is at it, and its next one give the rest to another.
+async fn restarts<Src: Source<Item: Event> + Clone>(
+    on: &impl AsyncFn(&QueueSource<u64, MemoryQueue>, &str) -> Src,
+) -> Handled {
+    let first = queue().await;
+    let seen = [Seen::new(), Seen::new()];
+    let consume = |seen: &Seen| {
+        let seen = seen.clone();
+        move || Consume { seen: seen.clone(), way: None, also: (), events: std::marker::PhantomData }
+    };
+    let graph = Graph::new("first");
+    graph.consumer("consume", consume(&seen[0])).subscribe_acknowledged(&on(&first, "first").await, 10..20);
+    let mut running = graph.start();
+    seen[0].until(20).await;
+    assert!(first.shutdown(GRACE).await, "the consumer keeps what it has");
+    let handled_first = seen[0].0.borrow().len();
+    assert!(handled_first < EVENTS as usize, "it was to end in the middle");
+    // The end of a source in the middle of its data is none for its consumer.
+    running.join().await.unwrap_err();
+    assert!(matches!(first.push([0]).await, Err(PushError::Closed(_))));
+    assert_eq!(seen[0].0.borrow().len(), handled_first, "the queue knows of all that was handled");
+
+    let second = QueueSource::new("queue", Arc::clone(first.queue()));
+    let graph = Graph::new("second");
+    graph.consumer("consume", consume(&seen[1])).subscribe_acknowledged(&on(&second, "second").await, 10..20);
+    let mut running = graph.start();
+    second.close();
+    running.join().await.unwrap();
+    assert!(second.shutdown(GRACE).await, "it has ended by itself");
+    let mut all = seen.map(|seen| seen.0.borrow().clone()).concat();
+    all.sort_unstable();
+    assert!(all.iter().map(|(number, _)| *number).eq(0..EVENTS), "{all:?}");
+    all
+}
+
 async fn queue() -> QueueSource<u64, MemoryQueue> {
     let queue = QueueSource::new("queue", Arc::new(MemoryQueue::new(1000)));
     queue.push(0..EVENTS).await.unwrap();
@@ -186,6 +221,57 @@ async fn a_far_queue_gives_to_the_next_only_what_the_first_has_not_handled() {
         for way in WAYS {
             all_were_first_attempts(&far(&queue().await, way).await, way);
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_shut_down_leaves_to_its_next_source_only_what_nobody_has_handled() {
+    guarded(async {
+        let near = restarts(&async |source: &QueueSource<_, _>, _: &str| source.clone()).await;
+        all_were_first_attempts(&near, Way::Shutdown);
+        let exclusive = restarts(&async |source: &QueueSource<_, _>, _: &str| source.exclusive()).await;
+        all_were_first_attempts(&exclusive, Way::Shutdown);
+        let [here, there] = nodes(["here", "there"]).await;
+        let far = async |source: &QueueSource<_, _>, name: &str| {
+            there.publish(name, source).unwrap();
+            here.source::<u64>(name, there.local_addr())
+        };
+        all_were_first_attempts(&restarts(&far).await, Way::Shutdown);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_is_shut_down_within_its_grace_whoever_holds_on_to_an_entry() {
+    guarded(async {
+        let source = queue().await;
+        let (begun, mut has_begun) = watch::channel(());
+        let graph = Graph::new("never ready");
+        let keep = move || {
+            let begun = begun.clone();
+            each(move |_: u64| {
+                begun.send_replace(());
+                std::future::pending()
+            })
+        };
+        graph.consumer("keep", keep).subscribe_acknowledged(&source, 0..1);
+        let running = graph.start();
+        has_begun.changed().await.unwrap();
+        assert!(!source.shutdown(Duration::ZERO).await);
+        let next = QueueSource::<u64, _>::new("queue", Arc::clone(source.queue()));
+        drop(running);
+        next.close();
+        let seen = Seen::new();
+        let graph = Graph::new("next");
+        let consume = {
+            let seen = seen.clone();
+            move || Consume { seen: seen.clone(), way: None, also: (), events: std::marker::PhantomData }
+        };
+        graph.consumer("consume", consume).subscribe_acknowledged(&next, 10..20);
+        graph.run().await.unwrap();
+        let attempts: Vec<_> = (0..EVENTS).map(|number| (number, if number == 0 { 2 } else { 1 })).collect();
+        assert_eq!(*seen.0.borrow(), attempts, "what the first consumer had counts as begun");
     })
     .await;
 }

@@ -13,7 +13,7 @@ use aqueduct_stage::{
 };
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::lending::{Lending, Loan};
@@ -39,7 +39,8 @@ use crate::{EncodeError, Limits, Wire};
 /// *before* it is delivered, so it gets each at most once. For one that must apply each event exactly once there is
 /// [`exclusive`](Self::exclusive).
 ///
-/// It stays open when the queue is empty, until it is [closed](Self::close). A queue has one source at a time: what
+/// It stays open when the queue is empty, until it is [closed](Self::close). [`shutdown`](Self::shutdown) ends it before, as
+/// when its machine is restarted: what is not handled is for the next source. A queue has one source at a time: what
 /// another one had when this one starts waits again.
 ///
 /// If the store fails (the disk is full), nothing is acknowledged or given out; it is tried again after 100 ms, and then
@@ -92,6 +93,8 @@ struct Desk<T> {
     name: Arc<str>,
     state: Mutex<State<T>>,
     changed: Notify,
+    /// Whoever waits for its end.
+    ended: Notify,
 }
 
 struct State<T> {
@@ -112,6 +115,8 @@ enum Phase {
     /// Nobody has subscribed.
     New,
     Running,
+    /// It is shut down: readers have ended, and some still have something in hand.
+    Ending,
     Ended,
 }
 
@@ -135,7 +140,8 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
             is_dismissed: false,
             trouble: None,
         };
-        let desk = Arc::new(Desk { name: name.into(), state: Mutex::new(state), changed: Notify::new() });
+        let (changed, ended) = (Notify::new(), Notify::new());
+        let desk = Arc::new(Desk { name: name.into(), state: Mutex::new(state), changed, ended });
         let handle = Arc::new(LastHandle(Arc::clone(&desk)));
         Self { queue, spawner: Arc::new(TokioSpawner), limits: Limits::default(), desk, _handle: handle }
     }
@@ -182,6 +188,27 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
         self.desk.changed.notify_one();
     }
 
+    /// Ends it in order, and leaves what nobody has handled in the queue for its next source: takes no more, tells consumers
+    /// that it is shut down ([`Exit::Shutdown`]), and waits until they have handled, or handed back, what they have in hand, and
+    /// the queue knows. A node that it is published on is to be [shut down](crate::Node::shutdown) after it, and a store
+    /// [closed](crate::RedbStore::close) after both.
+    ///
+    /// Returns whether that came within `grace`. What a consumer still had after it waits again for the next source, and counts
+    /// as begun. Afterwards [`push`](Self::push) fails, and whoever subscribes is told that it has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel it ends as soon as consumers have nothing in hand. It can be called again.
+    pub async fn shutdown(&self, grace: Duration) -> bool {
+        self.desk.begin_to_end();
+        let is_in_time = timeout(grace, self.desk.has_ended()).await.is_ok();
+        if !is_in_time {
+            self.desk.lock().phase = Phase::Ended;
+            self.desk.changed.notify_one();
+        }
+        is_in_time
+    }
+
     /// The same events with their numbers, for one consumer at a time that applies each exactly once: see
     /// [`Once`](crate::Once).
     ///
@@ -208,7 +235,7 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
         let name = &self.desk.name;
         let starts = {
             let mut state = self.desk.lock();
-            if state.phase == Phase::Ended {
+            if matches!(state.phase, Phase::Ending | Phase::Ended) {
                 return Err(SubscribeError::Ended(name.to_string()));
             }
             let is_exclusive = matches!(reader, Reader::Exclusive(_));
@@ -319,6 +346,31 @@ impl<T> Desk<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn begin_to_end(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        match state.phase {
+            // There is no task that could end.
+            Phase::New => state.phase = Phase::Ended,
+            Phase::Running => state.phase = Phase::Ending,
+            Phase::Ending | Phase::Ended => {}
+        }
+        // It lives on until it is told what has become of what they have.
+        state.end_all(&EndCause::Cancelled(Exit::Shutdown));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    async fn has_ended(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.lock().phase == Phase::Ended {
+                return;
+            }
+            ended.await;
+        }
+    }
 }
 
 impl<T> State<T> {
@@ -336,9 +388,9 @@ impl<T> State<T> {
         self.readers.get(&id).or(leaving).cloned()
     }
 
-    fn end_all(&mut self, exit: &Exit) {
+    fn end_all(&mut self, cause: &EndCause) {
         for id in self.readers.keys().copied().collect::<Vec<_>>() {
-            self.end(id, EndCause::Down(exit.clone()));
+            self.end(id, cause.clone());
         }
     }
 }
@@ -441,7 +493,7 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
         if let Err(failure) = self.work().await {
             let mut state = self.desk.lock();
             state.phase = Phase::Ended;
-            state.end_all(&Exit::Failed(failure));
+            state.end_all(&EndCause::Down(Exit::Failed(failure)));
             drop(state);
             self.say_farewell();
         }
@@ -473,7 +525,7 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
                     }
                 },
                 Next::Fail(failure) => {
-                    self.desk.lock().end_all(&Exit::Failed(failure));
+                    self.desk.lock().end_all(&EndCause::Down(Exit::Failed(failure)));
                     continue;
                 }
                 Next::Again => continue,
@@ -492,13 +544,12 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
     }
 
     fn next(&mut self) -> Next {
-        let mut state = self.desk.lock();
+        let state = self.desk.lock();
         if !state.leaving.is_empty() || state.lending.has_news() {
             return Next::Again;
         }
         let is_left = state.readers.is_empty() && !state.lending.is_being_left();
-        if state.phase == Phase::Ended || (state.is_dismissed && is_left) {
-            state.phase = Phase::Ended;
+        if state.phase == Phase::Ended || (is_left && (state.is_dismissed || state.phase == Phase::Ending)) {
             return Next::End;
         }
         if self.unreadable.is_some() {
@@ -519,7 +570,7 @@ impl<T: Wire, Q: Queue> Clerk<T, Q> {
         }
         let mut state = self.desk.lock();
         state.phase = Phase::Ended;
-        state.end_all(&Exit::Normal);
+        state.end_all(&EndCause::Down(Exit::Normal));
         Ok(true)
     }
 
@@ -644,12 +695,13 @@ impl<T, Q> Drop for Clerk<T, Q> {
             let mut state = self.desk.lock();
             state.phase = Phase::Ended;
             let failure = Failure::new(&*self.desk.name, FailureKind::Killed, "the task of the queue was dropped");
-            state.end_all(&Exit::Failed(failure));
+            state.end_all(&EndCause::Down(Exit::Failed(failure)));
             std::mem::take(&mut state.leaving)
         };
         for (id, reader, cause) in leaving {
             reader.ended(id, cause);
         }
+        self.desk.ended.notify_waiters();
     }
 }
 

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use aqueduct_sim::{Outcome, SimNet};
 use aqueduct_stage::{Graph, Source, SourceExt, SubscribeOptions};
 use aqueduct_transport::pulling::{PullingOptions, WorkPool, WorkSource};
-use aqueduct_transport::{MemoryQueue, Queue, QueueSource};
+use aqueduct_transport::{MemoryQueue, Queue};
 use rand::Rng;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::consumer;
 use crate::draw::{self, Life, Place, Working};
-use crate::queues::push;
 use crate::worker::work;
 use crate::world::{SLACK, World, sim, spawn};
+use crate::{consumer, queues};
 
 #[test]
 fn a_pool_has_every_task_done_once_however_its_workers_come_and_go() {
@@ -30,10 +30,12 @@ async fn lives(net: &SimNet) -> Outcome {
     let world = Arc::new(world);
     if is_durable {
         let queue = Arc::new(MemoryQueue::new(100_000));
-        let source = QueueSource::new("numbers", Arc::clone(&queue)).spawner(world.there.clone());
-        push(&world, &source, count);
-        serve(&world, WorkPool::new(&source, PullingOptions::default(), &world.there), count, workers, stages).await?;
-        drop(source);
+        let source = queues::source(&world, &queue);
+        let pool = WorkPool::new(&source, PullingOptions::default(), &world.there);
+        let sources = watch::Sender::new(source);
+        queues::push(&world, sources.subscribe(), count);
+        serve(&world, pool, count, workers, stages).await?;
+        drop(sources);
         world.end().await?;
         match queue.len().await? {
             0 => Ok(()),

@@ -26,7 +26,7 @@ use tokio::runtime::Builder;
 /// How both processes are set up.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Settings {
-    /// Whether packets may have 6000 bytes, with our nodes and with plain QUIC.
+    /// Whether packets may have 6000 bytes, as those of our nodes on one machine, or Ethernet's; with plain QUIC too.
     pub jumbo: bool,
     /// How many worker threads each process has; 0 for a runtime on one thread.
     pub workers: usize,
@@ -35,9 +35,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Packets up to Ethernet's.
+    /// Packets as nodes on one machine have them.
     pub fn new(workers: usize) -> Self {
-        Self { jumbo: false, workers, here: None }
+        Self { jumbo: true, workers, here: None }
     }
 
     /// Runs `main` on a runtime of its own, as a task: beside the other tasks, and not on a thread of its own.
@@ -62,7 +62,7 @@ impl Settings {
     /// If there is no socket.
     pub async fn node(self, identity: &Identity) -> Result<Node> {
         let config = NodeConfig::default();
-        let config = if self.jumbo { config.jumbo() } else { config };
+        let config = if self.jumbo { config } else { config.max_mtu(1452) };
         Ok(Node::builder(identity.clone()).config(config).bind(LOOPBACK).await?)
     }
 }

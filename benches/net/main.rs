@@ -8,8 +8,9 @@
 //! sure that none is missing. They are consecutive `u64` from 0, `Bytes` of 100 bytes, and a struct of four fields. The
 //! windows are 1000/500 and the default for far producers, 10,000/5,000. Beside them, alternated in the same run: bytes over
 //! plain QUIC (quinn, with the settings that our nodes have) and over plain TCP, in pieces of 64 KiB, and remoc over TCP,
-//! unencrypted, one value at a time and in vectors of 1000. All of it once with packets as large as is found out up to
-//! Ethernet's, and once with packets of up to 6000 bytes (`_mtu6000`), for plain QUIC as for ours. Each sample is a
+//! unencrypted, one value at a time and in vectors of 1000. All of it once with packets of up to
+//! Ethernet's 1452 bytes, and once with up to 6000 (`_mtu6000`), which nodes on one machine have by default; for plain QUIC
+//! as for ours. Each sample is a
 //! subscription, stream or channel of its own on a connection that stays, and counts for 0.3 s from the first events on.
 //! MB/s are of the data in events: 8, 100 and 26 bytes each, however they are encoded. The processor time is that of both
 //! processes.

@@ -168,7 +168,7 @@ fn endpoint(jumbo: bool, server: Option<quinn::ServerConfig>) -> Result<Endpoint
     Ok(Endpoint::new(config, server, socket, Arc::new(TokioRuntime))?)
 }
 
-/// The settings of `aqueduct::transport::NodeConfig`, by default and `jumbo`.
+/// The settings of `aqueduct::transport::NodeConfig`.
 fn transport(jumbo: bool) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     let mut discovery = quinn::MtuDiscoveryConfig::default();

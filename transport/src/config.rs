@@ -1,5 +1,6 @@
 //! [`NodeConfig`]: how a node uses its connections.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ pub struct NodeConfig {
     stream_window_bytes: u32,
     connection_window_bytes: u32,
     initial_mtu: u16,
-    max_mtu: u16,
+    /// `None` is what suits the peer.
+    max_mtu: Option<u16>,
     migration: bool,
     pub(crate) versions: Versions,
 }
@@ -82,7 +84,7 @@ impl Default for NodeConfig {
             // Four subscriptions at full speed.
             connection_window_bytes: 16 << 20,
             initial_mtu: MIN_MTU,
-            max_mtu: ETHERNET_MTU,
+            max_mtu: None,
             migration: false,
             versions: introduction::SPOKEN,
         }
@@ -320,17 +322,18 @@ impl NodeConfig {
         self
     }
 
-    /// Sets the largest packet, in bytes of UDP payload, that is sent and taken. Default 1452, which fits into Ethernet's
-    /// 1500 bytes; 1200 to 65,527. What the path really carries, up to this, is found out within the first round trips,
-    /// and what the other node takes is respected. Receive buffers grow with it.
+    /// Sets the largest packet, in bytes of UDP payload, that is sent and taken, 1200 to 65,527. Default: 6000 to a peer at
+    /// a loopback address, which is on this machine, and 1452 to any other, which fits into Ethernet's 1500 bytes. What the
+    /// path really carries, up to this, is found out within the first round trips, and what the other node takes is
+    /// respected. Receive buffers grow with it.
     #[must_use]
     pub fn max_mtu(mut self, bytes: u16) -> Self {
-        self.max_mtu = bytes;
+        self.max_mtu = Some(bytes);
         self
     }
 
-    /// Sets [`max_mtu`](Self::max_mtu) to 6000 bytes, for nodes on one machine and for links with jumbo frames: a fourth
-    /// of the packets for the same data. Where the path takes no such packets, it costs a few probes that are lost.
+    /// Sets [`max_mtu`](Self::max_mtu) to 6000 bytes to every peer, for links with jumbo frames: a fourth of the packets for
+    /// the same data. Where the path takes no such packets, it costs a few probes that are lost.
     #[must_use]
     pub fn jumbo(self) -> Self {
         self.max_mtu(JUMBO_MTU)
@@ -376,8 +379,9 @@ impl NodeConfig {
         within("publish_window_bytes", self.publish_window_bytes as u64, MIN_WINDOW_BYTES, u64::MAX)?;
         let stream_window = self.stream_window_bytes.into();
         within("connection_window_bytes", self.connection_window_bytes.into(), stream_window, u32::MAX.into())?;
-        within("max_mtu", self.max_mtu.into(), MIN_MTU.into(), MAX_MTU.into())?;
-        within("initial_mtu", self.initial_mtu.into(), MIN_MTU.into(), self.max_mtu.into())
+        let max_mtu = self.max_mtu.unwrap_or(ETHERNET_MTU);
+        within("max_mtu", max_mtu.into(), MIN_MTU.into(), MAX_MTU.into())?;
+        within("initial_mtu", self.initial_mtu.into(), MIN_MTU.into(), max_mtu.into())
     }
 
     /// The settings of the socket. `keys` make a node that was restarted recognise its old connections, so that it can
@@ -387,16 +391,22 @@ impl NodeConfig {
         let mut endpoint = quinn::EndpointConfig::new(Arc::new(keys.reset.clone()));
         endpoint
             .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)))
-            .max_udp_payload_size(self.max_mtu.max(ETHERNET_PAYLOAD))
+            .max_udp_payload_size(self.max_mtu.unwrap_or(JUMBO_MTU).max(ETHERNET_PAYLOAD))
             .expect("bounds were checked");
         endpoint
     }
 
-    /// The settings of a listener. Tokens that it gave before hold for as long as the `keys` are the same.
-    pub(crate) fn listening(&self, mut server: quinn::ServerConfig, keys: &EndpointKeys) -> quinn::ServerConfig {
+    /// The settings of a listener, for dialers at `from` or at any address. Tokens that it gave before hold for as long as
+    /// the `keys` are the same.
+    pub(crate) fn listening(
+        &self,
+        mut server: quinn::ServerConfig,
+        keys: &EndpointKeys,
+        from: Option<IpAddr>,
+    ) -> quinn::ServerConfig {
         server
             .token_key(Arc::new(keys.tokens.clone()))
-            .transport_config(self.transport())
+            .transport_config(self.transport(from))
             .migration(self.migration)
             // Each is looked at as soon as it is here, so few wait; what is above is dropped unseen.
             .max_incoming(self.max_half_open.saturating_mul(4))
@@ -405,11 +415,14 @@ impl NodeConfig {
         server
     }
 
-    /// The settings of QUIC. quinn's own leave the memory of a connection without a bound.
-    pub(crate) fn transport(&self) -> Arc<quinn::TransportConfig> {
+    /// The settings of QUIC, to a peer at `peer` or at any address. quinn's own leave the memory of a connection without a
+    /// bound.
+    pub(crate) fn transport(&self, peer: Option<IpAddr>) -> Arc<quinn::TransportConfig> {
         let mut transport = quinn::TransportConfig::default();
         let mut discovery = quinn::MtuDiscoveryConfig::default();
-        discovery.upper_bound(self.max_mtu);
+        let is_here = peer.is_some_and(|peer| peer.to_canonical().is_loopback());
+        let max_mtu = self.max_mtu.unwrap_or(if is_here { JUMBO_MTU } else { ETHERNET_MTU });
+        discovery.upper_bound(max_mtu);
         // A timeout that QUIC cannot express is longer than anybody waits.
         let idle = quinn::IdleTimeout::try_from(self.idle_timeout).unwrap_or(quinn::VarInt::MAX.into());
         transport
@@ -423,7 +436,7 @@ impl NodeConfig {
             .receive_window(quinn::VarInt::from_u32(self.connection_window_bytes))
             .send_window(u64::from(self.connection_window_bytes))
             .initial_mtu(self.initial_mtu)
-            .mtu_discovery_config((self.max_mtu > self.initial_mtu).then_some(discovery))
+            .mtu_discovery_config((max_mtu > self.initial_mtu).then_some(discovery))
             .datagram_receive_buffer_size(None);
         Arc::new(transport)
     }
@@ -526,9 +539,26 @@ mod tests {
     }
 
     #[test]
+    fn packets_to_peers_on_this_machine_may_be_larger() {
+        let most = |config: &NodeConfig, peer: Option<&str>| {
+            let transport = format!("{:?}", config.transport(peer.map(|peer| peer.parse().unwrap())));
+            let (_, most) = transport.split_once("upper_bound: ").unwrap();
+            most.split([',', ' ']).next().unwrap().parse::<u16>().unwrap()
+        };
+        let config = NodeConfig::default();
+        for here in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(most(&config, Some(here)), 6000, "{here}");
+        }
+        for peer in [None, Some("10.0.0.1"), Some("fe80::1"), Some("0.0.0.0")] {
+            assert_eq!(most(&config, peer), 1452, "{peer:?}");
+        }
+        assert_eq!(most(&config.max_mtu(1300), Some("127.0.0.1")), 1300);
+    }
+
+    #[test]
     fn the_memory_of_a_connection_is_bounded_and_it_stays_at_its_address() {
         let config = NodeConfig::default();
-        let transport = format!("{:?}", config.transport());
+        let transport = format!("{:?}", config.transport(None));
         for setting in [
             "max_concurrent_bidi_streams: 1025",
             "max_concurrent_uni_streams: 0",
@@ -540,7 +570,7 @@ mod tests {
             assert!(transport.contains(setting), "{setting} is not in {transport}");
         }
         let identity = crate::Authority::dev("test").unwrap().issue("node").unwrap();
-        let server = config.listening(identity.server_config(), identity.endpoint_keys());
+        let server = config.listening(identity.server_config(), identity.endpoint_keys(), None);
         assert!(format!("{server:?}").contains("migration: false"), "{server:?}");
     }
 }

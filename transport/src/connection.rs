@@ -207,7 +207,7 @@ async fn connect(node: &Inner, at: SocketAddr) -> Result<Connection, SubscribeEr
         let identity = node.identity();
         let mut connecting = node
             .endpoint
-            .connect_with(identity.client_config(node.config.transport()), at, &identity.server_name())
+            .connect_with(identity.client_config(node.config.transport(Some(at.ip()))), at, &identity.server_name())
             .map_err(|error| unreachable(at, error))?;
         // An error comes again below.
         if timeout(silence, connecting.handshake_data()).await.is_ok() {
@@ -276,7 +276,9 @@ async fn accept(node: Weak<Inner>, incoming: Incoming, mut place: Place) {
 async fn admit(node: &Arc<Inner>, incoming: Incoming) -> Result<(Connection, Met, FrameStream), HandshakeError> {
     let limit = node.config.handshake_timeout;
     let end = Instant::now() + limit;
-    let connection = timeout_at(end, incoming).await.map_err(|_| HandshakeError::Timeout(limit))??;
+    let server = node.server_config(incoming.remote_address().ip());
+    let connecting = incoming.accept_with(Arc::new(server))?;
+    let connection = timeout_at(end, connecting).await.map_err(|_| HandshakeError::Timeout(limit))??;
     match timeout_at(end, welcome(node, &connection)).await.unwrap_or(Err(HandshakeError::Timeout(limit))) {
         Ok((met, control)) => Ok((connection, met, control)),
         Err(error) => {

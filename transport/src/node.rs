@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -365,7 +365,7 @@ impl Node {
             return Err(IdentityError::OtherNode { ours: current.name().clone(), given: identity.name().clone() });
         }
         let keys = self.inner.first_identity.endpoint_keys();
-        let server = self.inner.config.listening(identity.server_config(), keys);
+        let server = self.inner.config.listening(identity.server_config(), keys, None);
         self.inner.endpoint.set_server_config(Some(server));
         *current = identity;
         Ok(())
@@ -452,6 +452,11 @@ impl Node {
 impl Inner {
     pub(crate) fn identity(&self) -> Identity {
         self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How a dialler at that address is let in.
+    pub(crate) fn server_config(&self, from: IpAddr) -> quinn::ServerConfig {
+        self.config.listening(self.identity().server_config(), self.first_identity.endpoint_keys(), Some(from))
     }
 
     /// What is published by that name, if `peer` may have it.
@@ -638,7 +643,7 @@ impl NodeBuilder {
         let Self { identity, config, functions, spawner } = self;
         config.check()?;
         let keys = identity.endpoint_keys();
-        let server = config.listening(identity.server_config(), keys);
+        let server = config.listening(identity.server_config(), keys, None);
         let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
         let failed = |cause| BindError::Socket { at: None, cause };
         let address = socket.local_addr().map_err(failed)?;

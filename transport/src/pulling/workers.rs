@@ -171,14 +171,16 @@ impl Workers {
         self.workers.get_mut(&id).map(|worker| worker.announces = true).is_some()
     }
 
-    /// How many tasks in a row the [next](Self::next) worker is given: it would be the next again so many times.
+    /// How many tasks in a row the [next](Self::next) worker is given: as many as it wants more than the second. While everybody
+    /// has something to do, also a row of what it wants beside that: many in one parcel cost little more than one.
     pub(super) fn run(&self) -> usize {
         if self.assignment != Assignment::ByDemand {
             return 1;
         }
         let mut ranks = self.able.iter().rev().map(|(rank, _)| *rank);
         let (best, second) = (ranks.next().unwrap_or(0), ranks.next().unwrap_or(0));
-        (best - second).max(1)
+        let row = if self.idle == 0 { best / ROWS } else { 0 };
+        (best - second + row).clamp(1, best.max(1))
     }
 
     /// Gives a worker a task from a lane: it has used up one of what it asked for. It is to be [ranked](Self::rank) after that.
@@ -384,5 +386,8 @@ fn score(lane: usize, worker: WorkerId) -> u64 {
     xxh3_64(&bytes)
 }
 
+/// What a worker wants comes in so many rows at least: so it is at most a thirty-second ahead of those who want as much, and one
+/// with a window of 16 is not ahead at all.
+const ROWS: usize = 32;
 /// How many groups keys fall into: several for each of a hundred workers, and few enough to go through when one joins.
 const LANES: usize = 1024;

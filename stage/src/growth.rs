@@ -9,7 +9,8 @@ use tokio::time::Instant;
 ///
 /// It is doubled with an ask if its consumer has waited for events since the one before, and is never so large that what is in
 /// it would take its consumer longer than a *line* may be: 20 ms, or twice what was waited, up to 200 ms. So it covers the way
-/// to a far producer where events are handled fast, and is what it was at the start where they are not.
+/// to a far producer where events are handled fast, and is what it was at the start where they are not. It is that again, too,
+/// where something is taken back: somebody else had nothing to do while it waited here.
 #[derive(Debug)]
 pub(crate) struct Growth {
     start: Window,
@@ -23,13 +24,15 @@ pub(crate) struct Growth {
     waits_since: Option<Instant>,
     /// How long it has waited since the last ask.
     waited: Duration,
+    /// Something was taken back since then.
+    is_too_large: bool,
 }
 
 impl Growth {
     /// A window that is `start` at first, and never larger than `most` unless it begins so.
     pub(crate) fn new(start: Window, most: usize) -> Self {
-        let waited = Duration::ZERO;
-        Self { start, most: most as u64, window: start, events: 0, asked_at: None, waits_since: None, waited }
+        let (asked_at, waits_since, waited) = (None, None, Duration::ZERO);
+        Self { start, most: most as u64, window: start, events: 0, asked_at, waits_since, waited, is_too_large: false }
     }
 
     /// The consumer has nothing to handle.
@@ -49,12 +52,21 @@ impl Growth {
         self.events += events as u64;
     }
 
+    /// An event was taken back before the consumer has begun with it.
+    pub(crate) fn is_taken_back(&mut self) {
+        self.is_too_large = true;
+    }
+
     /// The consumer asks again: with which window.
     pub(crate) fn asks(&mut self, now: Instant) -> Window {
         self.goes_on(now);
         let events = std::mem::take(&mut self.events);
         let waited = std::mem::take(&mut self.waited);
         let Some(before) = self.asked_at.replace(now) else { return self.window };
+        if std::mem::take(&mut self.is_too_large) {
+            self.window = self.start;
+            return self.window;
+        }
         let busy = now.saturating_duration_since(before).saturating_sub(waited);
         let line = (2 * waited).clamp(SHORTEST_LINE, LONGEST_LINE);
         // At the pace of these.
@@ -142,8 +154,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn it_shrinks_with_the_next_ask_when_work_becomes_slow() {
+    /// A window that has grown as far as it may.
+    fn grown() -> (Growth, Instant) {
         let (mut growth, mut now) = (Growth::new(window(8, 16), 8192), Instant::now());
         growth.asks(now);
         for _ in 0..12 {
@@ -154,6 +166,26 @@ mod tests {
             growth.asks(now);
         }
         assert_eq!(growth.window, window(4096, 8192));
+        (growth, now)
+    }
+
+    #[test]
+    fn it_is_as_at_the_start_when_something_is_taken_back() {
+        let (mut growth, mut now) = grown();
+        for expected in [window(8, 16), window(16, 32)] {
+            growth.begins(16);
+            growth.waits(now);
+            now += Duration::from_millis(1);
+            if expected == window(8, 16) {
+                growth.is_taken_back();
+            }
+            assert_eq!(growth.asks(now), expected);
+        }
+    }
+
+    #[test]
+    fn it_shrinks_with_the_next_ask_when_work_becomes_slow() {
+        let (mut growth, mut now) = grown();
         growth.begins(10);
         now += Duration::from_secs(10);
         assert_eq!(growth.asks(now), window(8, 16));

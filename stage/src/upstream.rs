@@ -130,6 +130,13 @@ impl Upstream {
         self.subscriptions.values_mut().filter_map(|one| one.growth.as_mut()).for_each(|growth| growth.waits(now));
     }
 
+    /// An event was taken back before the consumer has begun with it.
+    pub(crate) fn is_taken_back(&mut self, id: SubscriptionId) {
+        if let Some(growth) = self.subscriptions.get_mut(id).and_then(|one| one.growth.as_mut()) {
+            growth.is_taken_back();
+        }
+    }
+
     /// The consumer has something to handle again.
     pub(crate) fn goes_on(&mut self, now: Instant) {
         self.subscriptions.values_mut().filter_map(|one| one.growth.as_mut()).for_each(|growth| growth.goes_on(now));

@@ -172,6 +172,7 @@ impl<C: Callbacks> Driver<C> {
     /// An event was taken back before it was handled: asks for another.
     fn pass_over(&mut self, id: SubscriptionId) {
         let Some(mut arrived) = self.upstream.receive(id, 1) else { return };
+        self.upstream.is_taken_back(id);
         let piece = self.upstream.next_piece(id, &mut arrived, Instant::now);
         self.handled(id, 1);
         let then_ask = piece.and_then(|piece| piece.then_ask);

@@ -216,6 +216,9 @@ impl<T: Send + 'static> EventStream<T> {
             if self.begins.is_none_or(|begins| begins(&event)) {
                 return Some(event);
             }
+            if let Some((id, _)) = &self.from {
+                self.upstream.is_taken_back(*id);
+            }
         }
     }
 

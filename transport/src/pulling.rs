@@ -141,6 +141,8 @@ pub struct Pulling<T> {
     /// Tasks that are put off, with their numbers and slots.
     delayed: BTreeSet<(Instant, u64, u32)>,
     decisions: VecDeque<Pending<T>>,
+    /// Something has changed since tasks were last given out.
+    is_unsettled: bool,
     closing: Closing,
     counters: Counters,
 }
@@ -225,6 +227,7 @@ impl<T> Pulling<T> {
             look: None,
             delayed: BTreeSet::new(),
             decisions: VecDeque::new(),
+            is_unsettled: false,
             closing: Closing::Open,
             counters: Counters::default(),
             options,
@@ -238,7 +241,7 @@ impl<T> Pulling<T> {
     /// [`PushError`], with the task in it, if it is [known](PullingOptions::max_remembered) already, if there is no
     /// [`room`](Self::room), or after [`close`](Self::close). Nothing has changed then.
     pub fn push(&mut self, now: Instant, task: Task<T>) -> Result<(), PushError<T>> {
-        let now = self.advance(now);
+        self.advance(now);
         if self.closing != Closing::Open {
             return Err(PushError::Closed(task));
         }
@@ -265,7 +268,7 @@ impl<T> Pulling<T> {
         if was_empty {
             self.workers.fill(lane);
         }
-        self.assign(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
@@ -288,7 +291,7 @@ impl<T> Pulling<T> {
     /// [`JoinError`] when there are as many workers as may be, or when everything has ended. While the last tasks are
     /// being done, workers are welcome.
     pub fn join(&mut self, now: Instant, demand: Demand) -> Result<WorkerId, JoinError> {
-        let now = self.advance(now);
+        self.advance(now);
         if self.closing == Closing::Closed {
             return Err(JoinError::Closed);
         }
@@ -297,7 +300,7 @@ impl<T> Pulling<T> {
         }
         let worker = self.workers.join(&self.lanes);
         self.workers.ask(worker, demand.count());
-        self.assign(now);
+        self.is_unsettled = true;
         Ok(worker)
     }
 
@@ -308,9 +311,9 @@ impl<T> Pulling<T> {
     ///
     /// [`Refused::NoWorker`].
     pub fn ask(&mut self, now: Instant, worker: WorkerId, up_to: Demand) -> Result<(), Refused> {
-        let now = self.advance(now);
+        self.advance(now);
         self.workers.ask(worker, up_to.count()).ok_or(Refused::NoWorker(worker))?;
-        self.assign(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
@@ -331,9 +334,9 @@ impl<T> Pulling<T> {
     /// [`Refused`], and nothing has changed.
     pub fn begin(&mut self, now: Instant, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<(), Refused> {
         let now = self.advance(now);
-        let slot = self.held(now, worker, task, attempt)?;
+        let slot = self.held(worker, task, attempt)?;
         self.start(now, slot);
-        self.settle(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
@@ -354,7 +357,7 @@ impl<T> Pulling<T> {
         self.counters.returned += 1;
         self.release(now, slot);
         self.hand_on(now, worker, slot);
-        self.settle(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
@@ -371,11 +374,11 @@ impl<T> Pulling<T> {
         attempt: Attempt,
     ) -> Result<Finished<T>, Refused> {
         let now = self.advance(now);
-        let slot = self.held(now, worker, task, attempt)?;
+        let slot = self.held(worker, task, attempt)?;
         self.release(now, slot);
         let entry = self.end(slot);
         self.counters.finished += 1;
-        self.settle(now);
+        self.is_unsettled = true;
         Ok(Finished { task, payload: entry.task.payload, attempt })
     }
 
@@ -396,10 +399,10 @@ impl<T> Pulling<T> {
         message: &str,
     ) -> Result<(), Refused> {
         let now = self.advance(now);
-        let slot = self.held(now, worker, task, attempt)?;
+        let slot = self.held(worker, task, attempt)?;
         self.counters.nacked += 1;
         self.fail(now, slot, delay, || DeadReason::Refused(cut(message)));
-        self.settle(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
@@ -410,7 +413,7 @@ impl<T> Pulling<T> {
     /// [`Refused`]; [`Refused::TooLong`] when it goes on for too long already.
     pub fn progress(&mut self, now: Instant, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<(), Refused> {
         let now = self.advance(now);
-        let slot = self.held(now, worker, task, attempt)?;
+        let slot = self.held(worker, task, attempt)?;
         self.start(now, slot);
         let entry = self.entries[slot as usize].as_mut().expect("a held task has an entry");
         if let State::With { hold: Hold::Begun { since, deadline }, .. } = &mut entry.state {
@@ -422,7 +425,7 @@ impl<T> Pulling<T> {
             self.begun.push_back(&mut self.by_deadline, slot);
         }
         // It may have been silent.
-        self.assign(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
@@ -440,19 +443,19 @@ impl<T> Pulling<T> {
         message: &str,
     ) -> Result<(), Refused> {
         let now = self.advance(now);
-        let slot = self.held(now, worker, task, attempt)?;
+        let slot = self.held(worker, task, attempt)?;
         self.release(now, slot);
         self.die(slot, DeadReason::Terminated(cut(message)));
-        self.settle(now);
+        self.is_unsettled = true;
         Ok(())
     }
 
     /// A worker wants no more. It is given nothing from now on, and what it has stays its own until it has answered or
     /// [leaves](Self::leave). Returns whether it was there.
     pub fn retire(&mut self, now: Instant, worker: WorkerId) -> bool {
-        let now = self.advance(now);
+        self.advance(now);
         let was_there = self.workers.retire(worker, &self.lanes).is_some();
-        self.settle(now);
+        self.is_unsettled = true;
         was_there
     }
 
@@ -470,7 +473,7 @@ impl<T> Pulling<T> {
             }
         }
         let was_there = self.workers.remove(worker, &self.lanes);
-        self.settle(now);
+        self.is_unsettled = true;
         was_there
     }
 
@@ -492,7 +495,7 @@ impl<T> Pulling<T> {
                 self.wait(slot);
             }
         }
-        self.settle(now);
+        self.is_unsettled = true;
     }
 
     /// A worker is known to be gone. What it had goes to others. It counts as a failed attempt for what it had begun with: that
@@ -511,7 +514,7 @@ impl<T> Pulling<T> {
             }
         }
         let was_there = self.workers.remove(worker, &self.lanes);
-        self.settle(now);
+        self.is_unsettled = true;
         was_there
     }
 
@@ -543,7 +546,7 @@ impl<T> Pulling<T> {
         if matches!(self.closing, Closing::Draining(Some(until)) if until <= now) {
             self.give_up(now);
         }
-        self.settle(now);
+        self.is_unsettled = true;
     }
 
     /// Takes no more tasks, and ends when all that are here have ended: [`Decision::Closed`] comes then. After `grace`, or
@@ -560,16 +563,19 @@ impl<T> Pulling<T> {
             Closing::Draining(before) => *before = until,
             Closing::Closed => {}
         }
-        self.settle(now);
+        self.is_unsettled = true;
     }
 
-    /// What is to be done next, in order. To be called until it is `None` after each call of another method.
+    /// What is to be done next, in order. To be called until it is `None`, after each call of another method or after several:
+    /// then tasks are given out in longer rows.
     pub fn poll_decision(&mut self) -> Option<Decision<T>> {
         loop {
-            match self.decisions.pop_front()? {
-                Pending::Decided(decision) => return Some(decision),
-                Pending::Assign { given, slot } if self.has(given, slot) => return Some(Decision::Assign(given)),
-                Pending::Assign { .. } => {}
+            match self.decisions.pop_front() {
+                Some(Pending::Decided(decision)) => return Some(decision),
+                Some(Pending::Assign { given, slot }) if self.has(given, slot) => return Some(Decision::Assign(given)),
+                Some(Pending::Assign { .. }) => {}
+                None if std::mem::take(&mut self.is_unsettled) => self.settle(),
+                None => return None,
             }
         }
     }

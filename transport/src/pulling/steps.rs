@@ -17,18 +17,12 @@ impl<T> Pulling<T> {
     }
 
     /// The slot of a task, if this worker has it in this attempt. Any message is a sign of life.
-    pub(super) fn held(
-        &mut self,
-        now: Instant,
-        worker: WorkerId,
-        task: TaskId,
-        attempt: Attempt,
-    ) -> Result<u32, Refused> {
+    pub(super) fn held(&mut self, worker: WorkerId, task: TaskId, attempt: Attempt) -> Result<u32, Refused> {
         let was_silent = self.is_silent(worker);
         self.workers.hear(worker).ok_or(Refused::NoWorker(worker))?;
         let found = self.find(worker, task, attempt);
         if was_silent && found.is_err() {
-            self.assign(now);
+            self.is_unsettled = true;
         }
         found
     }
@@ -300,7 +294,9 @@ impl<T> Pulling<T> {
     }
 
     /// Gives out what can be, and notices the end.
-    pub(super) fn settle(&mut self, now: Instant) {
+    pub(super) fn settle(&mut self) {
+        // Nothing can have changed before a first call with the time.
+        let Some(now) = self.now else { return };
         self.assign(now);
         let is_empty = self.in_flight == 0 && self.waiting() == 0;
         if is_empty && matches!(self.closing, Closing::Draining(_)) {
@@ -309,7 +305,7 @@ impl<T> Pulling<T> {
         }
     }
 
-    pub(super) fn assign(&mut self, now: Instant) {
+    fn assign(&mut self, now: Instant) {
         while self.lanes.len() > 0 && self.in_flight < self.options.max_in_flight {
             let Some((worker, lane)) = self.workers.next() else { break };
             let run = self.workers.run().min(self.lanes.len()).min(self.options.max_in_flight - self.in_flight);

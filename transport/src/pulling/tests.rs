@@ -13,11 +13,13 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Pool {
     pulling: Pulling<u64>,
     now: Instant,
+    /// What was decided and not looked at.
+    decided: Vec<Decision<u64>>,
 }
 
 impl Pool {
     fn new(options: PullingOptions) -> Self {
-        Self { pulling: Pulling::new(options), now: start() }
+        Self { pulling: Pulling::new(options), now: start(), decided: Vec::new() }
     }
 
     fn join(&mut self, demand: u64) -> WorkerId {
@@ -33,10 +35,12 @@ impl Pool {
     }
 
     fn begin(&mut self, worker: WorkerId, id: u64, attempt: u32) -> Result<(), Refused> {
+        self.decide();
         self.pulling.begin(self.now, worker, id.into(), nth(attempt))
     }
 
     fn give_back(&mut self, worker: WorkerId, id: u64, attempt: u32) -> Result<(), Refused> {
+        self.decide();
         self.pulling.give_back(self.now, worker, id.into(), nth(attempt))
     }
 
@@ -54,6 +58,7 @@ impl Pool {
     fn push(&mut self, ids: impl IntoIterator<Item = u64>) {
         for id in ids {
             self.pulling.push(self.now, Task::new(id, id)).unwrap();
+            self.decide();
         }
     }
 
@@ -71,7 +76,13 @@ impl Pool {
     }
 
     fn decisions(&mut self) -> Vec<Decision<u64>> {
-        std::iter::from_fn(|| self.pulling.poll_decision()).collect()
+        self.decide();
+        std::mem::take(&mut self.decided)
+    }
+
+    /// Time does not pass, and no word of a worker comes, before what was decided is known.
+    fn decide(&mut self) {
+        self.decided.extend(std::iter::from_fn(|| self.pulling.poll_decision()));
     }
 
     fn dead(&mut self) -> Vec<(u64, u32, DeadReason)> {
@@ -85,16 +96,19 @@ impl Pool {
     }
 
     fn pass(&mut self, time: Duration) {
+        self.decide();
         self.now += time;
         self.pulling.handle_timeout(self.now);
     }
 
     fn acknowledge(&mut self, worker: WorkerId, id: u64, attempt: u32) -> Result<u64, Refused> {
+        self.decide();
         let finished = self.pulling.acknowledge(self.now, worker, id.into(), nth(attempt))?;
         Ok(finished.payload)
     }
 
     fn nack(&mut self, worker: WorkerId, id: u64, attempt: u32, delay: Duration) {
+        self.decide();
         self.pulling.nack(self.now, worker, id.into(), nth(attempt), delay, "broken").unwrap();
     }
 }
@@ -309,11 +323,15 @@ fn a_worker_that_leaves_costs_its_tasks_no_attempt() {
 #[test]
 fn what_was_not_told_yet_is_not_told_to_one_who_left() {
     let mut pool = Pool::new(PullingOptions::default());
-    let gone = pool.join(1);
-    pool.push([1]);
+    let gone = pool.join(2);
+    for id in [1, 2] {
+        pool.pulling.push(pool.now, Task::new(id, id)).unwrap();
+    }
+    let told = pool.pulling.poll_decision();
+    assert!(matches!(told, Some(Decision::Assign(given)) if given.task == 1.into()), "{told:?}");
     pool.pulling.lost(pool.now, gone);
-    let worker = pool.join(1);
-    assert_eq!(pool.given(), [(worker, 1, 2)]);
+    let worker = pool.join(2);
+    assert_eq!(pool.given(), [(worker, 1, 2), (worker, 2, 2)]);
 }
 
 #[test]

@@ -404,21 +404,18 @@ impl<T: Clone + Send + 'static> Driver<T> {
             return self.finish(Some(cause));
         }
         let now = now();
-        while self.pulling.room() > 0
-            && let Some((number, event)) = self.arrivals.pop_front()
-        {
-            let before = self.upstream.again.get(&number).map_or(0, |attempt| attempt.number() - 1);
-            let key = self.results.as_ref().and_then(|results| results.key(&event));
-            let task = Task::new(number, event).attempts_made(before);
-            let task = if let Some(key) = key { task.key(key.to_le_bytes()) } else { task };
-            let pushed = self.pulling.push(now, task);
-            debug_assert!(pushed.is_ok(), "there is room, and each number comes once");
+        loop {
+            self.push(now);
+            if self.upstream.ended.is_some() && self.arrivals.is_empty() {
+                self.pulling.close(now, None);
+                self.wait_for_workers();
+            }
+            self.carry_out();
+            // What was given out may have made room.
+            if self.arrivals.is_empty() || self.pulling.room() == 0 {
+                break;
+            }
         }
-        if self.upstream.ended.is_some() && self.arrivals.is_empty() {
-            self.pulling.close(now, None);
-            self.wait_for_workers();
-        }
-        self.carry_out();
         if let Some(results) = &self.results {
             results.flush(self.upstream.arrived);
         }
@@ -431,6 +428,20 @@ impl<T: Clone + Send + 'static> Driver<T> {
         let is_full = self.results.is_none() && self.letters.waiting() >= MAX_DEAD_LETTERS;
         let room = if is_full { 0 } else { self.pulling.room().saturating_sub(self.arrivals.len()) };
         self.upstream.ask(room as u64);
+    }
+
+    /// Takes in what has arrived, as far as there is room.
+    fn push(&mut self, now: std::time::Instant) {
+        while self.pulling.room() > 0
+            && let Some((number, event)) = self.arrivals.pop_front()
+        {
+            let before = self.upstream.again.get(&number).map_or(0, |attempt| attempt.number() - 1);
+            let key = self.results.as_ref().and_then(|results| results.key(&event));
+            let task = Task::new(number, event).attempts_made(before);
+            let task = if let Some(key) = key { task.key(key.to_le_bytes()) } else { task };
+            let pushed = self.pulling.push(now, task);
+            debug_assert!(pushed.is_ok(), "there is room, and each number comes once");
+        }
     }
 
     /// Gives up the last tasks if there has been no worker for too long.

@@ -42,7 +42,7 @@
 //! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
 //!   do what, and who may dial
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
-//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for;
+//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for; `pauses`: when it tries again;
 //!   `share`: how much of it is kept for a subscriber
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
@@ -99,6 +99,7 @@ mod node;
 mod nodes;
 mod pace;
 mod patience;
+mod pauses;
 mod peer_functions;
 mod peers;
 mod prescan;

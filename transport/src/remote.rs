@@ -26,6 +26,7 @@ use crate::frame::{Reason, Subscribe};
 use crate::link::{Inbound, InboundEvent};
 use crate::node::{Inner, Node};
 use crate::patience::Grace;
+use crate::pauses::Pauses;
 use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::{Access, Limits, NodeName, Wire};
 
@@ -124,6 +125,7 @@ impl<T: Wire> Remote<T> {
             connection: established.clone(),
             end_of_grace: self.node.inner.ended.clone(),
             grace: Grace::new(grace),
+            pauses: Pauses::new(FIRST_PAUSE, LAST_PAUSE),
             idle: Idle::new(),
             controls,
             counters: Arc::clone(&self.node.inner.counters),
@@ -250,6 +252,8 @@ struct Link<T> {
     far: Far,
     end_of_grace: CancellationToken,
     grace: Grace,
+    /// Before each attempt to reach the publisher again.
+    pauses: Pauses,
     idle: Idle,
     controls: Arc<Controls>,
     counters: Arc<Counters>,
@@ -344,7 +348,7 @@ impl Idle {
 const ROUND_TRIPS: u32 = 8;
 const ATTEMPT: Duration = Duration::from_secs(1);
 const LONGEST_ATTEMPT: u32 = 4;
-/// Between two attempts.
+/// Before the second attempt, and before the last ones; the first is at once, unless the link had only just gone on.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(250);
 /// After so long without a word, what is wanted is said again.
@@ -459,15 +463,15 @@ impl<T: Wire> Link<T> {
     async fn reconnect(&mut self) -> Option<FrameStream> {
         let controls = Arc::clone(&self.controls);
         let until = self.grace.cut(Instant::now());
-        let (mut pause, mut patience) = (FIRST_PAUSE, self.far.patience);
+        let mut patience = self.far.patience;
         for attempt in 1_u64.. {
-            let (far, pause_after, patience_now) = (self.far.clone(), pause, patience);
+            let (far, pause, patience_now) = (self.far.clone(), self.pauses.lost(Instant::now()), patience);
             let opening = async move {
-                let opened = timeout(patience_now, far.open()).await;
-                if !matches!(opened, Ok(Some(_))) {
-                    sleep(pause_after).await;
+                // Even the shortest sleep lasts until the clock's next tick.
+                if !pause.is_zero() {
+                    sleep(pause).await;
                 }
-                opened.ok().flatten()
+                timeout(patience_now, far.open()).await.ok().flatten()
             };
             tokio::pin!(opening);
             let opened = loop {
@@ -490,7 +494,6 @@ impl<T: Wire> Link<T> {
                 tracing::debug!(producer = self.name, attempt, "connected to the producer's node again");
                 return Some(FrameStream::new(stream, self.limits.clone(), self.connection.fate.clone()));
             }
-            pause = (pause * 2).min(LAST_PAUSE);
             // Where packets are lost, a short attempt hardly ever succeeds.
             patience = (patience * 2).min(self.far.patience * LONGEST_ATTEMPT);
         }
@@ -593,7 +596,9 @@ impl<T: Wire> Link<T> {
                 InboundEvent::Resumed => {
                     self.counters.links_resumed.add(1);
                     let events = self.inbound.arrived();
-                    let cut_off = self.grace.resumed(Instant::now());
+                    let now = Instant::now();
+                    let cut_off = self.grace.resumed(now);
+                    self.pauses.goes_on(|| now);
                     let (notices, producer, epoch) = (&self.counters.notices, &self.name, self.epoch);
                     notice!(notices, info, "link resumed", producer, events, ?cut_off, epoch);
                 }

@@ -11,10 +11,11 @@ use aqueduct_stage::{
     EndCause, EventStream, EventStreamError, Exit, FailureKind, Source, SourceExt, SubscribeError, SubscribeOptions,
     Window,
 };
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::ChannelError;
 use super::codec::Value;
+use crate::pauses::Pauses;
 use crate::pulling::{Work, WorkSource, Works};
 use crate::remote::Remote;
 use crate::{Node, Retrying};
@@ -25,7 +26,8 @@ pub(super) struct Rejoining {
     source: Retrying<Works<Remote<Value>>>,
     window: SubscribeOptions,
     state: State,
-    pause: Duration,
+    /// Before each further subscription.
+    pauses: Pauses,
 }
 
 enum State {
@@ -46,7 +48,7 @@ impl Rejoining {
     pub(super) fn new(node: Node, remote: &Remote<Value>, window: SubscribeOptions, patience: Duration) -> Self {
         let source = Retrying::new(&remote.work(), patience).unless_denied();
         let state = State::Joined(Box::new(source.events(window)));
-        Self { node, source, window, state, pause: FIRST_PAUSE }
+        Self { node, source, window, state, pauses: Pauses::new(FIRST_PAUSE, LAST_PAUSE) }
     }
 
     pub(super) fn name(&self) -> String {
@@ -67,13 +69,13 @@ impl Rejoining {
             match &mut self.state {
                 State::Joined(stream) => match ready!(tokio_stream::Stream::poll_next(Pin::new(&mut **stream), task)) {
                     Some(Ok(work)) => {
-                        self.pause = FIRST_PAUSE;
+                        self.pauses.goes_on(Instant::now);
                         return Poll::Ready(Some(Ok(Joined::Given(work))));
                     }
                     Some(Err(error)) => {
                         let Some(end) = self.lost(error) else {
-                            self.state = State::Pausing(Box::pin(sleep(self.pause)));
-                            self.pause = (self.pause * 2).min(LAST_PAUSE);
+                            let pause = self.pauses.lost(Instant::now());
+                            self.state = State::Pausing(Box::pin(sleep(pause)));
                             return Poll::Ready(Some(Ok(Joined::Lost)));
                         };
                         self.state = State::Ended;
@@ -129,6 +131,6 @@ impl fmt::Debug for Rejoining {
     }
 }
 
-/// Between two subscriptions, if nothing came in between.
+/// Before the second further subscription, and before the last ones, if little time has passed since something came.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_millis(500);

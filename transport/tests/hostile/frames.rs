@@ -91,6 +91,7 @@ pub(crate) const ALL: &[Frames] = &[
     row("publisher: fails at once", FAILED, Place::Answer, |_| {
         [accepted(), frame(FAILED, &numbers([("last_seq", 0), ("reason", 2)]))].concat()
     }),
+    row("publisher: goes on and is cut again", RESUMED, Place::Answer, |_| frame(RESUMED, EMPTY)),
     row("publisher: accepts a second time", ACCEPTED, Place::Publisher, |_| accepted()),
     row("publisher: answers taken", ANSWERED, Place::Publisher, |_| frame(ANSWERED, &numbers([("up_to", 0)]))),
     row("publisher: unknown frames", UNKNOWN, Place::Publisher, |_| frame(UNKNOWN, &[7; 10])),
@@ -161,9 +162,8 @@ fn each_kind_of_frame_is_said_too_often_in_a_row_of_the_table() {
     });
     let kinds: Vec<_> = kinds.collect();
     assert_eq!(kinds.len(), 21, "{kinds:?}");
-    // Two make an honest peer up to four times slower, and have no row as long as they do: a publisher that goes on with a link
-    // and cuts it, again and again, is dialled without a pause; and one that sends an event in each frame is as busy as it can.
-    let known = [RESUMED, EVENTS];
+    // One that sends an event in each frame makes an honest peer more than three times slower, and has no row as long as it does.
+    let known = [EVENTS];
     let is_missing = |(number, _): &&(u8, &str)| !known.contains(number) && !ALL.iter().any(|row| row.kind == *number);
     let missing: Vec<_> = kinds.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "no row is about {missing:?}");

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use aqueduct_stage::SourceExt;
 use aqueduct_transport::{Access, NodeConfig};
+use bytes::Bytes;
 use quinn::{Endpoint, ReadError};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
 
+use crate::attacks::{Attack, Attacker};
 use crate::nodes::{GUARD, guarded};
 use crate::peers::{is_served, produce};
 use crate::world::*;
+use crate::{frames, publishing};
 
 #[tokio::test]
 async fn connections_of_one_node_beyond_its_share_are_refused_and_others_are_let_in() {
@@ -91,6 +94,33 @@ async fn fifty_nodes_that_start_together_on_one_address_all_come_in() {
             });
         }
         joining.join_all().await;
+    })
+    .await;
+}
+
+/// A link that is cut is made again at once, and a dial is a handshake.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_that_goes_on_and_cuts_the_link_again_and_again_is_dialled_ever_later() {
+    guarded(async {
+        let world = World::new(NodeConfig::default()).await;
+        let attacker = Attacker::new(world.authority.issue("hostile").unwrap());
+        let row = frames::ALL.iter().find(|row| row.kind == RESUMED).unwrap();
+        let at = publishing::serve(&attacker, Attack::Frames(row), 1)[0];
+        attacker.begins.send_replace(true);
+        let mut events = world.here.source::<Bytes>("evil", at).events(5..10);
+        let begun = Instant::now();
+        let resumed_five_times = async {
+            while world.here.snapshot().links_resumed < 5 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = resumed_five_times => {}
+            ended = events.next() => panic!("{ended:?}"),
+        }
+        let (took, pauses) = (begun.elapsed(), Duration::from_millis(50 + 100 + 200 + 250));
+        println!("five times within {took:?}");
+        assert!(took >= pauses, "{took:?}");
     })
     .await;
 }

@@ -75,19 +75,49 @@ pub(crate) fn decode_one<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, 
 ///
 /// [`DecodeError`]: the payload's structure, or a value, is not what it should be. Nothing of it is delivered then.
 pub(crate) fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Result<Vec<T>, DecodeError> {
+    let mut events = Vec::new();
+    decode_behind(&mut events, payload, count, limits)?;
+    Ok(events)
+}
+
+/// As [`decode`], behind the events that are there already.
+///
+/// # Errors
+///
+/// As [`decode`]; `events` is as it was then.
+pub(crate) fn decode_behind<T: Wire>(
+    events: &mut Vec<T>,
+    payload: &[u8],
+    count: u64,
+    limits: &Limits,
+) -> Result<(), DecodeError> {
     prescan::check(payload, count, limits.items(), limits.depth())?;
     // There really are so many values, of a byte each at least.
     let count = usize::try_from(count).map_err(|_| StructureError::Truncated)?;
-    let mut events = Vec::with_capacity(count);
+    let before = events.len();
+    // The first ones are often the only ones.
+    if before == 0 {
+        events.reserve_exact(count)
+    } else {
+        events.reserve(count)
+    }
     let mut deserializer = Deserializer::from_read_ref(payload);
     for index in 0..count {
-        let value = T::deserialize(&mut deserializer);
-        events.push(value.map_err(|cause| DecodeError::Value { index, signature: T::signature(), cause })?);
+        match T::deserialize(&mut deserializer) {
+            Ok(event) => events.push(event),
+            Err(cause) => {
+                events.truncate(before);
+                return Err(DecodeError::Value { index, signature: T::signature(), cause });
+            }
+        }
     }
     // rmp-serde does not tell where it stands in a slice, but a further value must find nothing to read.
     match bool::deserialize(&mut deserializer) {
-        Err(ValueError::InvalidMarkerRead(_)) => Ok(events),
-        _ => Err(DecodeError::Unused { signature: T::signature() }),
+        Err(ValueError::InvalidMarkerRead(_)) => Ok(()),
+        _ => {
+            events.truncate(before);
+            Err(DecodeError::Unused { signature: T::signature() })
+        }
     }
 }
 

@@ -42,7 +42,7 @@
 //! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
 //!   do what, and who may dial
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
-//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for; `pauses`: when it tries again;
+//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for; `pauses`: when it tries again; `arriving`: what is handed on together;
 //!   `share`: how much of it is kept for a subscriber
 //! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
 //!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
@@ -68,6 +68,7 @@
 
 mod access;
 mod admission;
+mod arriving;
 pub mod bounds;
 mod bugs;
 mod channel;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::AccessError;
-use crate::codec::decode;
+use crate::arriving::{Batch, Turn};
 use crate::connection::{Established, refused};
 use crate::counters::Counters;
 use crate::frame::{Reason, Subscribe};
@@ -534,14 +535,14 @@ impl<T: Wire> Link<T> {
     async fn carry(&mut self) -> Result<(), Broken> {
         let controls = Arc::clone(&self.controls);
         self.idle = Idle::new();
+        let mut turn = Turn::begin();
         loop {
             // First, as some may have come behind the answer.
-            while let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? {
-                self.idle.interrupt();
-                self.inbound.handle_frame(self.epoch, frame).map_err(|error| Broken::Peer(error.to_string()))?;
-                self.deliver()?;
-            }
-            if self.stream.is_read_to_end() {
+            let received = self.receive(&mut turn);
+            // Also what came before a frame that is wrong.
+            self.deliver()?;
+            let has_all = received?;
+            if has_all && self.stream.is_read_to_end() {
                 self.inbound.end_of_stream().map_err(|error| Broken::Peer(error.to_string()))?;
             }
             self.obey();
@@ -550,6 +551,11 @@ impl<T: Wire> Link<T> {
             if self.inbound.is_finished() && self.stream.is_flushed() {
                 self.stream.finish();
                 return self.stream.delivered().await.map_err(Broken::Stream);
+            }
+            if turn.is_over() {
+                tokio::task::yield_now().await;
+                turn = Turn::begin();
+                continue;
             }
             let end_of_grace = self.grace.ends();
             let mut is_pause_over = false;
@@ -561,7 +567,12 @@ impl<T: Wire> Link<T> {
                     () = sleep_until(end_of_grace.unwrap_or_else(Instant::now)), if end_of_grace.is_some() => {}
                 }
             };
-            self.stream.progress(woken).await.map_err(Broken::Stream)?;
+            let mut has_waited = false;
+            noting_a_wait(self.stream.progress(woken), &mut has_waited).await.map_err(Broken::Stream)?;
+            if has_waited {
+                turn = Turn::begin();
+            }
+            turn.moved();
             if end_of_grace.is_some_and(|end| end <= Instant::now()) {
                 return Err(Broken::Unanswered);
             }
@@ -571,50 +582,77 @@ impl<T: Wire> Link<T> {
         }
     }
 
+    /// Takes up frames until its turn is over; returns whether those were all.
+    fn receive(&mut self, turn: &mut Turn) -> Result<bool, Broken> {
+        while !turn.is_over() {
+            let Some(frame) = self.stream.next_frame().map_err(Broken::Stream)? else { return Ok(true) };
+            turn.frame();
+            self.idle.interrupt();
+            self.inbound.handle_frame(self.epoch, frame).map_err(|error| Broken::Peer(error.to_string()))?;
+        }
+        Ok(false)
+    }
+
     /// Hands on what has arrived.
     fn deliver(&mut self) -> Result<(), Broken> {
+        let mut batch = Batch::new();
         while let Some(event) = self.inbound.poll_event() {
-            match event {
-                InboundEvent::Events { count, attempt, payload } => {
-                    let events = decode::<T>(&payload, count, &self.limits)
-                        .map_err(|error| Broken::Peer(Sentence(&error).to_string()))?;
-                    self.counters.events_in.add(count);
-                    let Subscription { id, subscriber, .. } = &self.subscription;
-                    subscriber.deliver(*id, events.into(), attempt);
+            if let InboundEvent::Events { count, attempt, payload } = event {
+                let added = batch
+                    .add((count, attempt, &payload), &self.limits, |events, attempt| self.hand_on(events, attempt));
+                if let Err(error) = added {
+                    batch.end(|events, attempt| self.hand_on(events, attempt));
+                    return Err(Broken::Peer(Sentence(&error).to_string()));
                 }
-                InboundEvent::Revoked { number } => {
-                    self.subscription.subscriber.revoke(self.subscription.id, number);
-                }
-                InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
-                InboundEvent::Failed { reason, origin, message, is_cancel } => {
-                    let exit = far_exit(&self.name, reason, &origin, &message);
-                    self.tell(match (exit, is_cancel) {
-                        (exit, true) => EndCause::Cancelled(exit),
-                        (exit, false) => EndCause::Down(exit),
-                    });
-                }
-                InboundEvent::Resumed => {
-                    self.counters.links_resumed.add(1);
-                    let events = self.inbound.arrived();
-                    let now = Instant::now();
-                    let cut_off = self.grace.resumed(now);
-                    self.pauses.goes_on(|| now);
-                    let (notices, producer, epoch) = (&self.counters.notices, &self.name, self.epoch);
-                    notice!(notices, info, "link resumed", producer, events, ?cut_off, epoch);
-                }
-                InboundEvent::Lost { reason, message } => {
-                    self.counters.links_given_up.add(1);
-                    let why = match reason {
-                        Reason::NoSession => "its node was started again, or has given this link up".to_owned(),
-                        reason => format!("{reason}: {message}"),
-                    };
-                    let failure = Failure::new(&self.name, FailureKind::Disconnected, why);
-                    self.tell(EndCause::Down(Exit::Failed(failure)));
-                }
-                InboundEvent::Accepted { .. } | InboundEvent::Refused { .. } => {}
+            } else {
+                batch.end(|events, attempt| self.hand_on(events, attempt));
+                self.hear(event);
             }
         }
+        batch.end(|events, attempt| self.hand_on(events, attempt));
         Ok(())
+    }
+
+    fn hand_on(&self, events: Vec<T>, attempt: Attempt) {
+        self.counters.events_in.add(events.len() as u64);
+        let Subscription { id, subscriber, .. } = &self.subscription;
+        subscriber.deliver(*id, events.into(), attempt);
+    }
+
+    /// Hears of anything but events.
+    fn hear(&mut self, event: InboundEvent) {
+        match event {
+            InboundEvent::Revoked { number } => {
+                self.subscription.subscriber.revoke(self.subscription.id, number);
+            }
+            InboundEvent::Done => self.tell(EndCause::Down(Exit::Normal)),
+            InboundEvent::Failed { reason, origin, message, is_cancel } => {
+                let exit = far_exit(&self.name, reason, &origin, &message);
+                self.tell(match (exit, is_cancel) {
+                    (exit, true) => EndCause::Cancelled(exit),
+                    (exit, false) => EndCause::Down(exit),
+                });
+            }
+            InboundEvent::Resumed => {
+                self.counters.links_resumed.add(1);
+                let events = self.inbound.arrived();
+                let now = Instant::now();
+                let cut_off = self.grace.resumed(now);
+                self.pauses.goes_on(|| now);
+                let (notices, producer, epoch) = (&self.counters.notices, &self.name, self.epoch);
+                notice!(notices, info, "link resumed", producer, events, ?cut_off, epoch);
+            }
+            InboundEvent::Lost { reason, message } => {
+                self.counters.links_given_up.add(1);
+                let why = match reason {
+                    Reason::NoSession => "its node was started again, or has given this link up".to_owned(),
+                    reason => format!("{reason}: {message}"),
+                };
+                let failure = Failure::new(&self.name, FailureKind::Disconnected, why);
+                self.tell(EndCause::Down(Exit::Failed(failure)));
+            }
+            InboundEvent::Events { .. } | InboundEvent::Accepted { .. } | InboundEvent::Refused { .. } => {}
+        }
     }
 
     fn transmit(&mut self) {
@@ -772,6 +810,17 @@ impl<T: Send + 'static> Publisher<T> for Controls {
             wishes.consumer = None;
         });
     }
+}
+
+/// What comes of `future`, and whether it was not there at once.
+async fn noting_a_wait<F: Future>(future: F, has_waited: &mut bool) -> F::Output {
+    tokio::pin!(future);
+    poll_fn(|cx| {
+        let polled = future.as_mut().poll(cx);
+        *has_waited |= polled.is_pending();
+        polled
+    })
+    .await
 }
 
 /// How the far producer, or its subscription, has ended.

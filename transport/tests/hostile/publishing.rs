@@ -102,7 +102,7 @@ async fn serve_one(
         Attack::Frames(Frames { place: Place::Publisher, bytes, .. }) => {
             write_all_of(&mut events, 1.., *bytes).await;
         }
-        Attack::Frames(Frames { place: Place::Tasks, bytes, .. }) => {
+        Attack::Frames(Frames { place: Place::Events | Place::Tasks, bytes, .. }) => {
             let mut sent = 0;
             loop {
                 let (kind, body) = next_frame(&mut asks).await?;

@@ -19,7 +19,7 @@ use crate::BoxFuture;
 
 /// A stream of the connections that clients make to a listening socket.
 ///
-/// A connection is accepted only when one is asked for, and with a [limit](Self::limit) only while fewer are open. Until
+/// A connection is accepted only when one is asked for, and only while fewer than the [limit](Self::limit) are open. Until
 /// then clients wait in the kernel's backlog, and when that is full, they find out: that is how back-pressure looks from
 /// outside.
 ///
@@ -45,7 +45,7 @@ use crate::BoxFuture;
 #[derive(Debug)]
 pub struct TcpAcceptor {
     listener: TcpListener,
-    places: Option<Places>,
+    places: Places,
     retry: Retry,
     is_over: bool,
 }
@@ -56,12 +56,12 @@ pub struct TcpAcceptor {
 pub struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    place: Option<Place>,
+    place: Place,
 }
 
 /// A place under the limit of a [`TcpAcceptor`]; it is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+pub struct Place(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
 /// A limit of open connections.
 struct Places {
@@ -96,10 +96,12 @@ impl TcpAcceptor {
     /// Takes a socket that listens already: with a backlog of its own, for instance, from
     /// [`TcpSocket`](tokio::net::TcpSocket).
     pub fn new(listener: TcpListener) -> Self {
-        Self { listener, places: None, retry: Retry::default(), is_over: false }
+        Self { listener, places: Places::new(LIMIT), retry: Retry::default(), is_over: false }
     }
 
-    /// Accepts no connection while `open` of those it has accepted are alive. Default: there is no limit but demand.
+    /// Accepts no connection while `open` of those it has accepted are alive. Default: 512, half of the file descriptors that
+    /// a process may have on most systems. Demand does not bound them: a stage has handled a connection that it has handed to a
+    /// task, and asks for the next. With a higher limit, raise that of the process (`ulimit -n`) as well.
     ///
     /// # Panics
     ///
@@ -108,7 +110,7 @@ impl TcpAcceptor {
     #[must_use = "the returned acceptor has the limit"]
     pub fn limit(mut self, open: usize) -> Self {
         assert!(open > 0, "expected a limit of at least 1 connection, got 0");
-        self.places = Some(Places { free: Arc::new(Semaphore::new(open)), taken: None, waiting: None });
+        self.places = Places::new(open);
         self
     }
 
@@ -132,13 +134,11 @@ impl Stream for TcpAcceptor {
         }
         loop {
             ready!(this.retry.poll_pause(cx));
-            if let Some(places) = &mut this.places {
-                ready!(places.poll_taken(cx));
-            }
+            ready!(this.places.poll_taken(cx));
             let error = match ready!(this.listener.poll_accept(cx)) {
                 Ok((stream, peer)) => {
                     this.retry = Retry::default();
-                    let place = this.places.as_mut().and_then(|places| places.taken.take()).map(Place);
+                    let place = Place(this.places.taken.take());
                     return Poll::Ready(Some(Ok(Connection { stream, peer, place })));
                 }
                 Err(error) => error,
@@ -159,6 +159,10 @@ impl Stream for TcpAcceptor {
 }
 
 impl Places {
+    fn new(open: usize) -> Self {
+        Self { free: Arc::new(Semaphore::new(open)), taken: None, waiting: None }
+    }
+
     /// Ready when there is a place for the next connection.
     fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.taken.is_some() {
@@ -199,6 +203,8 @@ impl Retry {
     }
 }
 
+/// Connections that are open, unless it is told otherwise.
+const LIMIT: usize = 512;
 /// Somebody may have closed a file.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// So long a client waits more than it has to when there are files again.
@@ -254,8 +260,8 @@ impl Connection {
         &mut self.stream
     }
 
-    /// The stream, and its place under the limit if there is one: to be kept for as long as the stream is open.
-    pub fn into_parts(self) -> (TcpStream, Option<Place>) {
+    /// The stream, and its place under the limit: to be kept for as long as the stream is open.
+    pub fn into_parts(self) -> (TcpStream, Place) {
         (self.stream, self.place)
     }
 }
@@ -310,6 +316,18 @@ mod tests {
         for code in OUT_OF_RESOURCES {
             assert_eq!(Severity::of(&io::Error::from_raw_os_error(code)), Severity::Resources);
         }
+    }
+
+    #[tokio::test]
+    async fn connections_have_places_also_where_nobody_has_set_a_limit() {
+        let mut acceptor = TcpAcceptor::bind("127.0.0.1:0").await.unwrap();
+        let free = |acceptor: &TcpAcceptor| acceptor.places.free.available_permits();
+        assert_eq!(free(&acceptor), LIMIT);
+        let _client = TcpStream::connect(acceptor.local_addr().unwrap()).await.unwrap();
+        let accepted = std::future::poll_fn(|cx| Pin::new(&mut acceptor).poll_next(cx)).await;
+        assert_eq!(free(&acceptor), LIMIT - 1);
+        drop(accepted);
+        assert_eq!(free(&acceptor), LIMIT);
     }
 
     #[tokio::test(start_paused = true)]

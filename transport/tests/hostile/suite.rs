@@ -273,7 +273,10 @@ async fn work(node: Node) {
             }
         }
     };
-    tokio::join!(send, async { while receiver.recv().await.is_some() {} });
+    // A value that was tried five times keeps its place until somebody has looked at it: a hundred of them would end the attack.
+    let mut dead = sender.monitor().dead_letters();
+    let receive = async { while receiver.recv().await.is_some() {} };
+    tokio::join!(send, receive, async { while dead.next().await.is_some() {} });
 }
 
 async fn take_from_hostile(node: Node, hostile: SocketAddr) {

@@ -3,23 +3,33 @@
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Endpoint, UdpPoller};
+use tokio::time::{sleep, timeout};
 
 /// Sends and receives nothing. What is at the address that it tells may be another socket by now.
 #[derive(Clone, Copy, Debug)]
 struct ClosedSocket(SocketAddr);
 
-/// Closes the socket of an endpoint without connections, whoever still holds the endpoint: its address is free then.
-pub(crate) fn close_socket(endpoint: &Endpoint, address: SocketAddr) {
+/// Closes the socket of an endpoint, whoever still holds that: its address is free then. Connections that are still closing let
+/// go of it when their tasks run.
+pub(crate) async fn close_socket(endpoint: &Endpoint, socket: &Weak<dyn AsyncUdpSocket>, address: SocketAddr) {
     // quinn keeps the socket before the present one until something comes in.
     for _ in 0..2 {
         // It fails only where a socket does not know its address.
         let _ = endpoint.rebind_abstract(Arc::new(ClosedSocket(address)));
     }
+    let is_closed = async {
+        while socket.strong_count() > 0 {
+            sleep(LOOK_AGAIN).await;
+        }
+    };
+    // Whoever has opened it may hold it as well.
+    let _ = timeout(LONGEST, is_closed).await;
 }
 
 impl AsyncUdpSocket for ClosedSocket {
@@ -45,3 +55,7 @@ impl UdpPoller for ClosedSocket {
         Poll::Pending
     }
 }
+
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Longer than it takes until tasks run that are woken.
+const LONGEST: Duration = Duration::from_millis(100);

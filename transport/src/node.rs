@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) gate: Gate,
     pub(crate) spawner: Arc<dyn Spawner>,
     pub(crate) endpoint: Endpoint,
+    /// That of the endpoint, which holds it, as do its connections.
+    socket: Weak<dyn AsyncUdpSocket>,
     pub(crate) incarnation: u64,
     /// What others may have it call, and what that amounts to.
     pub(crate) functions: Arc<Functions>,
@@ -397,7 +399,7 @@ impl Node {
         // Lets the peers hear of it. QUIC's closing period is a few round trips; what it takes for one after many losses
         // may be minutes.
         let _ = tokio::time::timeout(CLOSING_TIMEOUT, endpoint.wait_idle()).await;
-        close_socket(endpoint, self.inner.address);
+        close_socket(endpoint, &self.inner.socket, self.inner.address).await;
         in_time
     }
 
@@ -646,7 +648,7 @@ impl NodeBuilder {
         let server = config.listening(identity.server_config(), keys, None);
         let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
         let failed = |cause| BindError::Socket { at: None, cause };
-        let address = socket.local_addr().map_err(failed)?;
+        let (address, held) = (socket.local_addr().map_err(failed)?, Arc::downgrade(&socket));
         let endpoint =
             Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime).map_err(failed)?;
         let gate = Gate::new(Admission::new(&config));
@@ -657,6 +659,7 @@ impl NodeBuilder {
             gate,
             spawner,
             endpoint,
+            socket: held,
             incarnation: start_time(),
             functions_digest: functions.digest(),
             functions: Arc::new(functions),

@@ -202,6 +202,8 @@ enum Closing {
     Open,
     /// With the time at which what is left is given up.
     Draining(Option<Instant>),
+    /// Nothing is given out any more.
+    Stopping,
     Closed,
 }
 
@@ -561,7 +563,22 @@ impl<T> Pulling<T> {
             Closing::Open => self.closing = Closing::Draining(until),
             Closing::Draining(Some(before)) => *before = until.map_or(*before, |until| until.min(*before)),
             Closing::Draining(before) => *before = until,
-            Closing::Closed => {}
+            Closing::Stopping | Closing::Closed => {}
+        }
+        self.is_unsettled = true;
+    }
+
+    /// Takes no more tasks and gives none out, and asks back what waits at workers that [announce](Self::announces) what they
+    /// begin with. Workers may still answer what they have, or give it back. [`Decision::Closed`] comes when they have nothing
+    /// any more. What waits then has not ended, and [`next_attempt`](Self::next_attempt) says how it would go on.
+    pub fn stop(&mut self, now: Instant) {
+        let now = self.advance(now);
+        if self.closing == Closing::Closed {
+            return;
+        }
+        self.closing = Closing::Stopping;
+        for worker in self.workers.announcing() {
+            self.clear_line(now, worker);
         }
         self.is_unsettled = true;
     }
@@ -599,6 +616,13 @@ impl<T> Pulling<T> {
             Place::Slot(slot) => self.entries[slot as usize].as_ref().map(|entry| &entry.task.payload),
             Place::Ended => None,
         }
+    }
+
+    /// In which attempt a task that has not ended is given out next. What is with a worker counts as begun.
+    pub fn next_attempt(&self, task: TaskId) -> Option<Attempt> {
+        let Place::Slot(slot) = self.places.get(task)? else { return None };
+        let entry = self.entries[slot as usize].as_ref()?;
+        Some(if let State::With { .. } = entry.state { entry.attempt.next() } else { entry.attempt })
     }
 
     /// How many more tasks are taken now: what a source may be asked for.

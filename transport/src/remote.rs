@@ -777,6 +777,10 @@ impl<T: Send + 'static> Publisher<T> for Controls {
     }
 
     fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
+        // A pool says it to every source of what is done out of turn.
+        if !self.takes_answers.load(Ordering::Relaxed) {
+            return;
+        }
         self.wish(id, |wishes| {
             // What is said after a cancel is not heard.
             match answer {

@@ -9,10 +9,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Result, Source, TokioSpawner, each};
-use aqueduct_transport::pulling::{PullingOptions, WorkPool};
-use aqueduct_transport::{MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, QueueSource, Wire};
+use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Result, Source, SourceExt, TokioSpawner, each};
+use aqueduct_transport::pulling::{PullingOptions, WorkPool, WorkSource};
+use aqueduct_transport::{
+    MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueSource, Wire,
+};
 use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
 
 #[path = "support/nodes.rs"]
 mod nodes;
@@ -238,6 +242,55 @@ async fn a_queue_that_is_shut_down_leaves_to_its_next_source_only_what_nobody_ha
             here.source::<u64>(name, there.local_addr())
         };
         all_were_first_attempts(&restarts(&far).await, Way::Shutdown);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pool_of_a_queue_that_is_shut_down_gives_back_what_nobody_has_begun_with() {
+    guarded(async {
+        let pool = |source: &QueueSource<_, _>| WorkPool::new(source, PullingOptions::default(), &TokioSpawner);
+        let near = restarts(&async |source: &QueueSource<_, _>, _: &str| pool(source)).await;
+        all_were_first_attempts(&near, Way::Shutdown);
+        let [here, there] = nodes(["here", "there"]).await;
+        let far = async |source: &QueueSource<_, _>, name: &str| {
+            there.publish(name, &pool(source)).unwrap();
+            here.source::<u64>(name, there.local_addr())
+        };
+        all_were_first_attempts(&restarts(&far).await, Way::Shutdown);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pool_of_a_queue_that_is_shut_down_waits_for_what_is_begun_and_none_of_what_is_done_comes_back() {
+    guarded(async {
+        let source = queue().await;
+        let pool = WorkPool::new(&source, PullingOptions::default(), &TokioSpawner);
+        let mut work = pool.work().events(5..10);
+        let mut begun = Vec::new();
+        for _ in 0..4 {
+            begun.push(work.next().await.unwrap().unwrap());
+        }
+        // Those behind the first are done before it.
+        let [first, second, third, fourth] = begun.try_into().unwrap();
+        third.done();
+        let mut shutdown = std::pin::pin!(source.shutdown(GRACE));
+        assert!(timeout(Duration::ZERO, &mut shutdown).await.is_err());
+        fourth.done();
+        second.retry(Duration::ZERO, "not today");
+        while (pool.counters().finished, pool.counters().nacked) != (2, 1) {
+            tokio::task::yield_now().await;
+        }
+        assert!(timeout(Duration::ZERO, &mut shutdown).await.is_err(), "the first is not answered");
+        first.done();
+        assert!(shutdown.await);
+        assert!(work.next().await.unwrap().is_err(), "the end of the source is not that of the data");
+        let left = source.queue().take(1000).await.unwrap();
+        let left: Vec<_> = left.iter().map(|entry| (entry.id.number(), entry.attempt)).collect();
+        // The entries are numbered from 1.
+        let expected: Vec<_> = [(2, 2)].into_iter().chain((5..=EVENTS).map(|id| (id, 1))).collect();
+        assert_eq!(left, expected);
     })
     .await;
 }

@@ -27,10 +27,18 @@ struct Reader {
     given: Demand,
     /// Whether it says what it has handled, and has the rest back.
     acknowledges: bool,
-    /// Given and not handled, oldest first, each with its attempt; nothing unless it acknowledges.
-    lent: VecDeque<(QueueId, u32)>,
+    /// Given, from the first on that is not handled, oldest first; nothing unless it acknowledges.
+    lent: VecDeque<Lent>,
     /// It wants no more, and is gone once it has handled what it was given.
     is_leaving: bool,
+}
+
+#[derive(Debug)]
+struct Lent {
+    id: QueueId,
+    attempt: u32,
+    /// Handled before some that were given earlier.
+    is_done: bool,
 }
 
 /// Entries for one reader, all with the same attempt.
@@ -61,9 +69,21 @@ impl Lending {
         reader.acknowledges |= reader.given.is_zero();
         let left = reader.given.saturating_sub(up_to).as_len();
         let count = reader.lent.len().saturating_sub(left);
-        self.handled.extend(reader.lent.drain(..count).map(|(id, _)| id));
+        self.handled.extend(reader.lent.drain(..count).filter(|lent| !lent.is_done).map(|lent| lent.id));
         if reader.is_leaving && reader.lent.is_empty() {
             self.readers.remove(&id);
+        }
+    }
+
+    /// The reader has handled its entry `number`, counted from 1 as it was given them, and perhaps not those before it.
+    pub(super) fn done(&mut self, id: SubscriptionId, number: u64) {
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        let first = reader.given.count() - reader.lent.len() as u64 + 1;
+        let at = number.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        if let Some(lent) = at.and_then(|at| reader.lent.get_mut(at))
+            && !std::mem::replace(&mut lent.is_done, true)
+        {
+            self.handled.push(lent.id);
         }
     }
 
@@ -77,13 +97,14 @@ impl Lending {
         }
     }
 
-    /// The reader handles nothing more, and what it has not handled waits again. `unfinished` is what follows that which it has
-    /// handled, oldest first: numbers of entries, and the attempt that is to follow. Where that is no later one than these came
+    /// The reader handles nothing more, and what it has not handled waits again. `unfinished` is what it has not handled, oldest
+    /// first: numbers of entries, and the attempt that is to follow. Where that is no later one than these came
     /// with, they were not begun. Of what is not in there, `is_lost` says whether it may have been.
     pub(super) fn leave(&mut self, id: SubscriptionId, unfinished: &[(usize, u32)], is_lost: bool) {
         let Some(reader) = self.readers.remove(&id) else { return };
         let next = unfinished.iter().flat_map(|(count, next)| std::iter::repeat_n(Some(*next), *count));
-        for ((id, attempt), next) in reader.lent.into_iter().zip(next.chain(std::iter::repeat(None))) {
+        let left = reader.lent.into_iter().filter(|lent| !lent.is_done);
+        for (Lent { id, attempt, .. }, next) in left.zip(next.chain(std::iter::repeat(None))) {
             let was_begun = next.map_or(is_lost, |next| next > attempt) || bug!(NotBegunIsAttempt);
             if was_begun { &mut self.returned } else { &mut self.untouched }.push(id);
         }
@@ -93,13 +114,13 @@ impl Lending {
     pub(super) fn not_taken(&mut self, id: SubscriptionId, count: usize) {
         if let Some(reader) = self.readers.get_mut(&id) {
             let taken = reader.lent.len().saturating_sub(count);
-            self.untouched.extend(reader.lent.drain(taken..).map(|(id, _)| id));
+            self.untouched.extend(reader.lent.drain(taken..).map(|lent| lent.id));
         }
     }
 
     /// Whether a reader has something that it has not handled, and that can come back.
     pub(super) fn has_lent(&self, id: SubscriptionId) -> bool {
-        self.readers.get(&id).is_some_and(|reader| !reader.lent.is_empty())
+        self.readers.get(&id).is_some_and(|reader| reader.lent.iter().any(|lent| !lent.is_done))
     }
 
     /// How many entries there are readers for.
@@ -132,7 +153,8 @@ impl Lending {
             }
             reader.given.add(Demand::from(entries.len()));
             if reader.acknowledges {
-                reader.lent.extend(entries.iter().map(|entry| (entry.id, entry.attempt)));
+                let lent = |entry: &QueueEntry| Lent { id: entry.id, attempt: entry.attempt, is_done: false };
+                reader.lent.extend(entries.iter().map(lent));
             }
             loans.push(Loan { to: *to, entries, is_final: !reader.acknowledges });
         }
@@ -232,6 +254,22 @@ mod tests {
             lending.handled(id, Demand::new(up_to));
             assert_eq!(lending.take_handled(), expected, "up to {up_to}");
         }
+        assert!(lending.is_idle());
+    }
+
+    #[test]
+    fn what_is_done_out_of_turn_is_handled_once_and_does_not_come_back() {
+        let (mut lending, [id]) = readers([5]);
+        lending.assign(entries(1..6, 1));
+        for (number, expected) in [(3, ids(3..4)), (3, ids(0..0)), (9, ids(0..0)), (0, ids(0..0)), (4, ids(4..5))] {
+            lending.done(id, number);
+            assert_eq!(lending.take_handled(), expected, "{number}");
+        }
+        lending.handled(id, Demand::new(1));
+        lending.done(id, 1);
+        assert_eq!(lending.take_handled(), ids(1..2));
+        lending.leave(id, &[(1, 2), (1, 1)], false);
+        assert_eq!((lending.take_returned(), lending.take_untouched()), (ids(2..3), ids(5..6)));
         assert!(lending.is_idle());
     }
 

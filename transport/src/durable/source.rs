@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Sentence, Source, Spawner,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, Sentence, Source, Spawner,
     SubscribeError, Subscriber, Subscription, SubscriptionId, TokioSpawner,
 };
 use bytes::Bytes;
@@ -190,7 +190,8 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
 
     /// Ends it in order, and leaves what nobody has handled in the queue for its next source: takes no more, tells consumers
     /// that it is shut down ([`Exit::Shutdown`]), and waits until they have handled, or handed back, what they have in hand, and
-    /// the queue knows. A node that it is published on is to be [shut down](crate::Node::shutdown) after it, and a store
+    /// the queue knows. A [pool](crate::pulling::WorkPool) hands back what none of its workers has begun with. A node that it is
+    /// published on is to be [shut down](crate::Node::shutdown) after it, and a store
     /// [closed](crate::RedbStore::close) after both.
     ///
     /// Returns whether that came within `grace`. What a consumer still had after it waits again for the next source, and counts
@@ -405,6 +406,14 @@ impl<T: Send + 'static, E> Publisher<E> for Desk<T> {
     fn handled(&self, id: SubscriptionId, up_to: Demand) {
         self.lock().lending.handled(id, up_to);
         self.changed.notify_one();
+    }
+
+    /// A pool says so of events that are done before some that came earlier. Other answers are not taken.
+    fn answer(&self, id: SubscriptionId, number: u64, answer: Answer) {
+        if answer == Answer::Done {
+            self.lock().lending.done(id, number);
+            self.changed.notify_one();
+        }
     }
 
     /// Others could handle what it has.

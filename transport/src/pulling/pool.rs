@@ -40,6 +40,8 @@ use letters::Letters;
 ///   that can take events back gets the others back.
 /// * Its subscribers are told of the end of the data when the source is exhausted and every event is done or dead; not
 ///   before. If the source ends early, they are told that, and what is not done is lost with the source.
+/// * If the source ends the subscription and lives on, as a [`QueueSource`](crate::QueueSource::shutdown) that is shut down
+///   does, subscribers bring to an end what they have begun with, and the pool gives the rest back; then they are told of it.
 /// * An event that its source says is another attempt is one here, too: attempts before the pool count.
 ///
 /// It lives for as long as a clone of it or a subscription does.
@@ -117,6 +119,11 @@ pub(crate) trait Results<T>: Send + Sync {
 
     /// Nobody will do this task.
     fn dead(&self, letter: &DeadLetter<T>);
+
+    /// The pool ends, and somebody has begun with this task, which is neither done nor dead. Said before [`ended`](Self::ended).
+    fn begun(&self, task: TaskId) {
+        let _ = task;
+    }
 
     /// The pool ends: every task has been done or is dead, or `cause` says why not. `abandoned` of those that are dead
     /// waited for workers until the time for that was over.

@@ -191,7 +191,8 @@ impl<T> Pulling<T> {
 
     /// Gives a task that `from` has returned to somebody who has nothing to do, for whom it was asked back.
     pub(super) fn hand_on(&mut self, now: Instant, from: WorkerId, slot: u32) {
-        let next = self.workers.most_idle_but(from).filter(|_| self.lanes.len() == 0);
+        let next =
+            self.workers.most_idle_but(from).filter(|_| self.lanes.len() == 0 && self.closing != Closing::Stopping);
         match next.filter(|_| self.in_flight < self.options.max_in_flight) {
             Some(worker) => {
                 self.give(now, worker, 0, slot);
@@ -298,14 +299,21 @@ impl<T> Pulling<T> {
         // Nothing can have changed before a first call with the time.
         let Some(now) = self.now else { return };
         self.assign(now);
-        let is_empty = self.in_flight == 0 && self.waiting() == 0;
-        if is_empty && matches!(self.closing, Closing::Draining(_)) {
+        let is_over = match self.closing {
+            Closing::Draining(_) => self.in_flight == 0 && self.waiting() == 0,
+            Closing::Stopping => self.in_flight == 0,
+            Closing::Open | Closing::Closed => false,
+        };
+        if is_over {
             self.closing = Closing::Closed;
             self.decisions.push_back(Pending::Decided(Decision::Closed));
         }
     }
 
     fn assign(&mut self, now: Instant) {
+        if matches!(self.closing, Closing::Stopping | Closing::Closed) {
+            return;
+        }
         while self.lanes.len() > 0 && self.in_flight < self.options.max_in_flight {
             let Some((worker, lane)) = self.workers.next() else { break };
             let run = self.workers.run().min(self.lanes.len()).min(self.options.max_in_flight - self.in_flight);

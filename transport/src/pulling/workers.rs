@@ -253,6 +253,11 @@ impl Workers {
         self.workers.iter().filter(|(_, worker)| is_stalled(worker)).map(|(id, _)| *id).collect()
     }
 
+    /// Those that say what they begin with.
+    pub(super) fn announcing(&self) -> Vec<WorkerId> {
+        self.workers.iter().filter(|(_, worker)| worker.announces).map(|(id, _)| *id).collect()
+    }
+
     /// From whom to take something back for somebody who has nothing to do: of those whose line has not moved for `pause`, the
     /// one at whom most waits. And when to look again, also for those that [stall](Self::stalled).
     pub(super) fn look(

@@ -112,5 +112,6 @@ async fn works(world: &World, node: Node, life: &Working) -> Outcome {
     let options = if let Some(window) = life.window.clone() { options.values(window) } else { options };
     let tasks: ChannelWorker<u64, u64> = node.join_channel("triple", world.there.address(PORT), options);
     drop(node);
-    work(world, life, tasks).await
+    work(world, life, tasks).await?;
+    Ok(())
 }

@@ -68,7 +68,7 @@ where
 
 /// What a consumer does after its end.
 #[derive(PartialEq)]
-enum Then {
+pub(crate) enum Then {
     Nothing,
     ComesBack,
 }
@@ -232,4 +232,4 @@ impl<Src: Source<Item: Given> + Clone> Living<'_, Src> {
 
 const NEVER: Duration = Duration::from_secs(100_000);
 /// How long after the end of its source a consumer comes back.
-const SHORTLY: Duration = Duration::from_millis(100);
+pub(crate) const SHORTLY: Duration = Duration::from_millis(100);

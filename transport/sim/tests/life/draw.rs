@@ -14,6 +14,9 @@ const WINDOW_TIME: Duration = Duration::from_secs(10);
 /// as many instances as there can be, with a window for each instance of the producer.
 pub(crate) const LONGEST_END: Duration = Duration::from_secs(10 * 4 * 3 + 10);
 
+/// How long it takes, at most, until workers have answered what they have begun with: the longest task, or what a consumer has.
+pub(crate) const LONGEST_TASK: Duration = Duration::from_secs(600 + 10).saturating_add(LONGEST_END);
+
 /// One consumer's life.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {

@@ -1,6 +1,6 @@
 //! The oracle: what became of each event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +25,9 @@ pub(crate) struct Page {
     ends_when_handled: bool,
     /// How many events consumers that do not acknowledge may have taken with them.
     may_be_lost: u64,
+    /// Which events somebody has begun with since the producer's machine was started last, and in how many of its lives before.
+    begun: BTreeSet<u64>,
+    begun_before: BTreeMap<u64, Attempt>,
     /// How many consumers there are, and how many have ended.
     pub(crate) lives: usize,
     pub(crate) ended: usize,
@@ -101,6 +104,7 @@ impl Ledger {
                     continue;
                 }
             };
+            page.begun.insert(*event);
             if attempt != expected {
                 self.fails(format_args!("{event} is given to {} as {attempt:?}, expected {expected:?}", who.name));
             }
@@ -119,6 +123,19 @@ impl Ledger {
 
     pub(crate) fn has_ended(&self) {
         self.book.update(|page| page.ended += 1);
+    }
+
+    /// The machine of a queue is restarted. What was begun and not finished since it was started counts there as one attempt,
+    /// however many workers have tried.
+    pub(crate) fn restarted(&self) {
+        let page = &mut *self.book.lock();
+        for event in std::mem::take(&mut page.begun) {
+            let attempt = page.begun_before.get(&event).map_or(Attempt::FIRST, |before| before.next());
+            if let Some(Fate::Unfinished(_, last)) = page.events.get_mut(&event) {
+                *last = attempt;
+                page.begun_before.insert(event, attempt);
+            }
+        }
     }
 
     /// There will be no further events.

@@ -49,7 +49,7 @@ async fn lives(net: &SimNet) -> Outcome {
         if let Some((after, pause)) = restarts.pop()
             && timeout(after, world.lives_have_ended()).await.is_err()
         {
-            restart(&world, &source, pause).await?;
+            restart(&world, &source, draw::LONGEST_END, pause).await?;
             sources.send_replace(self::source(&world, &queue));
             continue;
         }
@@ -64,12 +64,18 @@ pub(crate) fn source(world: &World, queue: &Arc<MemoryQueue>) -> QueueSource<u64
 }
 
 /// Restarts the queue's machine in order: what is not handled stays in the queue, and consumers wait for its return.
-async fn restart(world: &World, source: &QueueSource<u64, MemoryQueue>, pause: Duration) -> Outcome {
+pub(crate) async fn restart(
+    world: &World,
+    source: &QueueSource<u64, MemoryQueue>,
+    grace: Duration,
+    pause: Duration,
+) -> Outcome {
     world.net.note("the queue's machine is restarted", &[]);
     world.node().unpublish("numbers");
-    if !source.shutdown(draw::LONGEST_END).await {
+    if !source.shutdown(grace).await {
         return Err("consumers of the queue do not give back what they have".into());
     }
+    world.ledger.restarted();
     world.restart(&world.there, pause).await?;
     Ok(())
 }

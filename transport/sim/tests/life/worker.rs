@@ -11,6 +11,7 @@ use aqueduct_transport::pulling::Work;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_stream::{Stream, StreamExt};
 
+use crate::consumer::Then;
 use crate::draw::{Leaves, Working};
 use crate::ledger::Who;
 use crate::world::World;
@@ -61,7 +62,11 @@ impl Task for ChannelTask<u64, u64> {
 }
 
 /// Works until the end of its source, or until it leaves.
-pub(crate) async fn work<T, E>(world: &World, life: &Working, tasks: impl Stream<Item = Result<T, E>> + Send) -> Outcome
+pub(crate) async fn work<T, E>(
+    world: &World,
+    life: &Working,
+    tasks: impl Stream<Item = Result<T, E>> + Send,
+) -> Outcome<Then>
 where
     T: Task,
     E: fmt::Display,
@@ -76,14 +81,17 @@ where
         }
         let next = match timeout_at(leaves_at, tasks.next()).await {
             Ok(Some(next)) => next,
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(Then::Nothing),
             Err(_) => return leave(world, life),
         };
         let task = match next {
             Ok(task) => task,
             // Whoever comes after the end may be told so.
             Err(error) if error.to_string().contains("has ended") && taken == 0 && world.ledger.is_exhausted() => {
-                return Ok(());
+                return Ok(Then::Nothing);
+            }
+            Err(error) if world.restarts && SHUT_DOWN.iter().any(|end| error.to_string().contains(end)) => {
+                return Ok(Then::ComesBack);
             }
             Err(error) => return Err(format!("{}: {error}; {life:?}", life.name).into()),
         };
@@ -113,10 +121,13 @@ async fn handle(world: &World, life: &Working, who: &Who, task: impl Task) {
     in_hand.handled();
 }
 
-fn leave(world: &World, life: &Working) -> Outcome {
+fn leave(world: &World, life: &Working) -> Outcome<Then> {
     world.net.note(&format!("{} leaves", life.name), &[]);
-    Ok(())
+    Ok(Then::Nothing)
 }
+
+/// What a worker hears of a source that is shut down, or was.
+const SHUT_DOWN: [&str; 2] = ["down: shutdown", "has ended"];
 
 /// A third of what is borne without a word.
 const REPORTS: Duration = Duration::from_secs(10);

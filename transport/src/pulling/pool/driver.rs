@@ -1,6 +1,6 @@
 //! [`Driver`]: the task of a pool. It moves what [`Pulling`] decides.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -37,6 +37,8 @@ pub(super) struct Driver<T: Clone> {
     notices: Notices,
     /// Answers to events that had been answered, or were never given.
     unheld: u64,
+    /// The source has ended the subscription and hears what becomes of its events: nothing is given out any more.
+    stopping: Option<EndCause>,
     is_over: bool,
     /// Where the results go, if workers answer with any.
     results: Option<Arc<dyn Results<T>>>,
@@ -85,8 +87,10 @@ struct Upstream<T> {
     arrived: u64,
     /// Those that are done or dead.
     settled: Ranges,
-    /// How many the source was told to be so.
+    /// How many, from the first on, the source was told to be so.
     told: u64,
+    /// Those behind them of which it was not told.
+    untold: Vec<u64>,
     /// Those that came as another attempt than the first, and are not settled.
     again: BTreeMap<u64, Attempt>,
     ended: Option<EndCause>,
@@ -107,6 +111,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             arrived: 0,
             settled: Ranges::default(),
             told: 0,
+            untold: Vec::new(),
             again: BTreeMap::new(),
             ended: None,
         };
@@ -125,6 +130,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             counters,
             notices: Notices::default(),
             unheld: 0,
+            stopping: None,
             is_over: false,
             results,
             alone_since: None,
@@ -400,8 +406,10 @@ impl<T: Clone + Send + 'static> Driver<T> {
         if self.pulling.poll_timeout().is_some_and(|due| due <= now()) {
             self.pulling.handle_timeout(now());
         }
-        if let Some(cause) = self.upstream.ended.take_if(|cause| !cause.is_exhausted()) {
-            return self.finish(Some(cause));
+        match self.upstream.ended.take_if(|cause| !cause.is_exhausted()) {
+            Some(cause @ EndCause::Cancelled(_)) if self.stopping.is_none() => self.stop(cause),
+            Some(cause) => return self.finish(Some(cause)),
+            None => {}
         }
         let now = now();
         loop {
@@ -422,7 +430,8 @@ impl<T: Clone + Send + 'static> Driver<T> {
         self.upstream.tell();
         self.show();
         if self.pulling.is_closed() {
-            return self.finish(Some(EndCause::Down(Exit::Normal)));
+            let cause = self.stopping.clone().unwrap_or(EndCause::Down(Exit::Normal));
+            return self.finish(Some(cause));
         }
         // Whoever takes results bounds how many events are open, those that are dead and not looked at included.
         let is_full = self.results.is_none() && self.letters.waiting() >= MAX_DEAD_LETTERS;
@@ -442,6 +451,17 @@ impl<T: Clone + Send + 'static> Driver<T> {
             let pushed = self.pulling.push(now, task);
             debug_assert!(pushed.is_ok(), "there is room, and each number comes once");
         }
+    }
+
+    /// Lets workers bring to an end what they have begun with, and takes the rest back for the source.
+    fn stop(&mut self, cause: EndCause) {
+        self.pulling.stop(now());
+        // Who cannot be asked for single events gives back what he has not begun with when he hears of the end.
+        let others = self.workers.iter().filter(|(_, worker)| !worker.subscriber.can_give_back());
+        for id in others.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.part(id, early(&cause));
+        }
+        self.stopping = Some(cause);
     }
 
     /// Gives up the last tasks if there has been no worker for too long.
@@ -566,10 +586,13 @@ impl<T: Clone> Driver<T> {
             return;
         }
         let left = self.pulling.waiting() + self.pulling.in_flight() + self.arrivals.len();
-        if left > 0 {
+        if left > 0 && self.stopping.is_some() {
+            tracing::info!(pool = &*self.name, left, "gives tasks back to its source");
+        } else if left > 0 {
             tracing::warn!(pool = &*self.name, left, "ends with tasks left");
         }
         let cause = cause.unwrap_or(EndCause::Cancelled(Exit::Shutdown));
+        self.upstream.tell();
         if let Some(publisher) = self.upstream.publisher.take() {
             let unfinished = self.unfinished();
             let is_early = !unfinished.is_empty() || self.upstream.ended.is_none();
@@ -577,11 +600,7 @@ impl<T: Clone> Driver<T> {
                 publisher.leave(self.upstream.id, cause.clone(), unfinished);
             }
         }
-        // What is not the end of the data must not look like it.
-        let exit = match &cause {
-            EndCause::Cancelled(Exit::Normal) => Exit::Shutdown,
-            other => other.reason().clone(),
-        };
+        let exit = early(&cause);
         for (id, worker) in std::mem::take(&mut self.workers) {
             if worker.parts.is_none() {
                 worker.subscriber.ended(id, EndCause::Down(exit.clone()));
@@ -593,18 +612,24 @@ impl<T: Clone> Driver<T> {
         }
     }
 
-    /// What is neither done nor dead, in the order of the source, with the attempt that is to follow.
+    /// What is neither done nor dead, in the order of the source, with the attempt that is to follow. Says which of it somebody
+    /// has begun with.
     fn unfinished(&mut self) -> Vec<(Events<T>, Attempt)> {
-        let with_workers: BTreeSet<_> =
-            self.workers.values().flat_map(|worker| worker.open.iter()).map(|(_, given)| given.task).collect();
         let mut waiting: BTreeMap<_, _> = self.arrivals.drain(..).collect();
         let gaps = self.upstream.settled.gaps(1, self.upstream.arrived);
         let numbers = gaps.into_iter().flat_map(|(first, last)| first..=last);
         let event = |number| {
             let task = TaskId::from(number);
-            let event = waiting.remove(&number).or_else(|| self.pulling.payload(task).cloned())?;
             let came_as = self.upstream.again.get(&number).copied().unwrap_or(Attempt::FIRST);
-            let next = if with_workers.contains(&task) { came_as.next() } else { came_as };
+            if let Some(event) = waiting.remove(&number) {
+                return Some((vec![event].into(), came_as));
+            }
+            let (event, next) = (self.pulling.payload(task)?.clone(), self.pulling.next_attempt(task)?);
+            if next > came_as
+                && let Some(results) = &self.results
+            {
+                results.begun(task);
+            }
             Some((vec![event].into(), next))
         };
         numbers.filter_map(event).collect()
@@ -624,16 +649,21 @@ impl<T> Upstream<T> {
         if let Ok(number) = u64::try_from(task.number()) {
             self.settled.add(number);
             self.again.remove(&number);
+            if number > self.settled.prefix() {
+                self.untold.push(number);
+            }
         }
     }
 
-    /// Tells the source what it need not keep.
+    /// Tells the source what it need not keep: everything up to some event, and what is done behind one that is not.
     fn tell(&mut self) {
-        if let Some(publisher) = &self.publisher
-            && self.settled.prefix() > self.told
-        {
+        let Some(publisher) = &self.publisher else { return };
+        if self.settled.prefix() > self.told {
             self.told = self.settled.prefix();
             publisher.handled(self.id, Demand::new(self.told));
+        }
+        for number in self.untold.drain(..).filter(|number| *number > self.told) {
+            publisher.answer(self.id, number, Answer::Done);
         }
     }
 
@@ -669,6 +699,14 @@ impl<T: Send> Subscriber<T> for Inlet<T> {
 
     fn ended(&self, _: SubscriptionId, cause: EndCause) {
         self.send(Message::SourceEnded(cause));
+    }
+}
+
+/// With what subscribers are told of an end. What is not the end of the data must not look like it.
+fn early(cause: &EndCause) -> Exit {
+    match cause {
+        EndCause::Cancelled(Exit::Normal) => Exit::Shutdown,
+        other => other.reason().clone(),
     }
 }
 

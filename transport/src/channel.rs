@@ -79,6 +79,10 @@ impl Node {
     /// Values live in this process: if it is killed, those that were not answered are lost with it. With
     /// [`serve_durable_channel`](Self::serve_durable_channel) they are not.
     ///
+    /// So the orderly end is the close, and to go on receiving until the receiver ends: workers do all that was sent, which is
+    /// no more than the capacity. A receiver that is dropped, and a node that is shut down, end it at once, and what workers
+    /// are at is for nothing.
+    ///
     /// ```
     /// use aqueduct_transport::{Authority, ChannelOptions, JoinOptions, Node};
     /// use tokio_stream::StreamExt;

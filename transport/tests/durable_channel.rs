@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aqueduct_stage::{EndCause, Exit};
 use aqueduct_transport::pulling::{Assignment, DeadReason};
 use aqueduct_transport::redb::{TableDefinition, WriteTransaction};
 use aqueduct_transport::{
@@ -104,6 +105,73 @@ async fn what_was_not_received_waits_for_the_next_start_and_the_last_result_come
         let again: Vec<_> = rest.iter().filter(|result| result.id == last.id).collect();
         assert_eq!((rest.len(), again.len(), again[0].attempt), (6, 1, 2), "{rest:?}");
         assert!(worker.await.unwrap() >= 11);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_what_is_begun_and_leaves_the_rest_to_the_next_start_as_if_it_had_not_been_given_out() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let queue = Arc::new(MemoryQueue::new(100));
+        let (sender, mut receiver) = squares(&here, &queue);
+        let mut worker = join(&there, &here);
+        sender.send_all((0..20).collect()).await.unwrap();
+        // It is in the middle of the first, and others wait there.
+        let first = worker.next().await.unwrap().unwrap();
+        until(async || sender.monitor().counters().assigned == 16).await;
+        let stopping = sender.clone();
+        let stop = begin(async move { stopping.shutdown(60 * SECOND).await });
+        until(async || sender.monitor().counters().returned == 15).await;
+        assert!(matches!(sender.send(20).await.unwrap_err().cause, SendErrorCause::Closed));
+        assert!(!stop.is_finished());
+        first.answer(&0).unwrap();
+        let result = receiver.recv().await.unwrap().unwrap();
+        assert_eq!((result.answer, result.attempt, stop.is_finished()), (0, 1, false));
+        let end = receiver.recv().await.unwrap().unwrap_err();
+        assert!(matches!(end, ChannelError::Ended { cause: EndCause::Cancelled(Exit::Shutdown), .. }), "{end}");
+        assert!(receiver.recv().await.is_none() && stop.await.unwrap());
+        assert_eq!(queue.len().await.unwrap(), 19);
+
+        let (at, identity) = (here.local_addr(), here.identity().clone());
+        assert!(here.shutdown(SECOND).await);
+        drop((here, sender, receiver));
+        let here = again(identity, NodeConfig::default(), at).await;
+        let (sender, receiver) = squares(&here, &queue);
+        drop(sender);
+        let working = begin(async move {
+            let mut attempts = Vec::new();
+            while let Some(task) = worker.next().await {
+                let task = task.unwrap();
+                attempts.push(task.attempt().number());
+                task.answer(&0).unwrap();
+            }
+            attempts
+        });
+        let rest: Vec<_> = receiver.map(|result| result.unwrap().attempt).collect().await;
+        assert_eq!((rest, working.await.unwrap()), (vec![1; 19], vec![1; 19]));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_within_its_grace_whatever_a_worker_holds_on_to() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let queue = Arc::new(MemoryQueue::new(100));
+        let (sender, mut receiver) = squares(&here, &queue);
+        let one = JoinOptions::default().values(0..1);
+        let mut worker = there.join_channel::<u64, u64>("squares", here.local_addr(), one);
+        sender.send_all((0..20).collect()).await.unwrap();
+        let first = worker.next().await.unwrap().unwrap();
+        assert!(!sender.shutdown(Duration::ZERO).await);
+        let end = receiver.recv().await.unwrap().unwrap_err();
+        assert!(matches!(end, ChannelError::Ended { cause: EndCause::Cancelled(Exit::Shutdown), .. }), "{end}");
+        assert!(sender.shutdown(60 * SECOND).await, "the queue has the rest again");
+        assert_eq!(queue.len().await.unwrap(), 20);
+        let attempts: Vec<_> = queue.take(100).await.unwrap().iter().map(|entry| entry.attempt).collect();
+        assert_eq!(attempts, [&[2][..], &[1; 19]].concat(), "what the worker had counts as begun");
+        drop((first, worker));
     })
     .await;
 }

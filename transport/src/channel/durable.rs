@@ -66,8 +66,11 @@ impl Node {
     /// [`ChannelError::NoWorkers`](super::ChannelError::NoWorkers), and what was not done stays in the queue. That a channel
     /// was closed is not kept: the next start is open again.
     ///
-    /// Without a close it just stops: by dropping the receiver, with the process, or with the node. What is left is for the
-    /// next start, for which workers wait as long as they have [patience](super::JoinOptions::patience).
+    /// When the server is to be restarted, [`shutdown`](DurableSender::shutdown) ends it before: workers bring to an end what
+    /// they have begun with, and the rest stays in the queue as if it had not been given out. Without that it just stops: by
+    /// dropping the receiver, with the process, or with the node, and what workers have begun with is done again. In any case
+    /// what is left is for the next start, for which workers wait as long as they have
+    /// [patience](super::JoinOptions::patience).
     ///
     /// # The queue
     ///
@@ -198,6 +201,10 @@ impl<Answer: Wire> Results<Value> for Sink<Answer> {
 
     fn dead(&self, letter: &DeadLetter<Value>) {
         self.note(|ledger| ledger.died(number(letter.task)));
+    }
+
+    fn begun(&self, task: TaskId) {
+        self.note(|ledger| ledger.begun(number(task)));
     }
 
     /// The clerk tells it when everything was received.

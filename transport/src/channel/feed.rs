@@ -30,6 +30,8 @@ struct State {
     arrived: u64,
     edge: Option<(SubscriptionId, Arc<dyn Subscriber<Value>>)>,
     phase: Phase,
+    /// The pool knows that it is stopped.
+    is_stop_told: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -38,6 +40,8 @@ enum Phase {
     Open,
     /// No more values come.
     Closed,
+    /// What workers have begun with is brought to an end, and nothing else.
+    Stopped,
     /// Nobody wants any more.
     Abandoned,
 }
@@ -78,6 +82,16 @@ impl Feed {
         }
     }
 
+    /// Drops what waits, and has the pool end when workers have answered what they have begun with.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        if state.phase != Phase::Abandoned {
+            state.phase = Phase::Stopped;
+            state.waiting.clear();
+            state.deliver();
+        }
+    }
+
     /// Drops what waits, and ends early.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();
@@ -96,7 +110,7 @@ impl State {
     /// together when it has what was given to it before.
     fn deliver(&mut self) {
         let Some((id, subscriber)) = &self.edge else { return };
-        if self.given > self.arrived && self.phase != Phase::Abandoned {
+        if self.given > self.arrived && matches!(self.phase, Phase::Open | Phase::Closed) {
             return;
         }
         let wanted = usize::try_from(self.asked - self.given).unwrap_or(usize::MAX).min(self.waiting.len());
@@ -113,6 +127,9 @@ impl State {
         drop(values);
         let exit = match self.phase {
             Phase::Closed if self.waiting.is_empty() => Exit::Normal,
+            Phase::Stopped if !std::mem::replace(&mut self.is_stop_told, true) => {
+                return subscriber.ended(*id, EndCause::Cancelled(Exit::Shutdown));
+            }
             Phase::Abandoned => Exit::Shutdown,
             _ => return,
         };

@@ -1,9 +1,13 @@
 //! Workers of a channel, durable or not, with every option at its default.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aqueduct_sim::{Outcome, SimNet};
-use aqueduct_transport::{ChannelError, ChannelOptions, ChannelWorker, JoinOptions, MemoryQueue, Node};
+use aqueduct_stage::{EndCause, Exit};
+use aqueduct_transport::pulling::Counters;
+use aqueduct_transport::{ChannelError, ChannelOptions, ChannelWorker, JoinOptions, MemoryQueue, Node, SendErrorCause};
 use rand::Rng;
 use tokio::time::{sleep, timeout};
 
@@ -22,7 +26,7 @@ async fn lives(net: &SimNet) -> Outcome {
     let mut world = World::new(net)?;
     let (count, workers) = draw::workers(&mut world.rng);
     let (lasts, is_durable) = (draw::lasts(&mut world.rng), world.rng.random_bool(0.5));
-    let pause = lasts / (count as u32 + 1);
+    let (pause, mut rng) = (lasts / (count as u32 + 1), world.net.rng("restarts"));
     world.ledger.emitted(0..count);
     world.ledger.book.update(|page| page.lives = workers.len());
     let world = Arc::new(world);
@@ -30,29 +34,8 @@ async fn lives(net: &SimNet) -> Outcome {
         start(&world, life)?;
     }
     let results = if is_durable {
-        let queue = Arc::new(MemoryQueue::new(1000));
-        let (sender, mut receiver) = world.node().serve_durable_channel("triple", queue, ChannelOptions::default())?;
-        let monitor = sender.monitor();
-        let send = async move {
-            for number in 0..count {
-                sender.send(number).await.map_err(|error| error.cause)?;
-                sleep(pause).await;
-            }
-            drop(sender);
-            Outcome::Ok(())
-        };
-        let receive = async {
-            let mut results = Vec::new();
-            while let Some(result) = receiver.recv().await {
-                results.push(result?.answer);
-            }
-            Result::<Vec<u64>, ChannelError>::Ok(results)
-        };
-        let (sent, results) = timeout(PATIENCE, async { tokio::join!(send, receive) }).await?;
-        sent?;
-        monitor.finished().await?;
-        check(monitor.counters(), count)?;
-        results?
+        let restarts = draw::restarts(&mut rng);
+        durable(&world, count, pause, restarts).await?
     } else {
         let (sender, mut receiver) = world.node().serve_channel("triple", ChannelOptions::default())?;
         let monitor = sender.monitor();
@@ -86,7 +69,68 @@ async fn lives(net: &SimNet) -> Outcome {
     world.end().await
 }
 
-fn check(counters: aqueduct_transport::pulling::Counters, count: u64) -> Outcome {
+/// Has the values answered by a durable channel, whose machine is restarted in order meanwhile.
+async fn durable(world: &World, count: u64, pause: Duration, restarts: Vec<(Duration, Duration)>) -> Outcome<Vec<u64>> {
+    let queue = Arc::new(MemoryQueue::new(1000));
+    let (mut restarts, mut next, mut results) = (restarts.into_iter(), 0, Vec::new());
+    loop {
+        // A worker that is busy with something else does not look for its server.
+        let options = ChannelOptions::default().wait_for_workers(PATIENCE);
+        let (sender, mut receiver) = world.node().serve_durable_channel("triple", Arc::clone(&queue), options)?;
+        let (monitor, before) = (sender.monitor(), results.len() as u64);
+        let send = async {
+            while next < count {
+                match sender.send(next).await.map_err(|error| error.cause) {
+                    Ok(_) => next += 1,
+                    // It is shut down.
+                    Err(SendErrorCause::Closed) => return Ok(()),
+                    Err(error) => return Err(error.into()),
+                }
+                sleep(pause).await;
+            }
+            sender.close();
+            Outcome::Ok(())
+        };
+        let receive = async {
+            while let Some(result) = receiver.recv().await {
+                results.push(result?.answer);
+            }
+            Result::<(), ChannelError>::Ok(())
+        };
+        let restart = restarts.next();
+        let ((sent, received), is_in_time) = {
+            let mut life = pin!(timeout(PATIENCE, async { tokio::join!(send, receive) }));
+            let ended = timeout(restart.map_or(PATIENCE, |(after, _)| after), &mut life).await;
+            if let Ok(ended) = ended {
+                (ended?, true)
+            } else {
+                world.net.note("the channel is shut down", &[]);
+                let (ended, is_in_time) = tokio::join!(life, sender.shutdown(draw::LONGEST_TASK));
+                (ended?, is_in_time)
+            }
+        };
+        sent?;
+        let done = results.len() as u64 - before;
+        check(monitor.counters(), done)?;
+        match (received, restart) {
+            (Ok(()), _) => {
+                monitor.finished().await?;
+                return Ok(results);
+            }
+            (Err(ChannelError::Ended { cause: EndCause::Cancelled(Exit::Shutdown), .. }), Some((_, away))) => {
+                if !is_in_time {
+                    return Err(format!("workers do not give back what they have: {:?}", monitor.counters()).into());
+                }
+                drop((sender, receiver, monitor));
+                world.ledger.restarted();
+                world.restart(&world.there, away).await?;
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+    }
+}
+
+fn check(counters: Counters, count: u64) -> Outcome {
     if (counters.dead, counters.expired, counters.late) != (0, 0, 0) || counters.finished != count {
         return Err(format!("of {count}: {counters:?}").into());
     }

@@ -96,6 +96,12 @@ impl<Q: Queue> Clerk<Q> {
         if ledger.is_abandoned || ledger.pool_end.is_some() {
             return Next::End;
         }
+        if ledger.is_shut_down {
+            drop(ledger);
+            // Nobody waits for workers any more.
+            self.alone_since = None;
+            return Next::Wait;
+        }
         // Being taken is an attempt, so nothing is taken for nobody.
         let room = self.hub.capacity.saturating_sub(ledger.len()).min(self.hub.feed.wanted());
         if has_workers && self.unreadable.is_none() && room > 0 {
@@ -215,14 +221,22 @@ impl<Q: Queue> Clerk<Q> {
         while {
             self.settle().await;
             let ledger = self.desk().lock();
-            ledger.dead() > 0 && ledger.letter_readers > 0 && ledger.failure.is_none()
+            let are_wanted = ledger.letter_readers > 0 && !ledger.is_given_up;
+            // The pool says what was begun.
+            ledger.pool_end.is_none() || (ledger.dead() > 0 && are_wanted && ledger.failure.is_none())
         } {
             self.desk().changed.notified().await;
         }
-        let back = self.desk().lock().take_back();
-        if !back.is_empty() {
-            tracing::info!(channel = &*self.hub.name, values = back.len(), "left in the queue");
-            self.insist("requeue", || self.queue.requeue(&back)).await;
+        let (begun, untouched) = self.desk().lock().take_back();
+        let values = begun.len() + untouched.len();
+        if values > 0 {
+            tracing::info!(channel = &*self.hub.name, values, "left in the queue");
+        }
+        if !begun.is_empty() {
+            self.insist("requeue", || self.queue.requeue(&begun)).await;
+        }
+        if !untouched.is_empty() {
+            self.insist("put back", || self.queue.put_back(&untouched)).await;
         }
     }
 
@@ -299,13 +313,15 @@ impl<Q> Clerk<Q> {
     }
 }
 
-/// When the task is dropped where it stands, that is not the end of the data.
+/// When the task ends. If it is dropped where it stands, that is not the end of the data.
 impl<Q> Drop for Clerk<Q> {
     fn drop(&mut self) {
         self.hub.feed.abandon();
         let failure = Failure::new(&*self.hub.name, FailureKind::Killed, "the task of the channel was dropped");
         let cause = EndCause::Down(Exit::Failed(failure));
         self.finish(Err(ChannelError::Ended { name: self.hub.name.to_string(), cause }));
+        self.desk().update(|ledger| ledger.is_over = true);
+        self.desk().acknowledged.notify_waiters();
     }
 }
 

@@ -41,10 +41,16 @@ pub(super) struct Ledger {
     pub(super) pushing: usize,
     /// Nothing more is sent.
     pub(super) is_closed: bool,
-    /// Nobody receives.
+    /// Nobody receives, or the time for that is over.
     pub(super) is_abandoned: bool,
-    /// It has ended and left something in the queue.
+    /// Workers that come are to wait for the next start: it is shut down, or has ended and left something in the queue.
     pub(super) is_stopped: bool,
+    /// It is shut down: nothing more is taken from the queue.
+    pub(super) is_shut_down: bool,
+    /// The time for that is over.
+    pub(super) is_given_up: bool,
+    /// The clerk has ended.
+    pub(super) is_over: bool,
     /// How the pool ended.
     pub(super) pool_end: Option<EndCause>,
     /// How many read the dead letters.
@@ -64,6 +70,8 @@ pub(super) struct QueueEntryId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Working,
+    /// The pool has ended, and a worker has begun with it.
+    Begun,
     Answered,
     Dead,
 }
@@ -100,6 +108,24 @@ impl Desk {
         self.update(|ledger| ledger.is_closed = true);
         self.acknowledged.notify_waiters();
     }
+
+    /// No more is sent, and nothing more taken from the queue.
+    pub(super) fn shut_down(&self) {
+        self.update(Ledger::shut_down);
+        self.acknowledged.notify_waiters();
+    }
+
+    /// Waits until nothing uses the queue any more.
+    pub(super) async fn is_over(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.acknowledged.notified());
+            changed.as_mut().enable();
+            if self.lock().has_left_the_queue() {
+                return;
+            }
+            changed.await;
+        }
+    }
 }
 
 impl Ledger {
@@ -113,6 +139,19 @@ impl Ledger {
         let entry = QueueEntryId { id: entry.id, attempt: entry.attempt };
         self.open.insert(self.given, (entry, State::Working));
         true
+    }
+
+    fn shut_down(&mut self) {
+        self.is_closed = true;
+        // How it has ended, if it has, stays as it is.
+        if self.pool_end.is_none() {
+            (self.is_shut_down, self.is_stopped) = (true, true);
+        }
+    }
+
+    /// A worker has begun with a task, and the pool has ended.
+    pub(super) fn begun(&mut self, task: u64) {
+        self.turn(task, State::Begun);
     }
 
     /// A task has its result, which goes to the receiver.
@@ -150,14 +189,19 @@ impl Ledger {
         }
     }
 
-    /// Forgets everything that is not settled: it is to wait in the queue again.
-    pub(super) fn take_back(&mut self) -> Vec<QueueId> {
+    /// Forgets everything that is not settled: it is to wait in the queue again. To be said when the pool has ended. Returns first
+    /// what somebody has begun with, and then the rest.
+    pub(super) fn take_back(&mut self) -> (Vec<QueueId>, Vec<QueueId>) {
+        debug_assert!(self.pool_end.is_some(), "what was begun is known");
         (self.working, self.answered, self.dead) = (0, 0, 0);
-        let back: Vec<_> = std::mem::take(&mut self.open).into_values().map(|(entry, _)| entry.id).collect();
-        for id in &back {
+        let (begun, untouched): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.open).into_values().partition(|(_, state)| *state != State::Working);
+        let [begun, untouched] =
+            [begun, untouched].map(|open| open.into_iter().map(|(entry, _)| entry.id).collect::<Vec<_>>());
+        for id in begun.iter().chain(&untouched) {
             self.ids.remove(id);
         }
-        back
+        (begun, untouched)
     }
 
     pub(super) fn entry(&self, task: u64) -> Option<QueueEntryId> {
@@ -181,6 +225,11 @@ impl Ledger {
         self.dead
     }
 
+    /// Whether nothing uses the queue any more.
+    fn has_left_the_queue(&self) -> bool {
+        self.is_over && self.pushing == 0
+    }
+
     /// Whether everything that is settled has left the queue.
     pub(super) fn is_acknowledged(&self) -> bool {
         self.settled.is_empty() && self.leaving == 0
@@ -195,7 +244,7 @@ impl Ledger {
 
     fn count(&mut self, state: State) -> &mut usize {
         match state {
-            State::Working => &mut self.working,
+            State::Working | State::Begun => &mut self.working,
             State::Answered => &mut self.answered,
             State::Dead => &mut self.dead,
         }
@@ -227,7 +276,19 @@ mod tests {
         assert_eq!((&settled[..], ledger.is_acknowledged()), (&[QueueId::new(8)][..], false));
         ledger.left(&settled);
         assert!(ledger.is_acknowledged());
-        assert_eq!((ledger.take_back(), ledger.len()), (vec![QueueId::new(7)], 0));
+        assert_eq!(ledger.working(), 1);
+    }
+
+    #[test]
+    fn what_nobody_has_begun_with_is_taken_back_as_that() {
+        let mut ledger = Ledger::default();
+        assert!((1..6).all(|id| ledger.give(&entry(id))));
+        ledger.answered(1);
+        ledger.died(2);
+        ledger.begun(4);
+        ledger.pool_end = Some(EndCause::Cancelled(aqueduct_stage::Exit::Shutdown));
+        assert_eq!(ledger.take_back(), ([1, 2, 4].map(QueueId::new).into(), [3, 5].map(QueueId::new).into()));
+        assert_eq!((ledger.len(), ledger.working(), ledger.give(&entry(3))), (0, 0, true));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Mark;
@@ -110,6 +110,31 @@ impl<Job: Wire, Q: Queue> DurableSender<Job, Q> {
     /// Takes no more values, also from clones of this sender. What is in the queue is done.
     pub fn close(&self) {
         self.desk().close();
+    }
+
+    /// Ends it in order, and leaves the rest in the queue for the next start, as when the server's machine is restarted: takes no
+    /// more from the queue and from senders, takes back from workers what they have not begun with, and waits until the rest is
+    /// answered, the results are [received](super::DurableReceiver), and the queue knows. The receiver is to go on receiving
+    /// meanwhile, as are those who read dead letters. The node is to be [shut down](crate::Node::shutdown) after it, and a store
+    /// [closed](crate::RedbStore::close) after both.
+    ///
+    /// Returns whether that came within `grace`. What a worker still had after it, or what was not received, waits again for
+    /// the next start, and counts as begun. [`send`](Self::send) fails from now on; the receiver ends with
+    /// [`ChannelError::Ended`](crate::ChannelError::Ended), for [`Exit::Shutdown`](aqueduct_stage::Exit), unless everything had been
+    /// done before. Workers wait for the next start, as long as they have [patience](crate::JoinOptions::patience).
+    ///
+    /// # Cancel safety
+    ///
+    /// On cancel it ends as soon as workers have answered what they have begun with. It can be called again.
+    pub async fn shutdown(&self, grace: Duration) -> bool {
+        let desk = self.desk();
+        desk.shut_down();
+        self.monitor.hub.feed.stop();
+        let is_in_time = timeout(grace, desk.is_over()).await.is_ok();
+        if !is_in_time {
+            desk.update(|ledger| (ledger.is_abandoned, ledger.is_given_up) = (true, true));
+        }
+        is_in_time
     }
 
     /// Looks at the channel, also after its close.
@@ -218,7 +243,13 @@ impl<'a> Pushing<'a> {
 
 impl Drop for Pushing<'_> {
     fn drop(&mut self) {
-        self.0.update(|ledger| ledger.pushing -= 1);
+        let is_over = self.0.update(|ledger| {
+            ledger.pushing -= 1;
+            ledger.is_over
+        });
+        if is_over {
+            self.0.acknowledged.notify_waiters();
+        }
     }
 }
 

@@ -323,7 +323,7 @@ impl<T> Pulling<T> {
     /// asked for and has not begun. To be said before it is given anything. Returns whether it is there.
     ///
     /// Of any other worker it is taken that it does one task after the other: the oldest that it has is the one that it has
-    /// begun with.
+    /// begun with, and has a deadline. If it is gone, nobody can say what it had begun with, and everything counts as begun.
     pub fn announces(&mut self, worker: WorkerId) -> bool {
         self.workers.announces(worker)
     }
@@ -462,7 +462,7 @@ impl<T> Pulling<T> {
     }
 
     /// A worker leaves in an orderly way. What it had goes to others, without counting against the tasks; for what it had not
-    /// begun with, it was no attempt either. Returns whether it was there.
+    /// begun with, as far as it [says](Self::announces) so, it was no attempt either. Returns whether it was there.
     pub fn leave(&mut self, now: Instant, worker: WorkerId) -> bool {
         let now = self.advance(now);
         while let Some((slot, was_begun)) = self.first_of(worker) {
@@ -502,7 +502,8 @@ impl<T> Pulling<T> {
 
     /// A worker is known to be gone. What it had goes to others. It counts as a failed attempt for what it had begun with: that
     /// may be what ended the worker. If nothing is known to be begun, it counts for the oldest, as its last word may be lost
-    /// with it. For the others, which waited there, it does not count. Returns whether it was there.
+    /// with it. For the others, which waited there, it does not count. Of a worker that does not [say](Self::announces) what it
+    /// begins with, it counts for all. Returns whether it was there.
     pub fn lost(&mut self, now: Instant, worker: WorkerId) -> bool {
         let now = self.advance(now);
         let mut is_first = !self.has_begun(worker);

@@ -97,9 +97,9 @@ pub(crate) fn decode_behind<T: Wire>(
     let before = events.len();
     // The first ones are often the only ones.
     if before == 0 {
-        events.reserve_exact(count)
+        events.reserve_exact(count);
     } else {
-        events.reserve(count)
+        events.reserve(count);
     }
     let mut deserializer = Deserializer::from_read_ref(payload);
     for index in 0..count {

@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_stage::{Batch, Consumer, Cx, Exit, Graph, Result, Source, SourceExt, TokioSpawner, each};
+use aqueduct_stage::{
+    Batch, Consumer, Cx, EventStreamError, Exit, Graph, Result, Source, SourceExt, SubscribeError, TokioSpawner, each,
+};
 use aqueduct_transport::pulling::{PullingOptions, WorkPool, WorkSource};
 use aqueduct_transport::{
     MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueSource, Wire,
@@ -180,6 +182,8 @@ async fn restarts<Src: Source<Item: Event> + Clone>(
     // The end of a source in the middle of its data is none for its consumer.
     running.join().await.unwrap_err();
     assert!(matches!(first.push([0]).await, Err(PushError::Closed(_))));
+    let late = first.events(1..2).next().await;
+    assert!(matches!(late, Some(Err(EventStreamError::Subscribe(SubscribeError::Refused { .. })))), "{late:?}");
     assert_eq!(seen[0].0.borrow().len(), handled_first, "the queue knows of all that was handled");
 
     let second = QueueSource::new("queue", Arc::clone(first.queue()));

@@ -106,6 +106,8 @@ struct State<T> {
     leaving: Vec<(SubscriptionId, Reader<T>, EndCause)>,
     phase: Phase,
     is_closed: bool,
+    /// It ends before the queue is empty, and the next source goes on.
+    is_shut_down: bool,
     is_dismissed: bool,
     trouble: Option<Arc<StoreError>>,
 }
@@ -137,6 +139,7 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
             leaving: Vec::new(),
             phase: Phase::New,
             is_closed: false,
+            is_shut_down: false,
             is_dismissed: false,
             trouble: None,
         };
@@ -195,7 +198,8 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
     /// [closed](crate::RedbStore::close) after both.
     ///
     /// Returns whether that came within `grace`. What a consumer still had after it waits again for the next source, and counts
-    /// as begun. Afterwards [`push`](Self::push) fails, and whoever subscribes is told that it has ended.
+    /// as begun. From the call on [`push`](Self::push) fails, and whoever subscribes is refused, so that
+    /// [`Retrying`](crate::Retrying) waits for the next start.
     ///
     /// # Cancel safety
     ///
@@ -236,7 +240,11 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
         let name = &self.desk.name;
         let starts = {
             let mut state = self.desk.lock();
-            if matches!(state.phase, Phase::Ending | Phase::Ended) {
+            if state.is_shut_down {
+                let reason = format!("queue {name:?} is shut down");
+                return Err(SubscribeError::Refused { at: name.to_string(), reason });
+            }
+            if state.phase == Phase::Ended {
                 return Err(SubscribeError::Ended(name.to_string()));
             }
             let is_exclusive = matches!(reader, Reader::Exclusive(_));
@@ -351,6 +359,7 @@ impl<T> Desk<T> {
     fn begin_to_end(&self) {
         let mut state = self.lock();
         state.is_closed = true;
+        state.is_shut_down |= state.phase != Phase::Ended;
         match state.phase {
             // There is no task that could end.
             Phase::New => state.phase = Phase::Ended,

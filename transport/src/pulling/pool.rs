@@ -5,7 +5,7 @@ mod letters;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ pub struct WorkPool<T> {
     mailbox: mpsc::UnboundedSender<Message<T>>,
     letters: Arc<Letters<T>>,
     counters: Arc<Mutex<Counters>>,
+    /// Its source is shut down, and another may follow.
+    stops: Arc<AtomicBool>,
 }
 
 /// What the pool's task is told. The mailbox has no bound of its own, as none of these comes without demand: an ask raises what
@@ -175,12 +177,12 @@ impl<T: Clone + Send + 'static> WorkPool<T> {
     {
         assert_eq!(source.instances(), 1, "expected a source of one instance");
         let (mailbox, messages) = mpsc::unbounded_channel();
-        let (letters, counters) = (Arc::new(Letters::new()), Arc::default());
+        let (letters, counters, stops) = (Arc::new(Letters::new()), Arc::default(), Arc::default());
         let name: Arc<str> = source.name().into();
-        let shown = (Arc::clone(&letters), Arc::clone(&counters));
+        let shown = (Arc::clone(&letters), Arc::clone(&counters), Arc::clone(&stops));
         let driver = Driver::new(Arc::clone(&name), options, &mailbox, shown, results);
         spawner.spawn("work pool", Box::pin(driver.run(source.clone(), messages)));
-        Self { name, mailbox, letters, counters }
+        Self { name, mailbox, letters, counters, stops }
     }
 }
 
@@ -205,7 +207,10 @@ impl<T: Clone + Send + 'static> Source for WorkPool<T> {
 
     async fn open(&self, _: usize, subscription: Subscription<T>) -> Result<Arc<dyn Publisher<T>>, SubscribeError> {
         let (reply, opened) = oneshot::channel();
-        let ended = || SubscribeError::Ended(self.name.to_string());
+        let ended = || match self.stops.load(Ordering::Relaxed) {
+            true => SubscribeError::Refused { at: self.name.to_string(), reason: "its source is shut down".to_owned() },
+            false => SubscribeError::Ended(self.name.to_string()),
+        };
         self.mailbox.send(Message::Open(subscription, reply)).map_err(|_| ended())?;
         Ok(Arc::new(opened.await.map_err(|_| ended())??))
     }
@@ -213,8 +218,14 @@ impl<T: Clone + Send + 'static> Source for WorkPool<T> {
 
 impl<T> Clone for WorkPool<T> {
     fn clone(&self) -> Self {
-        let (mailbox, letters) = (self.mailbox.clone(), Arc::clone(&self.letters));
-        Self { name: Arc::clone(&self.name), mailbox, letters, counters: Arc::clone(&self.counters) }
+        let Self { name, mailbox, letters, counters, stops } = self;
+        Self {
+            name: Arc::clone(name),
+            mailbox: mailbox.clone(),
+            letters: Arc::clone(letters),
+            counters: Arc::clone(counters),
+            stops: Arc::clone(stops),
+        }
     }
 }
 

@@ -71,7 +71,6 @@ pub(crate) async fn restart(
     pause: Duration,
 ) -> Outcome {
     world.net.note("the queue's machine is restarted", &[]);
-    world.node().unpublish("numbers");
     if !source.shutdown(grace).await {
         return Err("consumers of the queue do not give back what they have".into());
     }

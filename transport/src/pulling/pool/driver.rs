@@ -1,7 +1,7 @@
 //! [`Driver`]: the task of a pool. It moves what [`Pulling`] decides.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aqueduct_stage::notices::Notices;
@@ -34,6 +34,8 @@ pub(super) struct Driver<T: Clone> {
     mailbox: mpsc::WeakUnboundedSender<Message<T>>,
     letters: Arc<Letters<T>>,
     counters: Arc<Mutex<Counters>>,
+    /// Said before it ends, for whoever comes later.
+    stops: Arc<AtomicBool>,
     notices: Notices,
     /// Answers to events that had been answered, or were never given.
     unheld: u64,
@@ -101,7 +103,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
         name: Arc<str>,
         options: PullingOptions,
         mailbox: &mpsc::UnboundedSender<Message<T>>,
-        (letters, counters): (Arc<Letters<T>>, Arc<Mutex<Counters>>),
+        (letters, counters, stops): (Arc<Letters<T>>, Arc<Mutex<Counters>>, Arc<AtomicBool>),
         results: Option<Arc<dyn Results<T>>>,
     ) -> Self {
         let upstream = Upstream {
@@ -128,6 +130,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             mailbox: mailbox.downgrade(),
             letters,
             counters,
+            stops,
             notices: Notices::default(),
             unheld: 0,
             stopping: None,
@@ -462,6 +465,7 @@ impl<T: Clone + Send + 'static> Driver<T> {
             self.part(id, early(&cause));
         }
         self.stopping = Some(cause);
+        self.stops.store(true, Ordering::Relaxed);
     }
 
     /// Gives up the last tasks if there has been no worker for too long.

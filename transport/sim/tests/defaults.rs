@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
-use aqueduct_stage::{Attempt, Graph, Running, SourceExt, SubscribeOptions, Window, each};
+use aqueduct_stage::{Attempt, Graph, Running, SourceExt, Window, each};
 use aqueduct_transport::pulling::{Counters, PullingOptions, Work, WorkPool, WorkSource};
 use aqueduct_transport::{ChannelOptions, JoinOptions, MemoryQueue, Node, NodeConfig};
 use tokio::time::{sleep, timeout};
@@ -81,7 +81,7 @@ fn the_window_of_a_worker_grows_for_short_tasks_far_away_and_for_no_others() {
                     }
                 });
                 there.spawn("receiver", async move { while let Some(Ok(_)) = receiver.recv().await {} });
-                let mut tasks = node.join_channel::<u64, u64>("work", there.address(PORT), growing());
+                let mut tasks = node.join_channel::<u64, u64>("work", there.address(PORT), JoinOptions::default());
                 let mut widest = 0;
                 while let Some(given) = tasks.next().await.transpose()? {
                     sleep(task).await;
@@ -94,10 +94,6 @@ fn the_window_of_a_worker_grows_for_short_tasks_far_away_and_for_no_others() {
             })
             .expect_ok();
     }
-}
-
-fn growing() -> JoinOptions {
-    JoinOptions::default().values(SubscribeOptions::demand(8..16).growing_to(8192))
 }
 
 fn all(kind: Kind) {

@@ -154,7 +154,7 @@ impl Default for JoinOptions {
     fn default() -> Self {
         Self {
             application: String::new(),
-            window: SubscribeOptions::demand(8..16),
+            window: SubscribeOptions::demand(8..16).growing_to(MAX_WINDOW),
             patience: Duration::from_mins(10),
             servers: Access::everybody(),
             transformers: Vec::new(),
@@ -170,10 +170,10 @@ impl JoinOptions {
         self
     }
 
-    /// Sets how many values the worker asks for. Default `8..16`: it has at most 16, and asks for more when 8 are left to
-    /// be read. Short tasks far away need more, so that it does not wait for the network: with
-    /// [`growing_to`](SubscribeOptions::growing_to) it asks for more by itself while it does. What waits in one worker is given to
-    /// another that has nothing to do.
+    /// Sets how many values the worker asks for. Default `8..16`, [growing](SubscribeOptions::growing_to) to 8,192: it has at
+    /// most 16 at first, and asks for more when 8 are left to be read. While it waits for the network it asks for more, as long
+    /// as what it has takes it some milliseconds; with tasks of 10 ms and more there are always 16. What waits in one worker is
+    /// given to another that has nothing to do, and the window is as at first again.
     #[must_use]
     #[track_caller]
     pub fn values(mut self, window: impl Into<SubscribeOptions>) -> Self {
@@ -220,3 +220,5 @@ fn names(transformers: &[Arc<dyn Transformer>]) -> Vec<&str> {
 }
 
 const MAX_CAPACITY: usize = 1_000_000;
+/// A worker has no more values than this by default, however fast it is: several round trips' worth of the fastest.
+const MAX_WINDOW: usize = 8192;

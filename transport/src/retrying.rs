@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// [`Restart::Transient`](aqueduct_stage::Restart) it is made anew and subscribes again, and that takes until the node is
 /// back: one restart for each loss, however long the node is away, up to the patience. Where that ends, the stage fails and is
 /// made anew, too: to give up then, bound its restarts over a time that is longer than the patience
-/// ([`Intensity`](aqueduct_stage::Intensity)). A producer that is *shut down* in order ends its consumers as if it were exhausted,
-/// and `Transient` does not make them anew; `Permanent` does. From a [`QueueSource`](crate::QueueSource) it then gets
-/// what it had not acknowledged, and what follows.
+/// ([`Intensity`](aqueduct_stage::Intensity)). A stage that is *shut down* in order ends its consumers as if it were exhausted,
+/// and `Transient` does not make them anew; `Permanent` does. How consumers of a [`QueueSource`](crate::QueueSource) come back
+/// stands at its [`shutdown`](crate::QueueSource::shutdown).
 ///
 /// ```no_run
 /// # use std::time::Duration;

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Batch, Consumer, Cx, EventStreamError, Exit, Graph, Result, Source, SourceExt, SubscribeError, TokioSpawner, each,
+    Batch, Consumer, Cx, Edge, EndCause, EventStreamError, Exit, Graph, Restart, Result, Source, SourceExt,
+    SubscribeError, TokioSpawner, each,
 };
 use aqueduct_transport::pulling::{PullingOptions, WorkPool, WorkSource};
 use aqueduct_transport::{
-    MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueSource, Wire,
+    MemoryPositions, MemoryQueue, Node, Numbered, Once, Positions, PushError, Queue, QueueSource, Retrying, Wire,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -295,6 +296,56 @@ async fn a_pool_of_a_queue_that_is_shut_down_waits_for_what_is_begun_and_none_of
         // The entries are numbered from 1.
         let expected: Vec<_> = [(2, 2)].into_iter().chain((5..=EVENTS).map(|id| (id, 1))).collect();
         assert_eq!(left, expected);
+    })
+    .await;
+}
+
+/// Fails where its source is shut down, and so is made anew.
+struct ComesBack(Seen);
+
+impl Consumer for ComesBack {
+    type In = u64;
+
+    async fn handle_events(&mut self, events: Batch<u64>, _: &mut Cx<'_>) -> Result {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let attempt = events.attempt().number();
+        self.0.0.send_modify(|handled| handled.extend(events.iter().map(|event| (*event, attempt))));
+        Ok(())
+    }
+
+    async fn handle_cancel(&mut self, _: &Edge, cause: &EndCause, _: &mut Cx<'_>) -> Result {
+        match cause.reason() {
+            Exit::Shutdown => Err("there may be more".into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_consumer_goes_on_with_the_next_start_of_a_queue_and_ends_when_that_is_empty() {
+    guarded(async {
+        let [here, there] = nodes(["here", "there"]).await;
+        let (first, seen) = (queue().await, Seen::new());
+        there.publish("orders", &first).unwrap();
+        let far = Retrying::new(&here.source::<u64>("orders", there.local_addr()), GRACE);
+        let graph = Graph::new("handling");
+        let come_back = {
+            let seen = seen.clone();
+            move || ComesBack(seen.clone())
+        };
+        graph.consumer("consume", come_back).subscribe_acknowledged(&far, 10..20).restart(Restart::Transient);
+        let mut running = graph.start();
+        seen.until(20).await;
+        assert!(first.shutdown(GRACE).await);
+        there.unpublish("orders");
+        let next = QueueSource::<u64, _>::new("queue", Arc::clone(first.queue()));
+        next.close();
+        there.publish("orders", &next).unwrap();
+        let outcome = running.join().await.unwrap();
+        assert_eq!(outcome.stage("consume").map(|stage| stage.restarts), Some(1));
+        let handled = seen.0.borrow().clone();
+        all_were_first_attempts(&handled, Way::Shutdown);
+        assert!(handled.iter().map(|(number, _)| *number).eq(0..EVENTS), "{handled:?}");
     })
     .await;
 }

@@ -191,15 +191,37 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
         self.desk.changed.notify_one();
     }
 
-    /// Ends it in order, and leaves what nobody has handled in the queue for its next source: takes no more, tells consumers
-    /// that it is shut down ([`Exit::Shutdown`]), and waits until they have handled, or handed back, what they have in hand, and
-    /// the queue knows. A [pool](crate::pulling::WorkPool) hands back what none of its workers has begun with. A node that it is
+    /// Ends it in order, and leaves what nobody has handled in the queue for its next source: takes no more, ends every
+    /// subscription, and waits until consumers have handled, or handed back, what they have in hand, and the queue knows. A [pool](crate::pulling::WorkPool) hands back what none of its workers has begun with. A node that it is
     /// published on is to be [shut down](crate::Node::shutdown) after it, and a store
     /// [closed](crate::RedbStore::close) after both.
     ///
-    /// Returns whether that came within `grace`. What a consumer still had after it waits again for the next source, and counts
+    /// Returns whether that came within `grace`, which is to be longer than a batch takes (`max - min` events of the window). What
+    /// a consumer still had after it waits again for the next source, and counts
     /// as begun. From the call on [`push`](Self::push) fails, and whoever subscribes is refused, so that
     /// [`Retrying`](crate::Retrying) waits for the next start.
+    ///
+    /// # Consumers that come back
+    ///
+    /// Consumers end with [`Exit::Shutdown`], and their graph says that the source was not exhausted. With
+    /// [`Restart::Permanent`](aqueduct_stage::Restart) and [`Retrying`](crate::Retrying) they go on with the next start, until
+    /// their graph is shut down; but a permanent stage does not end with a queue that is [closed](Self::close) and empty
+    /// either. One that is to do both fails where its source is shut down, and is `Transient`:
+    ///
+    /// ```
+    /// # use aqueduct_stage::{Batch, Consumer, Cx, Edge, EndCause, Exit, Result};
+    /// # struct Send;
+    /// # impl Consumer for Send {
+    /// #     type In = String;
+    /// #     async fn handle_events(&mut self, _: Batch<String>, _: &mut Cx<'_>) -> Result { Ok(()) }
+    /// async fn handle_cancel(&mut self, _: &Edge, cause: &EndCause, _: &mut Cx<'_>) -> Result {
+    ///     match cause.reason() {
+    ///         Exit::Shutdown => Err("the queue is shut down, and there may be more".into()),
+    ///         _ => Ok(()),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     ///

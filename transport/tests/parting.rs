@@ -115,6 +115,16 @@ impl AsyncAlso for Arc<MemoryPositions> {
     }
 }
 
+/// Makes one consumer after the other, all with the same book.
+fn consume<T: Event, P: AsyncAlso>(
+    seen: &Seen,
+    way: Option<Way>,
+    also: &P,
+) -> impl Fn() -> Consume<T, P> + Send + 'static {
+    let (seen, also) = (seen.clone(), also.clone());
+    move || Consume { seen: seen.clone(), way, also: also.clone(), events: std::marker::PhantomData }
+}
+
 /// Has a first consumer end, and a second one take the rest.
 async fn roll<S, P>(first: &S, second: &S, also: P, way: Way) -> Handled
 where
@@ -122,12 +132,8 @@ where
     P: AsyncAlso,
 {
     let seen = [Seen::new(), Seen::new()];
-    let consume = |seen: &Seen, way| {
-        let (seen, also) = (seen.clone(), also.clone());
-        move || Consume { seen: seen.clone(), way, also: also.clone(), events: std::marker::PhantomData }
-    };
     let graph = Graph::new("first");
-    let consumer = graph.consumer("consume", consume(&seen[0], Some(way))).subscribe_acknowledged(first, 10..20);
+    let consumer = graph.consumer("consume", consume(&seen[0], Some(way), &also)).subscribe_acknowledged(first, 10..20);
     let mut running = graph.start();
     seen[0].until(20).await;
     match way {
@@ -145,7 +151,7 @@ where
     let handled_first = seen[0].0.borrow().len();
     assert!(handled_first < EVENTS as usize, "{way:?}: it was to end in the middle");
     let graph = Graph::new("second");
-    graph.consumer("consume", consume(&seen[1], None)).subscribe_acknowledged(second, 10..20);
+    graph.consumer("consume", consume(&seen[1], None, &also)).subscribe_acknowledged(second, 10..20);
     let mut running = graph.start();
     seen[1].until(EVENTS as usize - handled_first).await;
     running.shutdown(GRACE).await.unwrap();
@@ -169,12 +175,8 @@ async fn restarts<Src: Source<Item: Event> + Clone>(
 ) -> Handled {
     let first = queue().await;
     let seen = [Seen::new(), Seen::new()];
-    let consume = |seen: &Seen| {
-        let seen = seen.clone();
-        move || Consume { seen: seen.clone(), way: None, also: (), events: std::marker::PhantomData }
-    };
     let graph = Graph::new("first");
-    graph.consumer("consume", consume(&seen[0])).subscribe_acknowledged(&on(&first, "first").await, 10..20);
+    graph.consumer("consume", consume(&seen[0], None, &())).subscribe_acknowledged(&on(&first, "first").await, 10..20);
     let mut running = graph.start();
     seen[0].until(20).await;
     assert!(first.shutdown(GRACE).await, "the consumer keeps what it has");
@@ -189,7 +191,9 @@ async fn restarts<Src: Source<Item: Event> + Clone>(
 
     let second = QueueSource::new("queue", Arc::clone(first.queue()));
     let graph = Graph::new("second");
-    graph.consumer("consume", consume(&seen[1])).subscribe_acknowledged(&on(&second, "second").await, 10..20);
+    graph
+        .consumer("consume", consume(&seen[1], None, &()))
+        .subscribe_acknowledged(&on(&second, "second").await, 10..20);
     let mut running = graph.start();
     second.close();
     running.join().await.unwrap();
@@ -372,11 +376,7 @@ async fn a_queue_is_shut_down_within_its_grace_whoever_holds_on_to_an_entry() {
         next.close();
         let seen = Seen::new();
         let graph = Graph::new("next");
-        let consume = {
-            let seen = seen.clone();
-            move || Consume { seen: seen.clone(), way: None, also: (), events: std::marker::PhantomData }
-        };
-        graph.consumer("consume", consume).subscribe_acknowledged(&next, 10..20);
+        graph.consumer("consume", consume(&seen, None, &())).subscribe_acknowledged(&next, 10..20);
         graph.run().await.unwrap();
         let attempts: Vec<_> = (0..EVENTS).map(|number| (number, if number == 0 { 2 } else { 1 })).collect();
         assert_eq!(*seen.0.borrow(), attempts, "what the first consumer had counts as begun");

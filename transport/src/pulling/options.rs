@@ -7,9 +7,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Assignment {
-    /// To the one that has most room left of what it asked for; of two with as much, to the one that joined first. While
-    /// nobody has nothing to do, it is given a thirty-second of that room in one row. Tasks are handed out in the order in which they were pushed, those that come back before the others. The default: a slow
-    /// worker asks less often, and so gets less.
+    /// To the one that has most room left of what it asked for; of two with as much, to the one that joined first. While every
+    /// worker has something to do, it is given a thirty-second of that room in one row. Tasks are handed out in the order in
+    /// which they were pushed, those that come back before the others. The default: a slow worker asks less often, and so gets
+    /// less.
     #[default]
     ByDemand,
     /// To each in turn, in the order in which they joined. Strictly: a worker without demand is waited for, and the others

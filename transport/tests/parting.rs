@@ -371,6 +371,7 @@ async fn a_queue_is_shut_down_within_its_grace_whoever_holds_on_to_an_entry() {
         let running = graph.start();
         has_begun.changed().await.unwrap();
         assert!(!source.shutdown(Duration::ZERO).await);
+        assert!(!source.shutdown(Duration::ZERO).await, "said again, it is still so");
         let next = QueueSource::<u64, _>::new("queue", Arc::clone(source.queue()));
         drop(running);
         next.close();

@@ -196,10 +196,10 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
     /// published on is to be [shut down](crate::Node::shutdown) after it, and a store
     /// [closed](crate::RedbStore::close) after both.
     ///
-    /// Returns whether that came within `grace`, which is to be longer than a batch takes (`max - min` events of the window). What
-    /// a consumer still had after it waits again for the next source, and counts
-    /// as begun. From the call on [`push`](Self::push) fails, and whoever subscribes is refused, so that
-    /// [`Retrying`](crate::Retrying) waits for the next start.
+    /// Returns whether all of that came within `grace`, which is to be longer than a batch takes (`max - min` events of the
+    /// window). What a consumer still had after it waits again for the next source, and counts as begun. From the call on
+    /// [`push`](Self::push) fails, and whoever subscribes is refused, so that [`Retrying`](crate::Retrying) waits for the next
+    /// start.
     ///
     /// # Consumers that come back
     ///
@@ -229,11 +229,11 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
     pub async fn shutdown(&self, grace: Duration) -> bool {
         self.desk.begin_to_end();
         let is_in_time = timeout(grace, self.desk.has_ended()).await.is_ok();
-        if !is_in_time {
-            self.desk.lock().phase = Phase::Ended;
-            self.desk.changed.notify_one();
-        }
-        is_in_time
+        let mut state = self.desk.lock();
+        state.phase = Phase::Ended;
+        self.desk.changed.notify_one();
+        // Its task may have ended because the store never works again, or with the runtime.
+        is_in_time && state.trouble.is_none() && !state.lending.is_being_left()
     }
 
     /// The same events with their numbers, for one consumer at a time that applies each exactly once: see

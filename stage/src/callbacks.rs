@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 use tracing::Span;
+use tracing::span::Entered;
 
 use crate::error::Origin;
 use crate::{
@@ -88,8 +89,8 @@ impl<P: Producer> Callbacks for ProducerCallbacks<P> {
     type Out = P::Out;
     const ROLE: Role = Role::Producer;
 
-    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, P::Out>) -> Result {
-        self.0.handle_demand(demand, cx).await
+    fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, P::Out>) -> impl Future<Output = Result> + Send {
+        self.0.handle_demand(demand, cx)
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, P::Out>) -> Result<Mode> {
@@ -121,8 +122,8 @@ impl<S: ProducerConsumer> Callbacks for ProducerConsumerCallbacks<S> {
     type Out = S::Out;
     const ROLE: Role = Role::ProducerConsumer;
 
-    async fn handle_events(&mut self, events: Batch<S::In>, cx: &mut Cx<'_, S::Out>) -> Result {
-        self.0.handle_events(events, cx).await
+    fn handle_events(&mut self, events: Batch<S::In>, cx: &mut Cx<'_, S::Out>) -> impl Future<Output = Result> + Send {
+        self.0.handle_events(events, cx)
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_, S::Out>) -> Result {
@@ -158,8 +159,8 @@ impl<C: Consumer> Callbacks for ConsumerCallbacks<C> {
     type Out = Never;
     const ROLE: Role = Role::Consumer;
 
-    async fn handle_events(&mut self, events: Batch<C::In>, cx: &mut Cx<'_>) -> Result {
-        self.0.handle_events(events, cx).await
+    fn handle_events(&mut self, events: Batch<C::In>, cx: &mut Cx<'_>) -> impl Future<Output = Result> + Send {
+        self.0.handle_events(events, cx)
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_>) -> Result {
@@ -190,47 +191,61 @@ pub(crate) fn guarded_now<T>(origin: &Origin, callback: impl FnOnce() -> T) -> R
 }
 
 /// Runs a callback; its error or panic becomes the stage's failure.
-pub(crate) async fn guarded<T>(
-    origin: &Origin,
-    callback: impl Future<Output = Result<T>> + Send,
-) -> Result<T, Failure> {
-    guarded_in(Span::none(), origin, callback).await
+pub(crate) fn guarded<C: FnOnce() -> F, F>(origin: &Origin, callback: C) -> Guarded<'_, C, F> {
+    guarded_in(Span::none(), origin, callback)
 }
 
 /// As [`guarded`], with `span` entered while the callback runs.
-pub(crate) async fn guarded_in<T>(
-    span: Span,
-    origin: &Origin,
-    callback: impl Future<Output = Result<T>> + Send,
-) -> Result<T, Failure> {
-    match (CatchPanic { span, inner: callback }).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Failure::from_callback(origin, &error)),
-        Err(panic) => Err(Failure::at(origin, FailureKind::Panic, panic_message(&*panic))),
-    }
+pub(crate) fn guarded_in<C: FnOnce() -> F, F>(span: Span, origin: &Origin, callback: C) -> Guarded<'_, C, F> {
+    Guarded { span, origin, callback: Callback::New(Some(callback)) }
 }
 
-/// Resolves to what the inner future panicked with. The stage's state is not used again after a panic, so nobody sees
-/// it half changed.
+/// A callback that is [`guarded`]. The stage's state is not used again after a panic, so nobody sees it half changed.
+///
+/// It is no `async fn`, which would hold what it is given twice, in every stage.
 #[pin_project]
-struct CatchPanic<F> {
+pub(crate) struct Guarded<'a, C, F> {
     span: Span,
+    origin: &'a Origin,
     #[pin]
-    inner: F,
+    callback: Callback<C, F>,
 }
 
-impl<F: Future> Future for CatchPanic<F> {
-    type Output = std::thread::Result<F::Output>;
+#[pin_project(project = CallbackProjection)]
+enum Callback<C, F> {
+    /// Not called yet; empty if it has panicked then.
+    New(Option<C>),
+    Begun(#[pin] F),
+}
+
+impl<C: FnOnce() -> F, T, F: Future<Output = Result<T>>> Future for Guarded<'_, C, F> {
+    type Output = Result<T, Failure>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        // Most of the time nobody listens, and then a span is nothing to enter.
-        let _entered = (!this.span.is_none()).then(|| this.span.enter());
-        match std::panic::catch_unwind(AssertUnwindSafe(|| this.inner.poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(panic) => Poll::Ready(Err(panic)),
+        let mut this = self.project();
+        let _entered = entered(this.span);
+        let poll = || {
+            if let CallbackProjection::New(callback) = this.callback.as_mut().project() {
+                let begun = callback.take().expect("it is not polled again after a panic")();
+                this.callback.set(Callback::Begun(begun));
+            }
+            match this.callback.project() {
+                CallbackProjection::Begun(callback) => callback.poll(cx),
+                CallbackProjection::New(_) => unreachable!("it has begun"),
+            }
+        };
+        match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(answer))) => Poll::Ready(Ok(answer)),
+            Ok(Poll::Ready(Err(error))) => Poll::Ready(Err(Failure::from_callback(this.origin, &error))),
+            Err(panic) => Poll::Ready(Err(Failure::at(this.origin, FailureKind::Panic, panic_message(&*panic)))),
         }
     }
+}
+
+/// Most of the time nobody listens, and then a span is nothing to enter.
+fn entered(span: &Span) -> Option<Entered<'_>> {
+    (!span.is_none()).then(|| span.enter())
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -123,7 +123,7 @@ macro_rules! callback {
     ($driver:ident, |$callbacks:ident, $cx:ident| $call:expr) => {{
         let mut $cx = Cx::new(&mut $driver.out, $driver.downstream.owed(), &mut $driver.wishes, &*$driver.stage_ref);
         let $callbacks = &mut $driver.callbacks;
-        match guarded(&$driver.ending.stage, $call).await {
+        match guarded(&$driver.ending.stage, || $call).await {
             Ok(answer) => answer,
             Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
         }
@@ -386,7 +386,7 @@ impl<C: Callbacks> Driver<C> {
 
     async fn open(&mut self, letter: Box<dyn Letter<C::Out>>) -> Flow {
         let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
-        let reply = match guarded(&self.ending.stage, letter.open(self.callbacks.stage(), &mut cx)).await {
+        let reply = match guarded(&self.ending.stage, || letter.open(self.callbacks.stage(), &mut cx)).await {
             Ok(reply) => reply,
             Err(failure) => return ControlFlow::Break(Exit::Failed(failure)),
         };
@@ -454,7 +454,7 @@ impl<C: Callbacks> Driver<C> {
             callbacks.terminate(&exit).await;
             Ok(())
         };
-        match guarded(&self.ending.stage, goodbye).await {
+        match guarded(&self.ending.stage, || goodbye).await {
             Err(failure) if exit.is_graceful() => Exit::Failed(failure),
             _ => exit,
         }

@@ -303,6 +303,7 @@ impl Graph {
         plan.open = false;
         let (stages, wires) = (std::mem::take(&mut plan.stages), std::mem::take(&mut plan.wires));
         drop(plan);
+        self.shared.make_room(stages.len());
         let enrolled = stages.into_iter().flat_map(|enrol| enrol(&self.shared)).collect();
         let declared = wires.into_iter().flat_map(|make| make()).collect();
         self.supervisor.launch(enrolled, declared);

@@ -162,6 +162,11 @@ impl Shared {
         std::ptr::from_ref(self).addr()
     }
 
+    /// So many stages are about to be taken in: exactly those of a graph that is started once.
+    pub(crate) fn make_room(&self, stages: usize) {
+        self.lock().stages.reserve(stages);
+    }
+
     /// Takes a stage in; returns its number, for [`report`](Self::report).
     pub(crate) fn enrol(&self, member: Member) -> usize {
         let mut state = self.lock();

@@ -111,6 +111,11 @@ impl Supervision {
         }
     }
 
+    /// So many children are about to be taken in.
+    pub(crate) fn make_room(&mut self, children: usize) {
+        self.children.reserve(children);
+    }
+
     /// Takes in a child that has been started. Returns its number.
     pub(crate) fn add(&mut self, restart: Restart) -> usize {
         self.children.push(Child { restart, state: State::Up, restarted: false });

@@ -206,8 +206,9 @@ impl<C: Callbacks> Driver<C> {
             }
             let span = tracing::debug_span!("stage.handle", events = count);
             let mut cx = Cx::new(&mut self.out, self.downstream.owed(), &mut self.wishes, &*self.stage_ref);
-            let handling = self.callbacks.handle_events(batch, &mut cx);
-            if let Err(failure) = guarded_in(span, &self.ending.stage, handling).await {
+            let callbacks = &mut self.callbacks;
+            let handling = guarded_in(span, &self.ending.stage, || callbacks.handle_events(batch, &mut cx));
+            if let Err(failure) = handling.await {
                 self.lose(count + events.len());
                 return ControlFlow::Break(Exit::Failed(failure));
             }

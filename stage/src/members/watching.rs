@@ -17,39 +17,64 @@ impl Shared {
     /// Waits until all stages have ended, or one has failed. `is_joined` says that the graph ends with its work: then it
     /// is a failure if a stage waits in vain.
     pub(crate) async fn finished(&self, is_joined: bool) {
-        loop {
-            let Some((look_again, failures)) = self.look(is_joined) else { return };
-            if !failures.is_empty() {
-                self.fail(failures, None);
-                return;
+        // Stages may wait already.
+        let mut next = Next { at: Some(Instant::now()), is_at_each_change: false };
+        while let Some(patience) = self.patience_unless_finished() {
+            if next.is_due(Instant::now()) {
+                let (look_again, failures) = self.lock().look(Instant::now(), is_joined);
+                if !failures.is_empty() {
+                    self.fail(failures, None);
+                    return;
+                }
+                next = look_again;
             }
-            match look_again {
-                None => self.changed.notified().await,
-                Some(at) => tokio::select! {
-                    biased;
-                    () = self.changed.notified() => {}
-                    () = sleep_until(at) => {}
-                },
+            tokio::select! {
+                biased;
+                () = self.changed.notified() => next.add(Instant::now().checked_add(patience)),
+                () = next.due() => {}
             }
         }
     }
 
-    /// As [`State::look`]; nothing if there is nothing to wait for any more.
-    fn look(&self, is_joined: bool) -> Option<(Option<Instant>, Vec<Failure>)> {
+    fn patience_unless_finished(&self) -> Option<Duration> {
         let state = self.lock();
-        let is_finished = state.is_over() || state.has_failed();
-        (!is_finished).then(|| state.look(Instant::now(), is_joined))
+        (!state.is_over() && !state.has_failed()).then_some(state.patience)
+    }
+}
+
+/// When all stages are looked at: not whenever one of them has changed, as there may be very many.
+struct Next {
+    /// When one may have waited for too long: what a stage begins to wait for is due after its patience.
+    at: Option<Instant>,
+    /// One has, and waits in vain once all others have ended or wait as well.
+    is_at_each_change: bool,
+}
+
+impl Next {
+    fn is_due(&self, now: Instant) -> bool {
+        self.is_at_each_change || self.at.is_some_and(|at| at <= now)
+    }
+
+    fn add(&mut self, at: Option<Instant>) {
+        self.at = self.at.into_iter().chain(at).min();
+    }
+
+    async fn due(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
     }
 }
 
 impl State {
     /// Says what stages have lacked for too long. Returns when to look again, and what waits in vain.
-    fn look(&self, now: Instant, is_joined: bool) -> (Option<Instant>, Vec<Failure>) {
-        let (mut look_again, mut overdue) = (None::<Instant>, vec![false; self.stages.len()]);
+    fn look(&self, now: Instant, is_joined: bool) -> (Next, Vec<Failure>) {
+        let (mut next, mut overdue) = (Next { at: None, is_at_each_change: false }, vec![false; self.stages.len()]);
         for (number, stage) in self.stages.iter().enumerate().filter(|(_, stage)| stage.is_up()) {
             let waits = &stage.counters.waits;
             match waits.overdue(now, self.patience, !stage.counters.is_waiting()) {
-                Some(Overdue::At(at)) => look_again = Some(look_again.map_or(at, |other| other.min(at))),
+                Some(Overdue::At(at)) => next.add(Some(at)),
                 Some(Overdue::Said) => overdue[number] = true,
                 Some(Overdue::Now(what)) => {
                     overdue[number] = true;
@@ -66,12 +91,12 @@ impl State {
             }
         }
         if !is_joined || !overdue.contains(&true) {
-            return (look_again, Vec::new());
+            return (next, Vec::new());
         }
-        let failures = self.in_vain(&overdue);
+        next.is_at_each_change = true;
         // Others may come to wait without anybody being told.
-        let next = now.checked_add(self.patience.max(SHORTEST_LOOK));
-        (look_again.into_iter().chain(next).min(), failures)
+        next.add(now.checked_add(self.patience.max(SHORTEST_LOOK)));
+        (next, self.in_vain(&overdue))
     }
 
     fn in_vain(&self, overdue: &[bool]) -> Vec<Failure> {

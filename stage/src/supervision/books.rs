@@ -100,6 +100,12 @@ impl Books {
         }
     }
 
+    /// So many stages are about to be taken in.
+    pub(super) fn make_room(&mut self, stages: usize) {
+        self.supervision.make_room(stages);
+        self.stages.reserve(stages);
+    }
+
     /// Takes in a stage that is about to be started.
     pub(super) fn enrol(&mut self, enrolled: Enrolled) {
         let Enrolled { number, stage, place, instance, restart, control } = enrolled;

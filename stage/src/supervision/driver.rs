@@ -90,6 +90,7 @@ impl Supervisor {
         let (mut work, mut books) = (Work::default(), self.lock());
         let is_supervised = self.shared.is_supervised();
         let may_restart = enrolled.iter().any(|stage| stage.restart != Restart::Temporary);
+        books.make_room(enrolled.len());
         for stage in enrolled {
             work.started.push((stage.number, stage.control.run(stage.number, &self.shared, None)));
             books.enrol(stage);

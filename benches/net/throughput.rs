@@ -137,5 +137,5 @@ fn ratios<E: Event>(measured: [Option<Measured>; Contender::ALL.len()], suffix: 
     Some(ratios)
 }
 
-/// What the end of a subscription takes, and more.
-const PAUSE: Duration = Duration::from_millis(50);
+/// What the end of a subscription takes, and more: what was asked for is still made.
+const PAUSE: Duration = Duration::from_millis(200);

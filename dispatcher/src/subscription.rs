@@ -51,8 +51,8 @@ pub enum Cancel {
 
 /// How a consumer subscribes: its demand window and its [`Cancel`] policy.
 ///
-/// Defaults: the window that suits the producer ([`Window::NEAR`] in this process, [`Window::FAR`] on another node),
-/// and [`Cancel::Permanent`].
+/// Defaults: the window that suits the producer ([`Window::NEAR`] in this process, on another node [`far`](Self::far)), and
+/// [`Cancel::Permanent`].
 ///
 /// ```
 /// use aqueduct_dispatcher::{Cancel, SubscribeOptions};
@@ -69,6 +69,12 @@ pub struct SubscribeOptions {
 }
 
 impl SubscribeOptions {
+    /// What suits a producer on another node: [`Window::FAR`], [growing](Self::growing_to) to 100,000 events. With small events
+    /// that are handled fast, two processes would spend most of their time waking each other otherwise.
+    pub fn far() -> Self {
+        Self { window: Some(Window::FAR), ..Self::default() }.growing_to(10 * Window::FAR.max().as_len())
+    }
+
     /// Options with a demand window of `min..max` events.
     ///
     /// # Panics
@@ -107,6 +113,13 @@ impl SubscribeOptions {
     pub fn cancel(mut self, cancel: Cancel) -> Self {
         self.cancel = cancel;
         self
+    }
+
+    /// These, with the window of `defaults`, and how far that grows, where no window was chosen.
+    #[must_use]
+    pub fn or(self, defaults: Self) -> Self {
+        let growing_to = self.growing_to.or(defaults.growing_to);
+        if self.window.is_some() { self } else { Self { window: defaults.window, growing_to, ..self } }
     }
 
     /// The window that was chosen, or `otherwise`.

@@ -190,9 +190,9 @@ pub trait Source: Send + Sync + 'static {
     /// What it is called in reports and drawings.
     fn name(&self) -> String;
 
-    /// The demand window for a consumer that did not choose one.
-    fn default_window(&self) -> Window {
-        Window::NEAR
+    /// The demand window for a consumer that did not choose one, and how far it may grow.
+    fn default_options(&self) -> SubscribeOptions {
+        Window::NEAR.into()
     }
 
     /// How many producers it stands for: the instances of a stage. A consumer subscribes to each of them. A source on another

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use aqueduct_stage::{
     Answer, Attempt, Demand, EndCause, Events, Exit, Failure, FailureKind, Publisher, ResultRow, Sentence, Source,
-    SubscribeError, Subscription, SubscriptionId, Window, notice,
+    SubscribeError, SubscribeOptions, Subscription, SubscriptionId, Window, notice,
 };
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Notify;
@@ -35,7 +35,7 @@ use crate::{Access, Limits, NodeName, Wire};
 ///
 /// Nothing happens before a consumer subscribes. How many instances the producer has is known with the first answer, and the
 /// consumer then subscribes to each, as to a near one. Each subscription is a stream of its own on the one connection between
-/// the two nodes. The default window is [`Window::FAR`].
+/// the two nodes. The default window is [that of `SubscribeOptions::far`](SubscribeOptions::far).
 pub struct Remote<T> {
     node: Node,
     producer: Arc<str>,
@@ -187,8 +187,8 @@ impl<T: Wire> Source for Remote<T> {
         format!("{} at {}", self.producer, self.at)
     }
 
-    fn default_window(&self) -> Window {
-        Window::FAR
+    fn default_options(&self) -> SubscribeOptions {
+        SubscribeOptions::far()
     }
 
     fn instances(&self) -> usize {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aqueduct_stage::{Expected, Publisher, Source, SubscribeError, Subscription, Window};
+use aqueduct_stage::{Expected, Publisher, Source, SubscribeError, SubscribeOptions, Subscription};
 use tokio::time::{Instant, sleep, timeout};
 
 /// A source to which one subscribes with patience: as long as it cannot be reached, is not published, or refuses, it is
@@ -70,8 +70,8 @@ impl<Src: Source> Source for Retrying<Src> {
         self.source.name()
     }
 
-    fn default_window(&self) -> Window {
-        self.source.default_window()
+    fn default_options(&self) -> SubscribeOptions {
+        self.source.default_options()
     }
 
     fn instances(&self) -> usize {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use aqueduct_dispatcher::{Events, Keep, SubscribeOptions, SubscriptionId};
+use aqueduct_dispatcher::{Events, Keep, SubscribeOptions, SubscriptionId, Window};
 
 use super::Plan;
 use super::place::{MakeDispatcher, Place, Seat};
@@ -189,7 +189,8 @@ impl<S: 'static, I: Send + 'static, O: Send + 'static, D: 'static> Stage<S, I, O
         let mailbox = self.seats()[mine].mailbox();
         let id = SubscriptionId::new();
         let Subscribing { options, keep, siblings } = subscribing.clone();
-        let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        let options = options.or(source.default_options());
+        let (window, cancel) = (options.window_or(Window::NEAR), options.cancel_policy());
         let grows_to = options.grows_to();
         let renews = match &how {
             How::Once => None,

@@ -122,7 +122,8 @@ aqueduct_dispatcher::debug_as_sentence!(EventStreamError);
 
 impl<T: Send + 'static> EventStream<T> {
     fn new<S: Source<Item = T> + Clone>(source: &S, options: SubscribeOptions) -> Self {
-        let (window, cancel) = (options.window_or(source.default_window()), options.cancel_policy());
+        let options = options.or(source.default_options());
+        let (window, cancel) = (options.window_or(Window::NEAR), options.cancel_policy());
         let (consumer, inbox, siblings) = (ConsumerId::new(), Arc::new(Inbox::default()), Arc::<Siblings>::default());
         let mut upstream = Upstream::default();
         let (name, reader, source, mut known) = (source.name(), Arc::clone(&inbox), source.clone(), 0);

@@ -14,19 +14,30 @@ pub(super) struct Shape {
 /// What is known of a type. It is the same for everybody in a process, so it is learned once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shapes {
-    /// Each with what is known of it; 0 is the type as a whole.
+    /// The type as a whole: apart, as every value asks for it.
+    whole: State,
     states: BTreeMap<u64, State>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
+pub(super) struct State {
     /// How often it was read back.
     read_back: u8,
-    needs_names: bool,
+    /// It is read right only with the names of its fields.
+    pub(super) needs_names: bool,
 }
 
-/// The type as a whole.
-pub(super) const WHOLE: u64 = 0;
+impl State {
+    /// Whether it is to be read back once more.
+    #[inline]
+    pub(super) fn is_fresh(self) -> bool {
+        self.read_back < ENOUGH
+    }
+
+    fn is_read_back(&mut self) {
+        self.read_back = self.read_back.saturating_add(1);
+    }
+}
 
 impl Shapes {
     /// What is known of `T`.
@@ -43,24 +54,25 @@ impl Shapes {
         if shapes.states.len() >= MOST_SHAPES {
             shapes.states.clear();
         }
+        shapes.whole.is_read_back();
         for id in ids {
             let state = shapes.states.entry(id).or_default();
-            state.read_back = state.read_back.saturating_add(1);
-            state.needs_names |= needs_names && id != WHOLE;
+            state.is_read_back();
+            state.needs_names |= needs_names;
         }
         Arc::clone(known)
     }
 
-    /// Whether it is to be read back once more.
+    /// What is known of the type as a whole.
     #[inline]
-    pub(super) fn is_fresh(&self, id: u64) -> bool {
-        self.states.get(&id).is_none_or(|state| state.read_back < ENOUGH)
+    pub(super) fn whole(&self) -> State {
+        self.whole
     }
 
-    /// Whether it is known to be read right only with the names of its fields.
+    /// What is known of a shape.
     #[inline]
-    pub(super) fn needs_names(&self, id: u64) -> bool {
-        self.states.get(&id).is_some_and(|state| state.needs_names)
+    pub(super) fn state(&self, id: u64) -> State {
+        self.states.get(&id).copied().unwrap_or_default()
     }
 }
 

@@ -105,10 +105,11 @@ impl<'a> Watch<'a> {
             return;
         }
         self.latest.set(Some(shape.id));
-        if self.known.needs_names(shape.id) {
+        let state = self.known.state(shape.id);
+        if state.needs_names {
             self.needs_names.set(true);
         }
-        if self.known.is_fresh(shape.id) {
+        if state.is_fresh() {
             let mut fresh = self.fresh.borrow_mut();
             if fresh.len() < MOST_FRESH && fresh.iter().all(|other| other.id != shape.id) {
                 fresh.push(shape);

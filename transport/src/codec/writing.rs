@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rmp_serde::Serializer;
 
-use super::shapes::{Shape, Shapes, WHOLE};
+use super::shapes::{Shape, Shapes};
 use super::watched::{Field, Watch};
 use super::{EncodeErrorCause, decode};
 use crate::prescan::{self, StructureError};
@@ -29,7 +29,7 @@ pub(super) fn write<T: Wire>(
     }
     check_size(&bytes[start..], watch.depth(), limits)?;
     let fresh = watch.take_fresh();
-    let is_fresh = !fresh.is_empty() || shapes.is_fresh(WHOLE);
+    let is_fresh = !fresh.is_empty() || shapes.whole().is_fresh();
     if !(is_fresh || watch.hides_some()) {
         return Ok(());
     }
@@ -42,7 +42,7 @@ pub(super) fn write<T: Wire>(
     }
     match found {
         None => {
-            let ids = fresh.iter().map(|shape| shape.id).chain([WHOLE]);
+            let ids = fresh.iter().map(|shape| shape.id);
             *shapes = Shapes::learn::<T>(ids, needs_names);
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aqueduct_stage::{
     Attempt, Demand, EndCause, Events, Exit, Expected, Failure, FailureKind, Publisher, Sentence, Source,
-    SubscribeError, Subscriber, Subscription, SubscriptionId, Window,
+    SubscribeError, SubscribeOptions, Subscriber, Subscription, SubscriptionId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -113,8 +113,8 @@ impl<T: Send + 'static, Src: Source<Item = Numbered<T>>, P: Positions> Source fo
         self.source.name()
     }
 
-    fn default_window(&self) -> Window {
-        self.source.default_window()
+    fn default_options(&self) -> SubscribeOptions {
+        self.source.default_options()
     }
 
     fn expect_subscribers(&self) -> Option<Expected> {

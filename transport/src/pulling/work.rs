@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Answer, Attempt, Demand, EndCause, Events, Exit, Expected, Interest, Publisher, Source, SubscribeError, Subscriber,
-    Subscription, SubscriptionId, Window,
+    Answer, Attempt, Demand, EndCause, Events, Exit, Expected, Interest, Publisher, Source, SubscribeError,
+    SubscribeOptions, Subscriber, Subscription, SubscriptionId,
 };
 
 use crate::ranges::Ranges;
@@ -189,8 +189,8 @@ impl<S: Source> Source for Works<S> {
         self.source.name()
     }
 
-    fn default_window(&self) -> Window {
-        self.source.default_window()
+    fn default_options(&self) -> SubscribeOptions {
+        self.source.default_options()
     }
 
     fn instances(&self) -> usize {

@@ -157,7 +157,7 @@ async fn works_far(world: &World, node: &Node, life: &Working) -> Outcome {
 async fn works(world: &World, source: &(impl Source<Item = u64> + Clone), life: &Working) -> Outcome {
     sleep(life.joins).await;
     let source = source.work();
-    let window = life.window.clone().map_or_else(|| source.default_window().into(), SubscribeOptions::from);
+    let window = life.window.clone().map_or_else(|| source.default_options(), SubscribeOptions::from);
     // It comes back whenever its source has ended for a restart.
     while work(world, life, source.events(window)).await? == Then::ComesBack {
         sleep(SHORTLY).await;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aqueduct_sim::{Host, LinkConditions, Outcome, Sim, SimNet};
-use aqueduct_stage::{Attempt, Graph, Running, SourceExt, Window, each};
+use aqueduct_stage::{Attempt, Graph, Running, SourceExt, SubscribeOptions, each};
 use aqueduct_transport::pulling::{Counters, PullingOptions, Work, WorkPool, WorkSource};
 use aqueduct_transport::{ChannelOptions, JoinOptions, MemoryQueue, Node, NodeConfig};
 use tokio::time::{sleep, timeout};
@@ -90,6 +90,39 @@ fn the_window_of_a_worker_grows_for_short_tasks_far_away_and_for_no_others() {
                 }
                 let expected = if task.is_zero() { 8192 } else { 16 };
                 assert_eq!(widest, expected, "tasks of {task:?}");
+                Ok(())
+            })
+            .expect_ok();
+    }
+}
+
+/// Up to ten times what it is at first, where the way is long and events are handled at once; and no further than at first where
+/// each takes a millisecond.
+#[test]
+fn the_window_of_a_far_subscription_grows_for_fast_consumers_and_for_no_others() {
+    for (each, count, expected) in [(Duration::ZERO, 1_000_000, 100_000), (SECOND / 1000, 30_000, 10_000)] {
+        Sim::new()
+            .time_limit(Duration::from_hours(1))
+            .run(1, async move |net| {
+                net.set_default_conditions(LinkConditions::default().delay(SECOND / 20));
+                let nodes = Nodes::new(NodeConfig::default())?;
+                let (there, here) = (net.host("there"), net.host("here"));
+                let (server, node) = (nodes.start(&there)?, nodes.start(&here)?);
+                let graph = Graph::with_spawner("numbers", there.clone());
+                server.publish("numbers", &graph.iterate("numbers", move || 0..count))?;
+                let _producing = graph.start();
+                let source = node.source::<u64>("numbers", there.address(PORT));
+                let mut numbers = source.events(SubscribeOptions::default());
+                let (mut widest, mut next) = (0, 0);
+                while let Some(number) = numbers.next().await.transpose()? {
+                    assert_eq!(number, next);
+                    next += 1;
+                    if !each.is_zero() {
+                        sleep(each).await;
+                    }
+                    widest = widest.max(numbers.window().max().count());
+                }
+                assert_eq!((next, widest), (count, expected), "{each:?} for each");
                 Ok(())
             })
             .expect_ok();
@@ -266,7 +299,7 @@ fn join(kind: Kind, host: &Host, node: &Node, at: SocketAddr, way: Way) -> Optio
         Kind::Pool => {
             let source = node.source::<u64>("work", at).work();
             host.spawn("worker", async move {
-                let mut work = source.events(Window::FAR);
+                let mut work = source.events(SubscribeOptions::default());
                 while let Some(Ok(work)) = work.next().await {
                     way.work(*work.event(), work.attempt()).await;
                     work.done();
@@ -287,7 +320,7 @@ fn join(kind: Kind, host: &Host, node: &Node, at: SocketAddr, way: Way) -> Optio
                     }
                 })
             };
-            graph.consumer("worker", handle).subscribe(&source, Window::FAR);
+            graph.consumer("worker", handle).subscribe(&source, SubscribeOptions::default());
             return Some(graph.start());
         }
     }

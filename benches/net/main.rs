@@ -6,7 +6,7 @@
 //!
 //! `u64`, `bytes100`, `struct`: events a second. There a producer emits as many as it is asked for; here a consumer makes
 //! sure that none is missing. They are consecutive `u64` from 0, `Bytes` of 100 bytes, and a struct of four fields. The
-//! windows are 1000/500 and the default for far producers, 10,000/5,000. Beside them, alternated in the same run: bytes over
+//! windows are 1000/500 and the default for far producers, 10,000/5,000 at first. Beside them, alternated in the same run: bytes over
 //! plain QUIC (quinn, with the settings that our nodes have) and over plain TCP, in pieces of 64 KiB, and remoc over TCP,
 //! unencrypted, one value at a time and in vectors of 1000. All of it once with packets of up to
 //! Ethernet's 1452 bytes, and once with up to 6000 (`_mtu6000`), which nodes on one machine have by default; for plain QUIC

@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | [`aqueduct_stage`] | producers, consumers, graphs; re-exported here at the top | always |
 //! | [`stages`] | ready-made stages; [`TcpAcceptor`](stages::TcpAcceptor) and [`UdpDatagrams`](stages::UdpDatagrams) with a feature | always; `net` |
-//! | [`transport`] | the same subscriptions across machines, over QUIC with mutual TLS; positions and queues in a file with a feature | `transport`; `redb` |
+//! | [`work`] | pools of workers, queues and positions, without a network; in a file with a feature | `work`; `redb` |
+//! | [`transport`] | the same subscriptions across machines, over QUIC with mutual TLS; what `work` has is here, too | `transport` |
 //!
 //! `full` switches every feature on.
 #![cfg_attr(not(all(feature = "net", feature = "transport")), allow(rustdoc::broken_intra_doc_links))]
@@ -16,6 +17,8 @@ pub use aqueduct_stage::*;
 
 #[cfg(feature = "transport")]
 pub use aqueduct_transport as transport;
+#[cfg(feature = "work")]
+pub use aqueduct_work as work;
 
 /// The README's examples, compiled and run.
 #[cfg(doctest)]

@@ -22,11 +22,6 @@
 //! | `RequeuedTwice` | an event is handed back twice | link::answering | seed 0 |
 //! | `AnswerTakenAgain` | an answer that comes again is counted again | link::answering | seed 0 |
 //! | `AnswersNotSaidAgain` | answers that were lost with their stream are not said again | link::answering | seed 0 |
-//! | `AnswerOfAnotherAttempt` | an answer counts whichever attempt it is about | pulling::laws | seed 1 |
-//! | `OneAttemptTooMany` | a task is tried once more than it may be | pulling::laws | seed 0 |
-//! | `DuplicateTaken` | a task that is known is taken again | pulling::laws | seed 0 |
-//! | `ForgottenStaysEnded` | a task that was forgotten and pushed again is forgotten as one that has ended | pulling::tests | at once |
-//! | `WaitingRunsOut` | what waits at a worker has the deadline of what was begun | pulling::laws | seed 0 |
 //! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
 //! | `SelectorRefusalsNotAskedAgain` | what a far consumer's selector refuses costs its demand | sim link, choosy_consumers | seed 0 |
 //! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | patience::tests | no seed |
@@ -34,11 +29,6 @@
 //! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
 //! | `LastHandledSwallowed` | what was handled is not told if a cancel comes in the same read | link::outbound::tests | no seed |
 //! | `CancelBeforeHandled` | a link is cancelled before what its consumer has in hand is handled | link::inbound::tests | no seed |
-//! | `NotBegunIsAttempt` | an entry that its reader has not begun with counts as attempted | durable::lending::tests | no seed |
-//! | `CancelledReaderForgotten` | what a reader has in hand is forgotten as soon as it cancels | durable::lending::tests | no seed |
-//! | `LentForgotten` | a file that is opened anew after a failure forgets what is lent | damaged, what_an_effect_panics_with | no seed |
-//! | `ChecksumIgnored` | the checksum of an entry is not compared | durable::redb::records::tests | no seed |
-//! | `AckNotFlushed` | an acknowledgement is not written to the file | durable, after_kill_9 | no seed |
 //! | `DeadKeepsRoom` | a dead letter that was read keeps its room in the queue | channel::durable::desk::tests | no seed |
 //! | `ShareOfAllNodes` | the connections of all nodes count for the share of each | incarnations::tests | no seed |
 //! | `ExpiredLetIn` | a subscription is taken though the certificate has expired | access, expiry | no seed |

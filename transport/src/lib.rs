@@ -34,6 +34,8 @@
 //! Every connection has TLS 1.3 with certificates on both sides. There is no other mode: for development,
 //! [`Authority::dev`] makes certificates in memory. An example that runs is at [`Node`].
 //!
+//! Tasks, queues, and how events are written need no network, and are those of [`aqueduct_work`]; all of it is here, too.
+//!
 //! This crate never sends what was not asked for, never sets memory aside because a peer announces something, and
 //! never reads a clock but tokio's (but for the time of a node's start, which is its incarnation).
 //!
@@ -42,24 +44,18 @@
 //! * `node`, `config`: [`Node`], which owns the endpoint, and its settings; `identity`: who it is; `access`, `admission`: who may
 //!   do what, and who may dial
 //! * `remote`, `publication`: the two halves of a link, at the consumer's node and at the producer's; `publish_options`:
-//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for; `pauses`: when it tries again; `arriving`: what is handed on together;
-//!   `share`: how much of it is kept for a subscriber
-//! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire; `codec`, `prescan`,
-//!   `wire`: what events are on the wire; `limits`: how large anything may be; `ranges`: which numbers are through
+//!   who may have which of a source's events; `patience`: how long a subscriber that is cut off is waited for;
+//!   `arriving`: what is handed on together; `share`: how much of it is kept for a subscriber
+//! * `link`: the pure state machine that both of them drive; `frame`: what it says on the wire
 //! * `peers`, `pace`: what one node may take, over all of its connections, and how often
 //! * `introduction`: what two nodes agree on when they meet; `incarnations`: which start of each node is the last one
 //! * `shared`: who is the same consumer, between nodes
 //! * `connection`, `session`, `stream`, `fate`, `knock`, `runtime`, `closed`, `error`: the driver, which moves bytes between links and quinn
 //! * `counters`, `snapshot`: [`NodeSnapshot`], what a node is doing
-//! * `functions`, `peer_functions`: what can be called by name from another node, and at one; `control`: how nodes ask each
-//!   other; `nodes`: who is there
-//! * [`pulling`]: tasks for many workers, each done once
+//! * `peer_functions`: what can be called by name at another node; `control`: how nodes ask each other; `nodes`: who is there
 //! * `channel`: typed channels whose other ends are workers on other machines: [`Node::serve_channel`],
 //!   [`Node::join_channel`], [`Node::serve_durable_channel`] for values that outlive the server, and
 //!   [`Node::serve_results`] for what workers make by themselves
-//! * `durable`: [`Positions`] and [`Queue`], which outlive a process with the feature `redb`; [`QueueSource`], a queue that
-//!   one subscribes to, and [`Once`], for effects that must be applied once; `retrying`: [`Retrying`], for consumers of a
-//!   node that is restarted
 //! * [`bounds`]: what another node can make this one keep, do or wait for: every bound in one table
 //! * `bugs`: planted ones, to see that the tests find them
 //! * `fuzzing`: what must hold whatever bytes a peer sends, for tests and for cargo-fuzz
@@ -73,16 +69,13 @@ pub mod bounds;
 mod bugs;
 mod channel;
 mod closed;
-mod codec;
 mod config;
 mod connection;
 mod control;
 mod counters;
-mod durable;
 mod error;
 mod fate;
 mod frame;
-mod functions;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzzing;
 #[cfg(fuzzing)]
@@ -93,24 +86,18 @@ mod identity;
 mod incarnations;
 mod introduction;
 mod knock;
-mod limits;
 mod link;
 pub mod local;
 mod node;
 mod nodes;
 mod pace;
 mod patience;
-mod pauses;
 mod peer_functions;
 mod peers;
-mod prescan;
 pub mod protocol;
 mod publication;
 mod publish_options;
-pub mod pulling;
-mod ranges;
 mod remote;
-mod retrying;
 mod runtime;
 mod session;
 mod share;
@@ -118,36 +105,22 @@ mod shared;
 mod silence;
 mod snapshot;
 mod stream;
-mod wire;
 
-/// What [`RedbPositions::apply`] hands to effects.
-#[cfg(feature = "redb")]
-pub use ::redb;
 pub use access::Access;
+#[doc(inline)]
+pub use aqueduct_work::*;
 pub use channel::{
     AnswerError, Answered, ChannelDeadLetters, ChannelError, ChannelMonitor, ChannelOptions, ChannelTask,
     ChannelWorker, ChannelWorkers, DurableReceiver, DurableSender, JoinOptions, Lz4, NotReady, Permit, Receiver,
     ResultReceiver, ResultSender, SendError, SendErrorCause, Sender, Transformer, Unreceived,
 };
-pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
 pub use config::{ConfigError, NodeConfig};
-pub use durable::{
-    ExclusiveSource, MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueEntry, QueueId,
-    QueueSink, QueueSource, StoreError,
-};
-#[cfg(feature = "redb")]
-pub use durable::{RedbPositions, RedbQueue, RedbStore};
 pub use frame::FrameError;
-pub use functions::{Function, Functions, FunctionsDigest, LookupError, RegisterError, Signature};
 pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};
-pub use limits::Limits;
 pub use link::LinkError;
 pub use node::{BindError, Node, NodeBuilder, PublishError};
 pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
 pub use peer_functions::PeerFunctions;
-pub use prescan::StructureError;
 pub use publish_options::PublishOptions;
 pub use remote::Remote;
-pub use retrying::Retrying;
 pub use snapshot::{NodeMetric, NodeSnapshot};
-pub use wire::Wire;

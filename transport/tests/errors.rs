@@ -158,7 +158,8 @@ async fn every_public_error_is_among_those_that_are_tested() {
     let all = all_errors().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut found = 0;
-    for file in ["dispatcher/src", "stage/src", "transport/src"].iter().flat_map(|folder| sources(&root.join(folder))) {
+    let crates = ["dispatcher/src", "stage/src", "work/src", "transport/src"];
+    for file in crates.iter().flat_map(|folder| sources(&root.join(folder))) {
         let text = fs::read_to_string(&file).unwrap();
         let lines: Vec<_> = text.lines().collect();
         for (number, line) in lines.iter().enumerate().filter(|(_, line)| is_error(line)) {

@@ -141,7 +141,7 @@ impl Node {
         let (results, arrivals) = mpsc::unbounded_channel();
         let sink = Sink { hub: Arc::clone(&hub), results: Mutex::new(Some(results)) };
         let pulling = options.pulling.max_waiting(options.capacity.min(TAKEN_AHEAD));
-        let max_attempts = pulling.max_attempts;
+        let max_attempts = pulling.attempts();
         let source = Outlet::new(Arc::clone(&hub));
         let pool = WorkPool::with_results(&source, pulling, &*self.inner.spawner, Arc::new(sink));
         let workplace = Workplace::new(Arc::clone(&hub), pool.clone(), &signature);

@@ -152,9 +152,8 @@ impl<Job: Wire> Stream for ChannelDeadLetters<Job> {
     fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<DeadLetter<Job>>> {
         while let Some(letter) = ready!(Pin::new(&mut self.letters).poll_next(task)) {
             self.hub.settle(letter.task);
-            let DeadLetter { task, payload, attempts, reason } = letter;
-            match self.hub.codec.decode::<Job>(&payload.bytes) {
-                Ok(payload) => return Poll::Ready(Some(DeadLetter { task, payload, attempts, reason })),
+            match letter.try_map(|payload| self.hub.codec.decode::<Job>(&payload.bytes)) {
+                Ok(letter) => return Poll::Ready(Some(letter)),
                 // It was written here.
                 Err(error) => {
                     tracing::error!(channel = &*self.hub.name, error = ?error, "a dead letter cannot be read back");

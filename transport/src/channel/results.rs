@@ -93,7 +93,7 @@ impl Node {
         let signature = results_signature::<T>(&options.application, &codec);
         // No more values than tickets that were used and not received, which the board bounds by the capacity.
         let (parcels, arrivals) = mpsc::unbounded_channel();
-        let bounds = (options.capacity, options.pulling.max_workers);
+        let bounds = (options.capacity, options.pulling.workers());
         let intake = Arc::new(Intake::new(name, codec, &signature, bounds, parcels));
         let workplace = Workplace(Arc::clone(&intake));
         self.inner.publish_as(name, options.workers, Arc::new(workplace))?;

@@ -54,7 +54,7 @@ pub(crate) struct Run {
 impl Log {
     /// Appends events.
     pub(crate) fn push(&mut self, events: Encoded, attempt: Attempt) {
-        if events.len() > 0 {
+        if !events.is_empty() {
             let batch = Batch::new(self.last + 1, self.total_bytes, attempt, events);
             self.last = batch.last();
             self.bytes += batch.open_bytes;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 /// For types of your own use [`wire!`](macro@crate::wire):
 ///
 /// ```
-/// use aqueduct_transport::{Wire, wire};
+/// use aqueduct_work::{Wire, wire};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub trait Wire: Serialize + DeserializeOwned + Send + 'static {
 /// The type needs serde's `Serialize` and `Deserialize`. A generic type implements the trait by hand:
 ///
 /// ```
-/// use aqueduct_transport::Wire;
+/// use aqueduct_work::Wire;
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]

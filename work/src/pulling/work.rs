@@ -74,7 +74,7 @@ impl<T> Work<T> {
     }
 
     /// It is done, and this came of it.
-    pub(crate) fn done_with(mut self, result: &[u8]) {
+    pub fn done_with(mut self, result: &[u8]) {
         self.ticket.result(result);
     }
 

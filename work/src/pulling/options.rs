@@ -29,7 +29,7 @@ pub enum Assignment {
 /// ```
 /// use std::time::Duration;
 ///
-/// use aqueduct_transport::pulling::{Assignment, PullingOptions};
+/// use aqueduct_work::pulling::{Assignment, PullingOptions};
 ///
 /// let options = PullingOptions::default().assignment(Assignment::ByKey).ack_wait(Duration::from_secs(5));
 /// # let _ = options;
@@ -39,13 +39,13 @@ pub struct PullingOptions {
     pub(super) assignment: Assignment,
     /// Within [`ACK_WAIT`].
     pub(super) ack_wait: Duration,
-    pub(crate) max_attempts: NonZeroU32,
+    pub(super) max_attempts: NonZeroU32,
     pub(super) max_attempt_time: Duration,
     pub(super) max_delay: Duration,
     pub(super) max_waiting: usize,
     pub(super) max_in_flight: usize,
     pub(super) max_in_flight_per_worker: usize,
-    pub(crate) max_workers: usize,
+    pub(super) max_workers: usize,
     pub(super) max_remembered: usize,
 }
 
@@ -67,6 +67,16 @@ impl Default for PullingOptions {
 }
 
 impl PullingOptions {
+    /// How often a task is tried: what [`max_attempts`](Self::max_attempts) has set.
+    pub fn attempts(&self) -> NonZeroU32 {
+        self.max_attempts
+    }
+
+    /// How many workers there may be: what [`max_workers`](Self::max_workers) has set.
+    pub fn workers(&self) -> usize {
+        self.max_workers
+    }
+
     /// Sets to which worker a task goes. Default [`Assignment::ByDemand`].
     #[must_use]
     pub fn assignment(mut self, assignment: Assignment) -> Self {

@@ -62,7 +62,7 @@ pub trait Positions: Send + Sync + 'static {
 /// process; `RedbQueue`, with the feature `redb`, does not.
 ///
 /// ```
-/// use aqueduct_transport::{MemoryQueue, Queue};
+/// use aqueduct_work::{MemoryQueue, Queue};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -243,7 +243,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether it will be the same whenever it is tried again.
-    pub(crate) fn is_permanent(&self) -> bool {
+    pub fn is_permanent(&self) -> bool {
         matches!(self, Self::Damaged(_) | Self::Closed | Self::Format { .. })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Numbers from 1 on, of which most are at the front. It takes memory for each gap only.
 #[derive(Debug, Default)]
-pub(crate) struct Ranges {
+pub struct Ranges {
     /// All numbers up to this one are in, and the next is not.
     prefix: u64,
     /// First and last numbers of what is in behind it: neither overlapping nor touching.
@@ -15,7 +15,7 @@ pub(crate) struct Ranges {
 
 impl Ranges {
     /// Adds the numbers from `first` to `last`, and returns those that are new.
-    pub(crate) fn insert(&mut self, first: u64, last: u64) -> Vec<(u64, u64)> {
+    pub fn insert(&mut self, first: u64, last: u64) -> Vec<(u64, u64)> {
         let first = first.max(self.prefix + 1);
         if first > last {
             return Vec::new();
@@ -49,7 +49,7 @@ impl Ranges {
     }
 
     /// Adds a number, and returns whether it is new.
-    pub(crate) fn add(&mut self, number: u64) -> bool {
+    pub fn add(&mut self, number: u64) -> bool {
         if self.above.is_empty() && number == self.prefix + 1 {
             self.prefix = number;
             return true;
@@ -58,7 +58,7 @@ impl Ranges {
     }
 
     /// The numbers from `first` to `last` that are not in, as ranges.
-    pub(crate) fn gaps(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+    pub fn gaps(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
         let mut gaps = Vec::new();
         let mut next = first.max(self.prefix + 1);
         if let Some((_, to)) = self.above.range(..next).next_back() {
@@ -80,27 +80,27 @@ impl Ranges {
     }
 
     /// All numbers up to this one are in, and the next is not.
-    pub(crate) fn prefix(&self) -> u64 {
+    pub fn prefix(&self) -> u64 {
         self.prefix
     }
 
     /// How many numbers are in.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.prefix + self.count_above
     }
 
     /// The first number that is in behind the first that is not.
-    pub(crate) fn after_first_gap(&self) -> Option<u64> {
+    pub fn after_first_gap(&self) -> Option<u64> {
         self.above.first_key_value().map(|(first, _)| *first)
     }
 
     /// The highest number that is in; 0 if there is none.
-    pub(crate) fn last(&self) -> u64 {
+    pub fn last(&self) -> u64 {
         self.above.last_key_value().map_or(self.prefix, |(_, last)| *last)
     }
 
     /// Whether a number is in.
-    pub(crate) fn contains(&self, number: u64) -> bool {
+    pub fn contains(&self, number: u64) -> bool {
         number <= self.prefix || self.above.range(..=number).next_back().is_some_and(|(_, last)| *last >= number)
     }
 }

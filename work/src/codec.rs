@@ -22,7 +22,7 @@ use writing::write;
 
 /// A batch of events, encoded once; cloning and slicing it copies nothing.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Encoded {
+pub struct Encoded {
     bytes: Bytes,
     /// Where each event ends in `bytes`: rising, and the last is `bytes.len()`.
     ends: Vec<usize>,
@@ -33,7 +33,7 @@ pub(crate) struct Encoded {
 /// # Errors
 ///
 /// [`EncodeError`] tells which event cannot be encoded. Those before it can: `encode(&events[..error.index], ..)`.
-pub(crate) fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, EncodeError> {
+pub fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, EncodeError> {
     let mut bytes = Vec::with_capacity(events.len().saturating_mul(size_of::<T>().min(MAX_GUESS) + 1));
     let mut ends = Vec::with_capacity(events.len());
     let mut shapes = Shapes::of::<T>();
@@ -49,7 +49,7 @@ pub(crate) fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, 
 /// # Errors
 ///
 /// Why it cannot be encoded; nothing is appended then.
-pub(crate) fn encode_one<T: Wire>(event: &T, bytes: &mut Vec<u8>, limits: &Limits) -> Result<(), EncodeErrorCause> {
+pub fn encode_one<T: Wire>(event: &T, bytes: &mut Vec<u8>, limits: &Limits) -> Result<(), EncodeErrorCause> {
     write(event, bytes, &mut Shapes::of::<T>(), limits)
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn encode_one<T: Wire>(event: &T, bytes: &mut Vec<u8>, limits: &Limit
 /// # Errors
 ///
 /// As [`decode`].
-pub(crate) fn decode_one<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, DecodeError> {
+pub fn decode_one<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, DecodeError> {
     prescan::check(payload, 1, limits.items(), limits.depth())?;
     let mut deserializer = Deserializer::from_read_ref(payload);
     let value = T::deserialize(&mut deserializer);
@@ -74,7 +74,7 @@ pub(crate) fn decode_one<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, 
 /// # Errors
 ///
 /// [`DecodeError`]: the payload's structure, or a value, is not what it should be. Nothing of it is delivered then.
-pub(crate) fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Result<Vec<T>, DecodeError> {
+pub fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Result<Vec<T>, DecodeError> {
     let mut events = Vec::new();
     decode_behind(&mut events, payload, count, limits)?;
     Ok(events)
@@ -85,7 +85,7 @@ pub(crate) fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Re
 /// # Errors
 ///
 /// As [`decode`]; `events` is as it was then.
-pub(crate) fn decode_behind<T: Wire>(
+pub fn decode_behind<T: Wire>(
     events: &mut Vec<T>,
     payload: &[u8],
     count: u64,
@@ -123,25 +123,30 @@ pub(crate) fn decode_behind<T: Wire>(
 
 impl Encoded {
     /// All events, one after the other.
-    pub(crate) fn bytes(&self) -> &Bytes {
+    pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
     /// Where each event ends in [`bytes`](Self::bytes).
-    pub(crate) fn ends(&self) -> &[usize] {
+    pub fn ends(&self) -> &[usize] {
         &self.ends
     }
 
     /// A copy of the events `from..to`, counted from 0, that holds no more memory than they need.
-    pub(crate) fn part(&self, from: usize, to: usize) -> Self {
+    pub fn part(&self, from: usize, to: usize) -> Self {
         let start = if from == 0 { 0 } else { self.ends[from - 1] };
         let ends: Vec<_> = self.ends[from..to].iter().map(|end| end - start).collect();
         let bytes = Bytes::copy_from_slice(&self.bytes[start..start + ends.last().copied().unwrap_or(0)]);
         Self { bytes, ends }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     /// The number of events.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.ends.len()
     }
 }

@@ -21,12 +21,11 @@ use tokio::time::{Instant, sleep, timeout};
 ///
 /// ```no_run
 /// # use std::time::Duration;
-/// # use aqueduct_stage::{Graph, Restart, each};
-/// # use aqueduct_transport::{Authority, Node, Retrying};
-/// # async fn example() -> aqueduct_stage::Result {
-/// # let node = Node::bind("127.0.0.1:0", Authority::dev("demo")?.issue("here")?).await?;
-/// # let address = "127.0.0.1:4433".parse()?;
-/// let mails = Retrying::new(&node.source::<String>("mails", address), Duration::from_secs(600));
+/// # use aqueduct_stage::{Graph, Restart, Source, each};
+/// # use aqueduct_work::Retrying;
+/// # async fn example(far: impl Source<Item = String> + Clone) -> aqueduct_stage::Result {
+/// // `far` is a source on another node.
+/// let mails = Retrying::new(&far, Duration::from_secs(600));
 /// let graph = Graph::new("post");
 /// graph
 ///     .consumer("send", || each(async |mail: String| { println!("{mail}"); Ok(()) }))
@@ -58,7 +57,8 @@ impl<Src: Source + Clone> Retrying<Src> {
     }
 
     /// Gives up at once what is [denied](SubscribeError::Denied).
-    pub(crate) fn unless_denied(self) -> Self {
+    #[doc(hidden)]
+    pub fn unless_denied(self) -> Self {
         Self { hopes: false, ..self }
     }
 }

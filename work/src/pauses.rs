@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// At once after the first loss, and ever later after each further one, until it has held for [`HELD`]. Success alone does not
 /// count: a peer that lets a link go on and cuts it again would be dialled as fast as both can, and a dial is a handshake.
 #[derive(Debug)]
-pub(crate) struct Pauses {
+pub struct Pauses {
     first: Duration,
     last: Duration,
     next: Duration,
@@ -17,17 +17,17 @@ pub(crate) struct Pauses {
 
 impl Pauses {
     /// None, then `first`, and twice as long each time, up to `last`.
-    pub(crate) const fn new(first: Duration, last: Duration) -> Self {
+    pub const fn new(first: Duration, last: Duration) -> Self {
         Self { first, last, next: Duration::ZERO, since: None }
     }
 
     /// It goes on. Said of what goes on already, it changes nothing, and nobody looks at the clock.
-    pub(crate) fn goes_on(&mut self, now: impl FnOnce() -> Instant) {
+    pub fn goes_on(&mut self, now: impl FnOnce() -> Instant) {
         self.since.get_or_insert_with(now);
     }
 
     /// It was lost, or an attempt came to nothing. Returns how long to wait before the next.
-    pub(crate) fn lost(&mut self, now: Instant) -> Duration {
+    pub fn lost(&mut self, now: Instant) -> Duration {
         let has_held = |since| now.saturating_duration_since(since) >= HELD;
         if self.since.take().is_some_and(has_held) {
             self.next = Duration::ZERO;

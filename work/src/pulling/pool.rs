@@ -23,7 +23,7 @@ use letters::Letters;
 /// Gives each event of a source to one of its subscribers, and again to others until one of them has done it.
 ///
 /// It stands between a source and workers, and is itself a [`Source`]: workers of this process subscribe to it, and
-/// those of other nodes when it is [published](crate::Node::publish). What a subscriber says of its events decides:
+/// those of other nodes when it is published. What a subscriber says of its events decides:
 ///
 /// * One that takes them as [`Work`](super::Work) answers each on its own, in any order.
 /// * One that [acknowledges](aqueduct_stage::Stage::subscribe_acknowledged) answers them in their order, a piece at a time.
@@ -48,7 +48,7 @@ use letters::Letters;
 ///
 /// ```
 /// use aqueduct_stage::{Graph, SourceExt, TokioSpawner};
-/// use aqueduct_transport::pulling::{PullingOptions, WorkPool, WorkSource};
+/// use aqueduct_work::pulling::{PullingOptions, WorkPool, WorkSource};
 /// use tokio_stream::StreamExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -103,7 +103,7 @@ enum Message<T> {
 }
 
 /// Where the results of tasks go: what workers answer their events with.
-pub(crate) trait Results<T>: Send + Sync {
+pub trait Results<T>: Send + Sync {
     /// The key of a task, if it has one.
     fn key(&self, task: &T) -> Option<u64>;
 
@@ -153,7 +153,7 @@ impl<T: Clone + Send + 'static> WorkPool<T> {
     }
 
     /// As [`new`](Self::new), for workers that answer with results.
-    pub(crate) fn with_results<S>(
+    pub fn with_results<S>(
         source: &S,
         options: PullingOptions,
         spawner: &dyn Spawner,

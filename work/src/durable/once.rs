@@ -44,7 +44,7 @@ impl<T: Wire> Wire for Numbered<T> {
 ///
 /// `RedbPositions::apply`, with the feature `redb`, is such a transaction; in another database, keep the position in a row
 /// of the same one and implement [`Positions`] for it. That the transaction looks at the position itself matters where a
-/// consumer was cut off for longer than the [grace](crate::NodeConfig::session_grace): it may still be busy with a
+/// consumer was cut off for longer than the `session_grace`: it may still be busy with a
 /// batch when the next one has taken its place.
 ///
 /// A source whose numbers do not rise fails the subscription ([`FailureKind::Protocol`]), and so does a consumer that does
@@ -54,7 +54,7 @@ impl<T: Wire> Wire for Numbered<T> {
 /// use std::sync::Arc;
 ///
 /// use aqueduct_stage::{Batch, Consumer, Cx, Graph, Result};
-/// use aqueduct_transport::{MemoryPositions, MemoryQueue, Numbered, Once, Positions, QueueSource};
+/// use aqueduct_work::{MemoryPositions, MemoryQueue, Numbered, Once, Positions, QueueSource};
 ///
 /// struct Bill {
 ///     positions: Arc<MemoryPositions>,

@@ -13,7 +13,7 @@ use super::{Queue, StoreError};
 use crate::{Limits, Wire};
 
 /// A consumer that puts what comes into a [`Queue`], where a [`QueueSource`](crate::QueueSource) finds it: here, later, or on
-/// another node that [publishes](crate::Node::publish) it.
+/// another node that publishes it.
 ///
 /// ```text
 ///   any source ──► QueueSink ──► [ queue: on the disk ] ──► QueueSource ──► consumers
@@ -42,7 +42,7 @@ use crate::{Limits, Wire};
 /// use std::sync::Arc;
 ///
 /// use aqueduct_stage::Graph;
-/// use aqueduct_transport::{MemoryQueue, Queue, QueueSink};
+/// use aqueduct_work::{MemoryQueue, Queue, QueueSink};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> aqueduct_stage::Result {

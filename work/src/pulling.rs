@@ -20,7 +20,7 @@
 //! use std::time::Duration;
 //!
 //! use aqueduct_stage::{Attempt, Demand};
-//! use aqueduct_transport::pulling::*;
+//! use aqueduct_work::pulling::*;
 //!
 //! let now = tokio::time::Instant::now().into_std();
 //! let mut pulling = Pulling::new(PullingOptions::default().ack_wait(Duration::from_secs(30)));
@@ -73,8 +73,9 @@
 mod chain;
 mod decision;
 mod lanes;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod laws;
+#[cfg(any(test, fuzzing, feature = "laws"))]
+#[doc(hidden)]
+pub mod laws;
 mod options;
 mod places;
 mod pool;
@@ -102,8 +103,7 @@ use crate::bugs::bug;
 
 pub use decision::{Counters, Decision, Given};
 pub use options::{Assignment, PullingOptions};
-pub(crate) use pool::Results;
-pub use pool::{DeadLetters, WorkPool};
+pub use pool::{DeadLetters, Results, WorkPool};
 pub use task::{DeadLetter, DeadReason, Finished, JoinError, PushError, Refused, Task, TaskId, WorkerId};
 pub use work::{Work, WorkSource, Works};
 

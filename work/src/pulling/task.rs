@@ -116,6 +116,18 @@ pub struct DeadLetter<T> {
     pub reason: DeadReason,
 }
 
+impl<T> DeadLetter<T> {
+    /// The same with another payload, or why there is none.
+    ///
+    /// # Errors
+    ///
+    /// That of `map`.
+    pub fn try_map<U, E>(self, map: impl FnOnce(T) -> Result<U, E>) -> Result<DeadLetter<U>, E> {
+        let Self { task, payload, attempts, reason } = self;
+        Ok(DeadLetter { task, payload: map(payload)?, attempts, reason })
+    }
+}
+
 /// Why a task is a dead letter.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -20,11 +20,11 @@ impl RedbQueue {
     /// The effect writes to tables of its own in the same file, through the transaction; `meta`, `positions`, `entries`,
     /// `attempts` and `tallies` are the store's. It runs on a thread for blocking work, and nothing else happens in the store meanwhile.
     /// It takes the disk's time, so hand over many at once, as
-    /// [`DurableReceiver::recv_many`](crate::DurableReceiver::recv_many) does.
+    /// `recv_many` of a durable channel does.
     ///
     /// ```
-    /// use aqueduct_transport::redb::{ReadableTable, TableDefinition};
-    /// use aqueduct_transport::{Queue, RedbStore};
+    /// use aqueduct_work::redb::{ReadableTable, TableDefinition};
+    /// use aqueduct_work::{Queue, RedbStore};
     ///
     /// const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
     ///

@@ -32,7 +32,7 @@ use records::{ATTEMPTS, Attempts, ENTRIES, POSITIONS, Payload, Position, Tally, 
 /// write to tables of their own has none.
 ///
 /// ```
-/// use aqueduct_transport::{Positions, Queue, RedbStore};
+/// use aqueduct_work::{Positions, Queue, RedbStore};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -136,8 +136,8 @@ impl RedbPositions {
     /// store's. It runs on a thread for blocking work, and nothing else happens in the store meanwhile.
     ///
     /// ```
-    /// use aqueduct_transport::redb::{ReadableTable, TableDefinition};
-    /// use aqueduct_transport::{Numbered, RedbStore};
+    /// use aqueduct_work::redb::{ReadableTable, TableDefinition};
+    /// use aqueduct_work::{Numbered, RedbStore};
     ///
     /// const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
     ///

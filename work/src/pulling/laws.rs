@@ -712,6 +712,7 @@ impl World {
         self.begin_next(given.worker);
     }
 
+    #[cfg(test)]
     fn stop(&mut self) {
         self.stopped = true;
         self.pulling.stop(self.now);
@@ -726,7 +727,7 @@ impl World {
 }
 
 /// The laws on the schedule that the bytes say.
-pub(crate) fn obey(schedule: &[u8]) {
+pub fn obey(schedule: &[u8]) {
     run(&mut Rng::Bytes(schedule));
 }
 

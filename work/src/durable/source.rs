@@ -59,7 +59,7 @@ use crate::{EncodeError, Limits, Wire};
 /// use std::sync::Arc;
 ///
 /// use aqueduct_stage::{Graph, each};
-/// use aqueduct_transport::{MemoryQueue, QueueSource};
+/// use aqueduct_work::{MemoryQueue, QueueSource};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> aqueduct_stage::Result {
@@ -193,7 +193,7 @@ impl<T: Wire, Q: Queue> QueueSource<T, Q> {
 
     /// Ends it in order, and leaves what nobody has handled in the queue for its next source: takes no more, ends every
     /// subscription, and waits until consumers have handled, or handed back, what they have in hand, and the queue knows. A [pool](crate::pulling::WorkPool) hands back what none of its workers has begun with. A node that it is
-    /// published on is to be [shut down](crate::Node::shutdown) after it, and a store
+    /// published on is to be shut down after it, and a store
     /// [closed](crate::RedbStore::close) after both.
     ///
     /// Returns whether all of that came within `grace`, which is to be longer than a batch takes (`max - min` events of the

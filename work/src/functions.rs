@@ -16,7 +16,7 @@ use crate::Wire;
 /// [digests](Self::digest) are equal have the same functions.
 ///
 /// ```
-/// use aqueduct_transport::{Functions, Signature};
+/// use aqueduct_work::{Functions, Signature};
 ///
 /// let mut functions = Functions::new();
 /// functions.register("double", 1, |n: u64| n * 2)?.register("length", 1, |text: String| text.len() as u64)?;

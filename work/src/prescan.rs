@@ -6,14 +6,14 @@
 //! allocation: it knows nothing of types, and bounds what any type can be made to do.
 
 /// The deepest nesting that can be checked: the size of the stack in [`check`].
-pub(crate) const MAX_DEPTH: usize = 64;
+pub const MAX_DEPTH: usize = 64;
 
 /// Checks that `bytes` are exactly `values` MessagePack values one after the other, with nothing behind them; that no
 /// more than `max_depth` arrays and maps are open at a time, and that there are at most `max_items` values, nested ones
 /// counted (a map's keys and values each).
 ///
 /// Text is not checked to be UTF-8: serde does that.
-pub(crate) fn check(bytes: &[u8], values: u64, max_items: u64, max_depth: usize) -> Result<(), StructureError> {
+pub fn check(bytes: &[u8], values: u64, max_items: u64, max_depth: usize) -> Result<(), StructureError> {
     let max_depth = max_depth.min(MAX_DEPTH);
     // For each open container around the innermost, how many of its values are still to come.
     let mut outer = [0_u64; MAX_DEPTH];

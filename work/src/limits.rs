@@ -6,7 +6,7 @@
 /// items and depth are not exchanged: give all nodes of a cluster the same ones.
 ///
 /// ```
-/// use aqueduct_transport::Limits;
+/// use aqueduct_work::Limits;
 ///
 /// let limits = Limits::default().max_event_bytes(1 << 20);
 /// # let _ = limits;
@@ -64,7 +64,7 @@ impl Limits {
     ///
     /// It bounds what one subscription holds of an event that arrives in pieces. Memory grows with what has arrived, not
     /// with what was announced. Where it is raised, raise
-    /// [`max_reassembly_bytes`](crate::NodeConfig::max_reassembly_bytes) to two or three of them.
+    /// its `max_reassembly_bytes` to two or three of them.
     #[must_use]
     pub fn max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
@@ -98,38 +98,46 @@ impl Limits {
         self
     }
 
-    pub(crate) fn data_frame_bytes(&self) -> usize {
+    #[doc(hidden)]
+    pub fn data_frame_bytes(&self) -> usize {
         self.max_data_frame_bytes
     }
 
-    pub(crate) fn control_frame_bytes(&self) -> usize {
+    #[doc(hidden)]
+    pub fn control_frame_bytes(&self) -> usize {
         self.max_control_frame_bytes
     }
 
-    pub(crate) fn event_bytes(&self) -> usize {
+    #[doc(hidden)]
+    pub fn event_bytes(&self) -> usize {
         self.max_event_bytes
     }
 
-    pub(crate) fn items(&self) -> u64 {
+    #[doc(hidden)]
+    pub fn items(&self) -> u64 {
         self.max_items
     }
 
-    pub(crate) fn depth(&self) -> usize {
+    #[doc(hidden)]
+    pub fn depth(&self) -> usize {
         self.max_depth
     }
 
     /// How many bytes of events are put into one frame. Default 64 KiB.
-    pub(crate) fn batch_bytes(&self) -> usize {
+    #[doc(hidden)]
+    pub fn batch_bytes(&self) -> usize {
         self.max_data_frame_bytes / 4
     }
 
     /// The longest event that goes into one frame, and the size of the pieces of a longer one. Default 128 KiB.
-    pub(crate) fn chunk_bytes(&self) -> usize {
+    #[doc(hidden)]
+    pub fn chunk_bytes(&self) -> usize {
         self.max_data_frame_bytes / 2
     }
 
     /// How much of a message or a name is told to the other side. Default 16 KiB.
-    pub(crate) fn text_bytes(&self) -> usize {
+    #[doc(hidden)]
+    pub fn text_bytes(&self) -> usize {
         self.max_control_frame_bytes / 4
     }
 }

@@ -2,8 +2,8 @@
 //! events. Without a network: a pool of workers or a queue on the disk needs no more than this and
 //! [`aqueduct_stage`]. `aqueduct-transport`, which has all of it too, takes it to other machines.
 //!
-//! * A [`WorkPool`](pulling::WorkPool) gives the events of a source to whoever asks, one by one: each is done once, is tried
-//!   again elsewhere when it fails or takes too long, and is a dead letter when nobody could do it.
+//! * A [`WorkPool`](pulling::WorkPool) gives the events of a source, one by one, to those that ask. It has each done once,
+//!   tries it again elsewhere when it fails or takes too long, and hands out as a dead letter what nobody could do.
 //! * A [`QueueSource`] is a queue that one subscribes to: what was not acknowledged is given again. With [`RedbStore`] it is a
 //!   file, and outlives the process (feature `redb`); a [`QueueSink`] is a stage that fills one.
 //! * [`Once`] keeps the position of what was applied with its effects, so that each is applied exactly once.

@@ -70,10 +70,7 @@ fn the_window_of_a_worker_grows_for_short_tasks_far_away_and_for_no_others() {
         Sim::new()
             .time_limit(Duration::from_hours(1))
             .run(1, async move |net| {
-                net.set_default_conditions(LinkConditions::default().delay(SECOND / 20));
-                let nodes = Nodes::new(NodeConfig::default())?;
-                let (there, here) = (net.host("there"), net.host("here"));
-                let (server, node) = (nodes.start(&there)?, nodes.start(&here)?);
+                let [(there, server), (_here, node)] = far_apart(&net)?;
                 let (sender, mut receiver) = server.serve_channel::<u64, u64>("work", ChannelOptions::default())?;
                 there.spawn("sender", async move {
                     for value in 0..count {
@@ -104,10 +101,7 @@ fn the_window_of_a_far_subscription_grows_for_fast_consumers_and_for_no_others()
         Sim::new()
             .time_limit(Duration::from_hours(1))
             .run(1, async move |net| {
-                net.set_default_conditions(LinkConditions::default().delay(SECOND / 20));
-                let nodes = Nodes::new(NodeConfig::default())?;
-                let (there, here) = (net.host("there"), net.host("here"));
-                let (server, node) = (nodes.start(&there)?, nodes.start(&here)?);
+                let [(there, server), (_here, node)] = far_apart(&net)?;
                 let graph = Graph::with_spawner("numbers", there.clone());
                 server.publish("numbers", &graph.iterate("numbers", move || 0..count))?;
                 let _producing = graph.start();
@@ -127,6 +121,17 @@ fn the_window_of_a_far_subscription_grows_for_fast_consumers_and_for_no_others()
             })
             .expect_ok();
     }
+}
+
+/// Two nodes with 50 ms between them.
+fn far_apart(net: &SimNet) -> Outcome<[(Host, Node); 2]> {
+    net.set_default_conditions(LinkConditions::default().delay(SECOND / 20));
+    let nodes = Nodes::new(NodeConfig::default())?;
+    let start = |name| -> Outcome<(Host, Node)> {
+        let host = net.host(name);
+        Ok((host.clone(), nodes.start(&host)?))
+    };
+    Ok([start("there")?, start("here")?])
 }
 
 fn all(kind: Kind) {

@@ -84,7 +84,8 @@ pub trait Dispatcher<T>: Send {
     }
 
     /// Whether asks that came together are better answered by one dispatch, as it sorts the events of each. Then a stage
-    /// passes all of them on before it asks its callback for events. Default: no.
+    /// passes all of them on before it asks its callback for events, and lets its subscribers have a turn before it asks
+    /// again for what is still wanted. Default: no.
     fn gathers_asks(&self) -> bool {
         false
     }

@@ -190,7 +190,7 @@ impl<C: Callbacks> Driver<C> {
     /// Waits until there is something to do.
     async fn receive(&mut self) {
         let letters = self.infos_queued + self.marked.len();
-        let (driver, mut waiting) = (&mut *self, None);
+        let (driver, mut waiting, mut has_stood_back) = (&mut *self, None, false);
         let waited = poll_fn(move |cx| match driver.ending.mailbox.poll_take(cx, &mut driver.received, letters) {
             Poll::Pending if !driver.demand_left => {
                 // Whoever has it polled a second time has woken it: the callbacks, if not the mailbox.
@@ -205,6 +205,12 @@ impl<C: Callbacks> Driver<C> {
                         driver.upstream.waits(Instant::now());
                     }
                 }
+                Poll::Pending
+            }
+            // Whoever was just given something may ask at once, and those asks are better answered together.
+            Poll::Pending if driver.downstream.gathers_asks() && !has_stood_back => {
+                has_stood_back = true;
+                cx.waker().wake_by_ref();
                 Poll::Pending
             }
             _ => Poll::Ready(waiting.take()),

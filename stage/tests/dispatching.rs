@@ -182,6 +182,56 @@ async fn a_partition_that_is_not_there_is_refused_and_the_producer_lives() {
     assert!(error.to_string().contains(r#"got "two""#), "{error}");
 }
 
+/// What the stages of a graph did, one after the other.
+type Story = Arc<Mutex<Vec<String>>>;
+
+/// Emits as many numbers as it is asked for, and tells of each ask.
+struct Teller(u64, Story);
+
+impl Producer for Teller {
+    type Out = u64;
+
+    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
+        self.1.lock().unwrap().push(format!("asked for {demand}"));
+        cx.emit_all(self.0..self.0 + demand as u64);
+        self.0 += demand as u64;
+        if self.0 > 100 {
+            cx.stop(Exit::Normal);
+        }
+        Ok(())
+    }
+}
+
+/// Tells of what it is given.
+struct Listener(&'static str, Story);
+
+impl Consumer for Listener {
+    type In = u64;
+
+    async fn handle_events(&mut self, events: Batch<u64>, _: &mut Cx<'_>) -> Result {
+        self.1.lock().unwrap().push(format!("{} got {}", self.0, events.len()));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_producer_with_partitions_lets_its_consumers_ask_before_it_emits_the_rest() {
+    let (graph, story) = (Graph::new("test"), Story::default());
+    let told = Arc::clone(&story);
+    // Three of four are even, so that the odd partition has demand left when the even one has none.
+    let numbers = graph.producer("numbers", move || Teller(0, Arc::clone(&told)));
+    let numbers = numbers.partition(2, |n| usize::from(n % 4 == 3)).wait_for_subscribers(2);
+    for (partition, name) in ["often", "rarely"].into_iter().enumerate() {
+        let told = Arc::clone(&story);
+        graph.consumer(name, move || Listener(name, Arc::clone(&told))).subscribe(&numbers.part(partition), 4..8);
+    }
+    graph.run().await.unwrap();
+    let story = story.lock().unwrap().clone();
+    // It may be asked for the rest once in the turn in which it was asked.
+    let alone = story.windows(3).find(|acts| acts.iter().all(|act| act.starts_with("asked")));
+    assert_eq!(alone, None, "{story:?}");
+}
+
 #[tokio::test]
 async fn the_same_consumer_twice_is_one_subscription_to_a_broadcast() {
     let (graph, seen) = (Graph::new("test"), Seen::default());

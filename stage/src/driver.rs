@@ -10,7 +10,6 @@ use aqueduct_dispatcher::{Attempt, Decision, Demand, Events, Keep, Marker, Subsc
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::bugs::bug;
 use crate::by_id::ById;
 use crate::callbacks::{Callbacks, Role, guarded, guarded_now};
 use crate::context::Wishes;
@@ -18,6 +17,7 @@ use crate::downstream::{Downstream, Unfinished};
 use crate::edge_counters::EdgeCounters;
 use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
+use crate::lifecycle::{Lifecycle, Step, WorkLeft};
 use crate::mailbox::{Message, Opening, Renews};
 use crate::upstream::{AfterEnd, Upstream};
 use crate::waiting::{Halves, WaitingFor};
@@ -56,21 +56,12 @@ pub(crate) struct Driver<C: Callbacks> {
     /// Infos whose turn has come.
     due: VecDeque<Box<dyn Letter<C::Out>>>,
 
-    /// Why the last subscriber left that failed, unless somebody has come since.
-    lost_subscriber: Option<Failure>,
-
-    state: State,
+    lifecycle: Lifecycle,
     /// What was taken from the mailbox and is not handled yet.
     received: VecDeque<Message<C::In, C::Out>>,
     /// There may be more to ask of the callback: nobody wanted what it emitted, several asks were kept, or it wants to be
     /// asked again. It is asked after whatever else has arrived.
     demand_left: bool,
-    /// End as soon as there is nothing left to do.
-    completing: bool,
-    /// End as soon as nothing that was emitted waits, whether anybody has subscribed or not.
-    draining: bool,
-    /// How it ends once it is exhausted and everything is delivered.
-    exit: Exit,
 }
 
 /// A producer this stage is subscribed to.
@@ -104,15 +95,6 @@ enum Arrival<I, O> {
     Events(SubscriptionId, Events<I>, Attempt),
     Ended(SubscriptionId, EndCause),
     Info(Box<dyn Letter<O>>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Running,
-    /// Nothing more will be emitted; what is in the buffer is still delivered.
-    Exhausted,
-    /// The neighbours were told of the end.
-    Over,
 }
 
 /// `Break` carries the reason for which the stage ends.
@@ -161,13 +143,9 @@ impl<C: Callbacks> Driver<C> {
             out: Vec::new(),
             marked: BTreeMap::new(),
             due: VecDeque::new(),
-            lost_subscriber: None,
-            state: State::Running,
+            lifecycle: Lifecycle::new(C::ROLE),
             received: VecDeque::new(),
             demand_left: false,
-            completing: false,
-            draining: false,
-            exit: Exit::Normal,
         }
     }
 
@@ -327,16 +305,14 @@ impl<C: Callbacks> Driver<C> {
             }
             Message::Post(post) => self.on_post(post).await,
             Message::Drain => {
-                self.draining = true;
-                if C::ROLE == Role::Producer {
-                    self.exhaust();
-                }
+                let step = self.lifecycle.drain();
+                self.follow(step)?;
                 self.downstream.hold_nothing_back();
                 self.leave_outside_producers().await?;
                 self.on_demand().await
             }
             Message::Complete => {
-                self.completing = true;
+                self.lifecycle.complete();
                 ControlFlow::Continue(())
             }
         }
@@ -350,7 +326,7 @@ impl<C: Callbacks> Driver<C> {
                 ControlFlow::Continue(())
             }
             // Nothing more is handled: with this, everything is here that is to be handed back.
-            _ if self.state != State::Running => {
+            _ if !self.lifecycle.is_running() => {
                 self.leave_producer(id, &EndCause::Cancelled(cause.reason().clone()));
                 ControlFlow::Continue(())
             }
@@ -365,7 +341,7 @@ impl<C: Callbacks> Driver<C> {
 
     async fn on_post(&mut self, post: Post<C::Out>) -> Flow {
         match post {
-            Post::Letter(_) | Post::Info(_) if self.state != State::Running => ControlFlow::Continue(()),
+            Post::Letter(_) | Post::Info(_) if !self.lifecycle.is_running() => ControlFlow::Continue(()),
             Post::Letter(letter) => {
                 self.open(letter).await?;
                 // What it emitted may have found nobody who wants it.
@@ -415,41 +391,39 @@ impl<C: Callbacks> Driver<C> {
 
     /// Whether [`settle`](Self::settle) has anything to do: after most messages it has not.
     fn may_settle(&self) -> bool {
-        let may_be_done = match C::ROLE {
-            Role::Producer => self.downstream.is_abandoned(),
-            Role::ProducerConsumer => self.upstream.is_empty() || self.downstream.is_abandoned(),
-            Role::Consumer => self.upstream.is_empty(),
-        };
-        !self.due.is_empty() || self.state != State::Running || (self.completing && may_be_done)
+        !self.due.is_empty() || self.lifecycle.may_end(!self.upstream.is_empty(), self.downstream.is_abandoned())
     }
 
     /// Ends the stage if there is nothing left for it to do.
     async fn settle(&mut self) -> Flow {
         self.open_due().await?;
-        if self.completing && self.state == State::Running {
-            if C::ROLE != Role::Consumer && self.downstream.is_abandoned() {
-                // Whoever failed would have taken more: without them the work is not done.
-                if let Some(failure) = self.lost_subscriber.take() {
-                    return ControlFlow::Break(Exit::Failed(failure));
-                }
-                self.ending.is_abandoned = true;
-                self.exhaust();
-            } else if C::ROLE != Role::Producer && self.upstream.is_empty() && self.arrivals.is_empty() {
-                self.on_exhausted().await?;
+        loop {
+            match self.lifecycle.next(self.work_left()) {
+                Step::Live => return ControlFlow::Continue(()),
+                Step::ProducersAreOver => self.on_producers_over().await?,
+                step => self.follow(step)?,
             }
         }
-        if self.state == State::Exhausted {
-            // What may be handed back may have to be given again.
-            let nothing_waits =
-                self.downstream.waiting() == 0 && (!self.downstream.may_come_back() || bug!(EndBeforeAcknowledged));
-            let delivered = self.downstream.is_delivered() && nothing_waits;
-            if delivered || (self.draining && nothing_waits) {
-                return ControlFlow::Break(self.exit.clone());
-            }
-            if self.completing && self.downstream.is_abandoned() {
-                self.ending.is_abandoned = true;
-                return ControlFlow::Break(self.lost_subscriber.take().map_or(Exit::Normal, Exit::Failed));
-            }
+    }
+
+    /// What is left to do.
+    fn work_left(&self) -> WorkLeft {
+        WorkLeft {
+            has_producers: !self.upstream.is_empty(),
+            has_arrivals: !self.arrivals.is_empty(),
+            is_left_alone: self.downstream.is_abandoned(),
+            is_delivered: self.downstream.is_delivered(),
+            has_events: self.downstream.waiting() > 0,
+            may_come_back: self.downstream.may_come_back(),
+        }
+    }
+
+    /// Does what was decided about the end of the stage, where that takes no callback.
+    fn follow(&mut self, step: Step) -> Flow {
+        match step {
+            Step::Live | Step::ProducersAreOver => {}
+            Step::Exhaust => self.exhaust(),
+            Step::End(exit) => return ControlFlow::Break(exit),
         }
         ControlFlow::Continue(())
     }
@@ -460,10 +434,8 @@ impl<C: Callbacks> Driver<C> {
             callbacks.terminate(&exit).await;
             Ok(())
         };
-        match guarded(&self.ending.stage, || goodbye).await {
-            Err(failure) if exit.is_graceful() => Exit::Failed(failure),
-            _ => exit,
-        }
+        let failure = guarded(&self.ending.stage, || goodbye).await.err();
+        Lifecycle::after_goodbye(exit, failure)
     }
 
     /// Whether it waits for demand, rather than for events.
@@ -486,7 +458,7 @@ impl<C: Callbacks> Driver<C> {
     }
 
     fn waits_for(&self) -> WaitingFor {
-        let is_exhausted = self.state == State::Exhausted;
+        let is_exhausted = self.lifecycle.is_exhausted();
         let name = |id| self.producers.get(id).map(|producer| Arc::clone(&producer.name));
         WaitingFor::of(Halves {
             role: C::ROLE,

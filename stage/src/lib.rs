@@ -84,7 +84,8 @@
 //! * `stream`: to and from `tokio_stream`; `closure`, `any`: closures and boxed values as stages
 //! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to; `answer`: what is said of a
 //!   single event
-//! * `upstream`, `downstream`: the two pure halves of a stage; `waiting`: what it waits for, and whether in vain
+//! * `upstream`, `downstream`: the two pure halves of a stage; `lifecycle`: when it is done; `waiting`: what it waits for, and
+//!   whether in vain
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `edge_counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `supervisor`: one task for each event, and tasks that are started at any time
@@ -119,6 +120,7 @@ mod error;
 mod graph;
 mod growth;
 mod handle;
+mod lifecycle;
 mod mailbox;
 mod members;
 mod message;

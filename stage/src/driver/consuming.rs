@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::bugs::bug;
 use crate::callbacks::guarded_in;
+use crate::lifecycle::Seen;
 
 /// An arrival of which handles are kept.
 pub(super) struct InHand<I> {
@@ -124,7 +125,7 @@ impl<C: Callbacks> Driver<C> {
     }
 
     pub(super) async fn work_off(&mut self) -> Flow {
-        while self.state == State::Running {
+        while self.lifecycle.is_running() {
             if matches!(self.arrivals.front(), Some(Arrival::Events(..))) && self.downstream.owed().is_zero() {
                 // What was emitted may have found nobody who wants it.
                 if self.downstream.pull().is_zero() {
@@ -158,7 +159,7 @@ impl<C: Callbacks> Driver<C> {
         while let Some(event) = events.next() {
             if begins(&event) {
                 let handled = self.handle_all(id, vec![event].into(), attempt).await;
-                if handled.is_break() || self.state != State::Running {
+                if handled.is_break() || !self.lifecycle.is_running() {
                     self.lose(events.len());
                     return handled;
                 }
@@ -217,7 +218,7 @@ impl<C: Callbacks> Driver<C> {
             }
             self.handled(id, count);
             self.after_callback()?;
-            if self.state != State::Running {
+            if !self.lifecycle.is_running() {
                 return self.put_back(id, events, attempt, keeps);
             }
             if let Some(exit) = self.ending.mailbox.stopping() {
@@ -261,43 +262,34 @@ impl<C: Callbacks> Driver<C> {
         }
         match self.upstream.ended(id, &cause) {
             AfterEnd::Live => ControlFlow::Continue(()),
-            AfterEnd::Exhausted => self.on_exhausted().await,
+            AfterEnd::Exhausted => self.on_producers_over().await,
             AfterEnd::Exit(exit) => ControlFlow::Break(exit),
         }
     }
 
     /// No producer is left, and everything they sent was handled.
-    pub(super) async fn on_exhausted(&mut self) -> Flow {
-        if let Some(exit) = self.upstream.lost() {
-            let failure = match exit {
-                Exit::Failed(failure) => failure,
-                _ => {
-                    let why = "a producer was shut down before it was exhausted";
-                    Failure::at(&self.ending.stage, FailureKind::Shutdown, why)
-                }
-            };
-            return ControlFlow::Break(Exit::Failed(failure));
-        }
-        if self.upstream.saw_everything() {
-            callback!(self, |callbacks, cx| callbacks.handle_end(&mut cx));
-            self.after_callback()?;
-        }
-        match C::ROLE {
-            Role::Consumer => ControlFlow::Break(Exit::Normal),
-            _ => {
-                if self.draining && !self.upstream.saw_everything() {
-                    // Whoever takes what is delivered now must not take it for the end of the data.
-                    self.exit = Exit::Shutdown;
-                }
-                self.exhaust();
-                ControlFlow::Continue(())
+    pub(super) async fn on_producers_over(&mut self) -> Flow {
+        let saw_everything = self.upstream.saw_everything();
+        match self.lifecycle.producers_are_over(self.upstream.lost(), saw_everything) {
+            Seen::Lost(failure) => return ControlFlow::Break(Exit::Failed(failure)),
+            Seen::CutShort => {
+                let why = "a producer was shut down before it was exhausted";
+                let failure = Failure::at(&self.ending.stage, FailureKind::Shutdown, why);
+                return ControlFlow::Break(Exit::Failed(failure));
             }
+            Seen::Everything => {
+                callback!(self, |callbacks, cx| callbacks.handle_end(&mut cx));
+                self.after_callback()?;
+            }
+            Seen::NotAll => {}
         }
+        let step = self.lifecycle.has_handled_everything(saw_everything);
+        self.follow(step)
     }
 
     /// Nothing more is emitted or handled.
     pub(super) fn exhaust(&mut self) {
-        self.state = State::Exhausted;
+        self.lifecycle.exhaust();
         self.part_from_producers();
         self.infos_queued = 0;
     }

@@ -5,9 +5,10 @@ use super::*;
 impl<C: Callbacks> Driver<C> {
     /// Tells the neighbours and the graph. Does nothing the second time.
     pub(super) fn end(&mut self, exit: Exit) {
-        if std::mem::replace(&mut self.state, State::Over) == State::Over {
+        if !self.lifecycle.end() {
             return;
         }
+        self.ending.is_abandoned = self.lifecycle.is_abandoned();
         let received = std::mem::take(&mut self.received);
         self.give_up(received, &exit);
         let unread = self.ending.mailbox.close(&exit);

@@ -10,7 +10,7 @@ impl<C: Callbacks> Driver<C> {
     /// task when there is, and nothing may be awaited before it [waits](Driver::receive).
     pub(super) async fn poll_events(&mut self) -> ControlFlow<Exit, bool> {
         let wanted = self.downstream.wanted();
-        if self.state != State::Running || wanted.is_zero() {
+        if !self.lifecycle.is_running() || wanted.is_zero() {
             return ControlFlow::Continue(false);
         }
         let driver = &mut *self;
@@ -28,7 +28,7 @@ impl<C: Callbacks> Driver<C> {
         }
         self.after_callback()?;
         // What was emitted may have found nobody who wants it.
-        self.demand_left |= self.state == State::Running && self.downstream.wants_more();
+        self.demand_left |= self.lifecycle.is_running() && self.downstream.wants_more();
         if self.may_settle() {
             Box::pin(self.settle()).await?;
         }

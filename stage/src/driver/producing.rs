@@ -10,11 +10,11 @@ impl<C: Callbacks> Driver<C> {
         let window = options.window_or(Window::NEAR);
         let is_shared = self.downstream.gives_to_any() && interest.partition.is_none() && interest.selector.is_none();
         match self.downstream.subscribe(id, consumer, window, options.cancel_policy(), interest) {
-            Ok(()) if self.state != State::Over => {
+            Ok(()) => {
                 tracing::debug!(name: "edge.subscribe", %id, "subscribed to");
                 let counters = self.ending.counters.edges.to_consumer(id);
                 self.subscribers.insert(id, Consumer { subscriber, counters, is_shared });
-                if self.state == State::Running {
+                if self.lifecycle.is_running() {
                     let edge = Edge { id, peer: Peer::Consumer, window, cancel: options.cancel_policy() };
                     let answered = callback!(self, |callbacks, cx| async {
                         match callbacks.handle_subscribe(&edge, &mut cx).await {
@@ -28,12 +28,10 @@ impl<C: Callbacks> Driver<C> {
                     self.after_callback()?;
                 }
                 if self.subscribers.get(id).is_some() {
-                    // Whoever comes after a failure takes what is left.
-                    self.lost_subscriber = None;
+                    self.lifecycle.subscriber_came();
                 }
                 self.on_demand().await
             }
-            Ok(()) => ControlFlow::Continue(()),
             Err(refused) => {
                 let kind = match refused {
                     aqueduct_dispatcher::Refused::AlreadySubscribed => FailureKind::AlreadySubscribed,
@@ -59,10 +57,8 @@ impl<C: Callbacks> Driver<C> {
     }
 
     pub(super) async fn leave(&mut self, id: SubscriptionId, cause: EndCause, unfinished: Unfinished<C::Out>) -> Flow {
-        if let Exit::Failed(failure) = cause.reason()
-            && self.downstream.may_hand_back(id)
-        {
-            self.lost_subscriber = Some(failure.clone());
+        if self.downstream.may_hand_back(id) {
+            self.lifecycle.subscriber_left(cause.reason());
         }
         let is_lost = matches!(cause.reason(), Exit::Failed(_)) && !self.downstream.has_not_come(id);
         let left = self.downstream.leave(id, unfinished);
@@ -81,11 +77,8 @@ impl<C: Callbacks> Driver<C> {
         // again.
         let Some(edge) = left else { return self.on_demand().await };
         tracing::debug!(name: "edge.cancel", id = %edge.id, %cause, "subscription ended");
-        if let Exit::Failed(failure) = cause.reason()
-            && is_lost
-            && !bug!(LostSubscriberForgotten)
-        {
-            self.lost_subscriber = Some(failure.clone());
+        if is_lost {
+            self.lifecycle.subscriber_left(cause.reason());
         }
         self.ending.counters.edges.remove(edge.id);
         if let Some(Consumer { subscriber, .. }) = self.subscribers.remove(edge.id)
@@ -93,7 +86,7 @@ impl<C: Callbacks> Driver<C> {
         {
             subscriber.ended(edge.id, EndCause::Cancelled(cause.reason().clone()));
         }
-        if self.state == State::Running {
+        if self.lifecycle.is_running() {
             callback!(self, |callbacks, cx| callbacks.handle_cancel(&edge, &cause, &mut cx));
             self.after_callback()?;
         }
@@ -109,7 +102,7 @@ impl<C: Callbacks> Driver<C> {
                 Box::pin(self.open_due()).await?;
             }
             let demand = if std::mem::take(&mut self.wishes.again) { self.downstream.owed() } else { more };
-            if self.state != State::Running || demand.is_zero() {
+            if !self.lifecycle.is_running() || demand.is_zero() {
                 return ControlFlow::Continue(());
             }
             if C::ROLE != Role::Producer {
@@ -145,11 +138,9 @@ impl<C: Callbacks> Driver<C> {
             let _ = self.ending.mailbox.push(Message::Unsubscribe(id, reason, None));
         }
         match self.wishes.stop.take() {
-            None => {}
-            Some(Exit::Normal) if C::ROLE != Role::Consumer => self.exhaust(),
-            Some(exit) => return ControlFlow::Break(exit),
+            None => ControlFlow::Continue(()),
+            Some(exit) => self.follow(self.lifecycle.wants_to_end(exit)),
         }
-        ControlFlow::Continue(())
     }
 
     pub(super) fn on_overflow(&mut self, discarded: usize) -> Flow {

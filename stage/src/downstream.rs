@@ -3,13 +3,22 @@
 use std::collections::VecDeque;
 
 use aqueduct_dispatcher::{
-    Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Keep, Lane, Marker, Refused,
+    Attempt, Buffer, Cancel, Decision, Deliveries, Demand, Dispatcher, Events, Interest, Lane, Marker, Refused,
     SubscriptionId, Unattended, Window,
 };
 
 use crate::bugs::bug;
 use crate::by_id::ById;
 use crate::{ConsumerId, DemandMode, Edge, Peer, WaitingFor};
+
+mod backlog;
+mod given;
+#[cfg(test)]
+mod tests;
+
+use backlog::Backlog;
+use given::Given;
+pub(crate) use given::Unfinished;
 
 /// The producing half of a stage.
 ///
@@ -18,23 +27,14 @@ use crate::{ConsumerId, DemandMode, Edge, Peer, WaitingFor};
 /// whoever comes and goes.
 pub(crate) struct Downstream<T> {
     dispatcher: Box<dyn Dispatcher<T>>,
-    /// Events that were given back, in groups of one attempt; older than everything in the buffer.
-    returned: VecDeque<(Attempt, VecDeque<T>)>,
-    buffer: Buffer<T>,
-    /// How many events have ever entered the buffer, and how many have left it: places in it are counted so.
-    entered: u64,
-    left: u64,
-    /// What waits for a place in the buffer to be left: in the order of places.
-    markers: VecDeque<(u64, Marker)>,
-    next_marker: u64,
+    /// What waits for demand, but for what the dispatcher holds.
+    backlog: Backlog<T>,
     subscribers: ById<Subscribed<T>>,
     /// Those that want no more, and have something in hand of which they have not said that they handled it.
     parted: ById<Parted<T>>,
     /// Asked of the callback, and not emitted yet.
     owed: Demand,
     deliveries: Deliveries<T>,
-    /// Empty between calls; kept for its memory.
-    scratch: VecDeque<T>,
     mode: DemandMode,
     /// Asks that came while nothing was passed on: each is answered by itself later, never their sum (a producer can
     /// ramp up). The latest of a subscriber replaces the one before beyond a bound.
@@ -56,58 +56,20 @@ struct Subscribed<T> {
     given: Given<T>,
 }
 
-/// What a subscriber was given, and what became of it.
-struct Given<T> {
-    /// How many events it has taken, in all.
-    count: u64,
-    /// How many of them it has handled, if it hands back what it does not finish; `<= count`.
-    handled: Option<u64>,
-    /// What it did not take, as it had ended, until it says so itself.
-    refused: Unfinished<T>,
-}
-
 struct Parted<T> {
     lane: Lane,
     given: Given<T>,
-}
-
-/// Batches to be given again, oldest first, and which attempt is to follow.
-pub(crate) type Unfinished<T> = Vec<(Events<T>, Attempt)>;
-
-impl<T> Given<T> {
-    fn new() -> Self {
-        Self { count: 0, handled: None, refused: Vec::new() }
-    }
-
-    fn handled(&mut self, up_to: Demand) {
-        self.handled = self.handled.max(Some(up_to.count().min(self.count)));
-    }
-
-    fn refused(&self) -> usize {
-        self.refused.iter().map(|(events, _)| events.len()).sum()
-    }
-
-    /// Whether something of it may be handed back.
-    fn may_come_back(&self) -> bool {
-        self.handled.is_some_and(|handled| handled < self.count) || !self.refused.is_empty()
-    }
 }
 
 impl<T> Downstream<T> {
     pub(crate) fn new(dispatcher: Box<dyn Dispatcher<T>>, buffer: Buffer<T>, mode: DemandMode, awaited: usize) -> Self {
         Self {
             dispatcher,
-            returned: VecDeque::new(),
-            buffer,
-            entered: 0,
-            left: 0,
-            markers: VecDeque::new(),
-            next_marker: 0,
+            backlog: Backlog::new(buffer),
             subscribers: ById::new(),
             parted: ById::new(),
             owed: Demand::ZERO,
             deliveries: Deliveries::new(),
-            scratch: VecDeque::new(),
             mode,
             kept: VecDeque::new(),
             seen: 0,
@@ -250,7 +212,7 @@ impl<T> Downstream<T> {
         if bug!(ReturnedReversed) {
             left.reverse();
         }
-        left.into_iter().rev().for_each(|group| self.returned.push_front(group));
+        self.backlog.put_in_front(left);
     }
 
     /// What callbacks are told of a subscription.
@@ -281,7 +243,7 @@ impl<T> Downstream<T> {
             return Demand::ZERO;
         }
         loop {
-            self.serve_waiting();
+            self.backlog.serve(&mut *self.dispatcher, &mut self.deliveries);
             let more = self.dispatcher.demand().saturating_sub(self.owed);
             if !more.is_zero() {
                 self.owed.add(more);
@@ -316,31 +278,13 @@ impl<T> Downstream<T> {
     /// dropped because it is full.
     pub(crate) fn emit(&mut self, events: &mut Vec<T>) -> usize {
         self.owed = self.owed.saturating_sub(Demand::from(events.len()));
-        debug_assert!(self.scratch.is_empty());
-        self.scratch = VecDeque::from(std::mem::take(events));
-        if !self.is_holding_back() && self.buffer.is_empty() && self.returned.is_empty() {
-            self.dispatcher.dispatch(&mut self.scratch, Attempt::FIRST, &mut self.deliveries);
-        }
-        self.entered += self.scratch.len() as u64;
-        let dropped = self.buffer.store(&mut self.scratch);
-        match self.buffer.keep() {
-            Keep::First | Keep::Fail => self.entered -= dropped as u64,
-            Keep::Last => self.left += dropped as u64,
-        }
-        // Hand the memory back for the next emission, unless it went to a subscriber.
-        self.scratch.clear();
-        *events = std::mem::take(&mut self.scratch).into();
-        self.pass_markers();
-        dropped
+        let held = self.is_holding_back();
+        self.backlog.emit(events, held, &mut *self.dispatcher, &mut self.deliveries)
     }
 
     /// A marker behind everything that waits here now.
     pub(crate) fn mark(&mut self) -> Marker {
-        let marker = Marker(self.next_marker);
-        self.next_marker += 1;
-        self.markers.push_back((self.entered, marker));
-        self.pass_markers();
-        marker
+        self.backlog.mark(&mut *self.dispatcher, &mut self.deliveries)
     }
 
     /// The next thing to be done.
@@ -405,8 +349,7 @@ impl<T> Downstream<T> {
 
     /// How many events wait for demand.
     pub(crate) fn waiting(&self) -> usize {
-        let returned: usize = self.returned.iter().map(|(_, events)| events.len()).sum();
-        returned + self.buffer.len() + self.dispatcher.held()
+        self.backlog.len() + self.dispatcher.held()
     }
 
     /// Whether something may be handed back, and have to be given again.
@@ -453,284 +396,8 @@ impl<T> Downstream<T> {
             self.dispatcher.ask(id, if bug!(CumulativeTakenForMore) { up_to } else { more }, &mut self.deliveries);
         }
     }
-
-    /// Gives out what waits, oldest first, as far as there is demand.
-    fn serve_waiting(&mut self) {
-        while let Some((attempt, events)) = self.returned.front_mut() {
-            self.dispatcher.dispatch(events, *attempt, &mut self.deliveries);
-            if !events.is_empty() {
-                return;
-            }
-            self.returned.pop_front();
-        }
-        self.pass_markers();
-        while !self.buffer.is_empty() && !self.dispatcher.demand().is_zero() {
-            // A marker keeps its place: what stands behind it is given out after it was passed.
-            let place = self.markers.front().map_or(u64::MAX, |(place, _)| place - self.left);
-            let count = self.dispatcher.demand().as_len().min(usize::try_from(place).unwrap_or(usize::MAX));
-            self.buffer.take(count, &mut self.scratch);
-            let taken = self.scratch.len();
-            self.dispatcher.dispatch(&mut self.scratch, Attempt::FIRST, &mut self.deliveries);
-            self.left += (taken - self.scratch.len()) as u64;
-            self.pass_markers();
-            if !self.scratch.is_empty() {
-                self.buffer.put_back(&mut self.scratch);
-                self.scratch.clear();
-                return;
-            }
-        }
-    }
-
-    /// Lets the markers through whose place has been reached. What was given back stands before every place.
-    fn pass_markers(&mut self) {
-        if !self.returned.is_empty() {
-            return;
-        }
-        while let Some((_, marker)) = self.markers.pop_front_if(|(place, _)| *place <= self.left) {
-            self.dispatcher.info(marker, &mut self.deliveries);
-        }
-    }
 }
 
 /// How many asks are kept apart while demand accumulates. Enough for the first asks of as many consumers; a consumer
 /// that goes on asking is remembered by its latest.
 const KEPT_ASKS: usize = 10_000;
-
-#[cfg(test)]
-mod tests {
-    use aqueduct_dispatcher::{DemandDispatcher, Keep};
-
-    use super::*;
-
-    fn downstream(capacity: usize, keep: Keep) -> Downstream<u32> {
-        Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(capacity, keep), DemandMode::Forward, 1)
-    }
-
-    fn subscriber(downstream: &mut Downstream<u32>) -> SubscriptionId {
-        let id = SubscriptionId::new();
-        downstream.subscribe(id, ConsumerId::new(), Window::NEAR, Cancel::default(), Interest::ALL).expect("a new one");
-        id
-    }
-
-    /// What is asked of the callback.
-    fn ask(downstream: &mut Downstream<u32>, id: SubscriptionId, up_to: u64) -> u64 {
-        downstream.ask(id, Demand::new(up_to));
-        downstream.pull().count()
-    }
-
-    fn sent(downstream: &mut Downstream<u32>) -> Vec<Vec<u32>> {
-        let decisions = std::iter::from_fn(|| downstream.next_decision());
-        decisions
-            .filter_map(|decision| match decision {
-                Decision::Deliver(delivery) => Some(delivery.events.into_vec()),
-                _ => None,
-            })
-            .collect()
-    }
-
-    fn emit(downstream: &mut Downstream<u32>, events: impl IntoIterator<Item = u32>) -> usize {
-        downstream.emit(&mut events.into_iter().collect())
-    }
-
-    #[test]
-    fn the_buffer_is_served_before_the_callback_is_asked() {
-        let mut down = downstream(10, Keep::Last);
-        assert_eq!((emit(&mut down, 0..3), emit(&mut down, 3..5)), (0, 0));
-        let id = subscriber(&mut down);
-        assert_eq!(ask(&mut down, id, 4), 0);
-        assert_eq!(sent(&mut down), [vec![0, 1, 2, 3]]);
-        assert_eq!(ask(&mut down, id, 8), 3);
-        assert_eq!(sent(&mut down), [vec![4]]);
-        assert!(down.is_delivered());
-    }
-
-    #[test]
-    fn asks_are_cumulative_so_a_repeated_one_changes_nothing() {
-        let mut down = downstream(10, Keep::Last);
-        let id = subscriber(&mut down);
-        assert_eq!([4, 4, 2, 5].map(|up_to| ask(&mut down, id, up_to)), [4, 0, 0, 1]);
-    }
-
-    #[test]
-    fn what_a_leaving_subscriber_had_asked_for_serves_the_next() {
-        let mut down = downstream(10, Keep::Last);
-        let first = subscriber(&mut down);
-        assert_eq!(ask(&mut down, first, 10), 10);
-        assert!(down.cancel(first).is_some());
-        let second = subscriber(&mut down);
-        assert_eq!(ask(&mut down, second, 5), 0, "ten are on their way");
-        emit(&mut down, 0..10);
-        assert_eq!((sent(&mut down), down.waiting()), (vec![vec![0, 1, 2, 3, 4]], 5));
-        assert_eq!(ask(&mut down, second, 12), 2, "five of the seven are here");
-    }
-
-    /// A subscriber that hands back what it does not finish, and that was given 0..count.
-    fn acknowledging(down: &mut Downstream<u32>, count: u32) -> SubscriptionId {
-        let id = subscriber(down);
-        down.handled(id, Demand::ZERO);
-        ask(down, id, count.into());
-        emit(down, 0..count);
-        assert_eq!(sent(down), [Vec::from_iter(0..count)]);
-        id
-    }
-
-    #[test]
-    fn what_a_subscriber_has_in_hand_that_wants_no_more_is_its_own_until_it_says_what_it_handled() {
-        let mut down = downstream(10, Keep::Last);
-        let id = acknowledging(&mut down, 6);
-        down.handled(id, Demand::new(2));
-        assert!(down.cancel(id).is_some() && down.is_abandoned());
-        assert_eq!((down.waiting(), down.may_come_back()), (0, true));
-        down.handled(id, Demand::new(4));
-        assert!(down.leave(id, vec![(vec![4, 5].into(), Attempt::FIRST)]).is_none(), "it was told of already");
-        assert_eq!((down.waiting(), down.may_come_back()), (2, false));
-        let next = subscriber(&mut down);
-        ask(&mut down, next, 5);
-        assert_eq!(sent(&mut down), [vec![4, 5]]);
-        let other = acknowledging(&mut downstream(10, Keep::Last), 3);
-        let mut down = downstream(10, Keep::Last);
-        let id = acknowledging(&mut down, 3);
-        down.cancel(id);
-        [id, other].iter().for_each(|id| down.handled(*id, Demand::new(3)));
-        assert!(!down.may_come_back(), "it has handled everything");
-    }
-
-    #[test]
-    fn what_a_subscriber_did_not_take_waits_until_it_leaves() {
-        for is_cancel in [true, false] {
-            let mut down = downstream(10, Keep::Last);
-            let id = acknowledging(&mut down, 3);
-            ask(&mut down, id, 5);
-            emit(&mut down, 3..5);
-            assert_eq!(sent(&mut down), [vec![3, 4]]);
-            down.refused(id, vec![3, 4].into(), Attempt::FIRST);
-            down.handled(id, Demand::new(3));
-            assert_eq!((down.waiting(), down.not_taken(), down.may_come_back()), (0, 2, true));
-            let left = if is_cancel { down.cancel(id) } else { down.leave(id, Vec::new()) };
-            assert!(left.is_some());
-            assert_eq!((down.waiting(), down.not_taken(), down.may_come_back()), (2, 0, false));
-        }
-    }
-
-    #[test]
-    fn what_is_owed_to_nobody_is_not_wanted() {
-        let mut down = downstream(10, Keep::Last);
-        let first = subscriber(&mut down);
-        assert_eq!((ask(&mut down, first, 10), down.wanted()), (10, Demand::new(10)));
-        down.set_mode(DemandMode::Accumulate);
-        assert_eq!(down.wanted(), Demand::ZERO);
-        down.set_mode(DemandMode::Forward);
-        down.cancel(first);
-        assert_eq!((down.owed(), down.wanted()), (Demand::new(10), Demand::ZERO));
-        let second = subscriber(&mut down);
-        assert_eq!((ask(&mut down, second, 4), down.wanted()), (0, Demand::new(4)));
-    }
-
-    #[test]
-    fn what_came_for_somebody_who_left_is_served_even_while_more_is_owed() {
-        // In GenStage the second subscriber waits for the rest of the ten, and gets it before what is in the buffer.
-        let mut down = downstream(10, Keep::Last);
-        let first = subscriber(&mut down);
-        assert_eq!(ask(&mut down, first, 10), 10);
-        down.cancel(first);
-        emit(&mut down, 0..3);
-        let second = subscriber(&mut down);
-        assert_eq!(ask(&mut down, second, 5), 0);
-        assert_eq!(sent(&mut down), [vec![0, 1, 2]]);
-        emit(&mut down, 3..10);
-        assert_eq!(sent(&mut down), [vec![3, 4]]);
-    }
-
-    #[test]
-    fn what_the_buffer_cannot_hold_is_counted() {
-        let mut down = downstream(5, Keep::First);
-        assert_eq!(emit(&mut down, 0..8), 3);
-        assert_eq!(down.waiting(), 5);
-    }
-
-    #[test]
-    fn nothing_moves_before_the_awaited_subscribers_have_come() {
-        let mut down =
-            Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(10, Keep::Last), DemandMode::Forward, 2);
-        let first = subscriber(&mut down);
-        assert_eq!(ask(&mut down, first, 4), 0);
-        emit(&mut down, 0..2);
-        assert!(sent(&mut down).is_empty() && !down.is_delivered());
-        let second = subscriber(&mut down);
-        assert_eq!(ask(&mut down, second, 3), 2, "two of the first four are here");
-        assert_eq!(down.pull(), Demand::new(3), "each ask is answered by itself");
-        assert_eq!(sent(&mut down), [vec![0, 1]]);
-    }
-
-    #[test]
-    fn who_is_leaving_is_given_nothing_and_still_hands_back() {
-        let mut down = downstream(10, Keep::Last);
-        let (first, second) = (subscriber(&mut down), subscriber(&mut down));
-        assert_eq!(ask(&mut down, first, 3), 3);
-        emit(&mut down, 0..2);
-        assert_eq!(sent(&mut down), [vec![0, 1]]);
-        down.begin_to_leave(first);
-        assert_eq!(ask(&mut down, first, 100), 0);
-        emit(&mut down, 2..3);
-        assert!(sent(&mut down).is_empty() && !down.is_abandoned());
-        assert!(down.leave(first, vec![(vec![1].into(), Attempt::FIRST)]).is_some());
-        ask(&mut down, second, 2);
-        assert_eq!(sent(&mut down), [vec![1], vec![2]]);
-        let third = subscriber(&mut down);
-        down.refuse(third);
-        assert_eq!((down.edge(third).is_none(), down.waits_for(false)), (true, Some(WaitingFor::Demand { events: 0 })));
-    }
-
-    #[test]
-    fn who_is_refused_was_never_there() {
-        let mut down = downstream(10, Keep::Last);
-        let first = subscriber(&mut down);
-        down.refuse(first);
-        assert!(!down.is_abandoned());
-        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
-    }
-
-    #[test]
-    fn who_fails_before_it_has_asked_was_never_there() {
-        let mut down =
-            Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(10, Keep::Last), DemandMode::Forward, 2);
-        let (silent, waiting) = (subscriber(&mut down), subscriber(&mut down));
-        assert!(down.has_not_come(silent) && down.cancel(silent).is_some());
-        assert_eq!(ask(&mut down, waiting, 3), 0, "it waits for the second, and has asked");
-        assert!(!down.has_not_come(waiting) && !down.has_not_come(silent));
-        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
-    }
-
-    #[test]
-    fn says_who_or_what_is_missing() {
-        let mut down =
-            Downstream::new(Box::new(DemandDispatcher::new()), Buffer::new(10, Keep::Last), DemandMode::Accumulate, 2);
-        assert_eq!(down.waits_for(false), Some(WaitingFor::Subscribers { missing: 2 }));
-        let first = subscriber(&mut down);
-        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
-        let second = subscriber(&mut down);
-        assert_eq!(down.waits_for(false), Some(WaitingFor::Forwarding));
-        down.set_mode(DemandMode::Forward);
-        emit(&mut down, 0..3);
-        assert_eq!(down.waits_for(false), Some(WaitingFor::Demand { events: 3 }));
-        assert_eq!((ask(&mut down, first, 4), down.waits_for(false)), (1, None), "it owes one");
-        down.cancel(second);
-        emit(&mut down, 3..6);
-        assert_eq!(down.waits_for(true), Some(WaitingFor::Demand { events: 2 }));
-        down.cancel(first);
-        assert_eq!(down.waits_for(false), Some(WaitingFor::NextSubscriber));
-        assert_eq!(down.waits_for(true), Some(WaitingFor::Subscribers { missing: 1 }));
-    }
-
-    #[test]
-    fn a_subscriber_that_left_is_not_served() {
-        let mut down = downstream(10, Keep::Last);
-        let id = subscriber(&mut down);
-        assert!(!down.is_abandoned());
-        assert_eq!(ask(&mut down, id, 4), 4);
-        assert!(down.cancel(id).is_some() && down.cancel(id).is_none());
-        assert_eq!(ask(&mut down, id, 8), 0);
-        emit(&mut down, 0..2);
-        assert!(sent(&mut down).is_empty() && down.is_abandoned() && !down.is_delivered());
-    }
-}

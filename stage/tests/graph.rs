@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "graph/stages.rs"]
+mod stages;
 mod support;
 
 use std::future::pending;
@@ -10,110 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aqueduct_stage::{
-    Batch, BoxFuture, Cancel, Consumer, Cx, Exit, FailureKind, Graph, Keep, Producer, ProducerConsumer, Result,
-    Running, SubscribeOptions, each,
+    Batch, BoxFuture, Cancel, Consumer, Cx, Exit, FailureKind, Graph, Keep, Producer, Result, Running,
+    SubscribeOptions, each,
 };
 
+use stages::{Count, Seen, Tally, Upset, count};
 use support::Counted;
-
-/// Emits the numbers up to `end`, exactly as many as it is asked for.
-struct Count {
-    next: u64,
-    end: u64,
-}
-
-fn count(end: u64) -> impl Fn() -> Count {
-    move || Count { next: 0, end }
-}
-
-impl Producer for Count {
-    type Out = u64;
-
-    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
-        let to = self.end.min(self.next + demand as u64);
-        cx.emit_all(self.next..to);
-        self.next = to;
-        if to == self.end {
-            cx.stop(Exit::Normal);
-        }
-        Ok(())
-    }
-}
-
-/// Passes on what it gets; emits the number of events it saw when everything was seen.
-#[derive(Default)]
-struct Tally {
-    seen: u64,
-}
-
-impl ProducerConsumer for Tally {
-    type In = u64;
-    type Out = u64;
-
-    async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_, u64>) -> Result {
-        self.seen += events.len() as u64;
-        Ok(())
-    }
-
-    async fn handle_end(&mut self, cx: &mut Cx<'_, u64>) -> Result {
-        cx.emit_all([self.seen; 3]);
-        Ok(())
-    }
-}
-
-/// What a [`Collect`] has seen.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<(Vec<u64>, Vec<&'static str>)>>);
-
-impl Seen {
-    fn collect(&self) -> impl Fn() -> Collect + use<> {
-        let seen = self.clone();
-        move || Collect(seen.clone())
-    }
-
-    fn events(&self) -> Vec<u64> {
-        self.0.lock().unwrap().0.clone()
-    }
-
-    fn calls(&self) -> Vec<&'static str> {
-        self.0.lock().unwrap().1.clone()
-    }
-}
-
-struct Collect(Seen);
-
-impl Consumer for Collect {
-    type In = u64;
-
-    async fn handle_events(&mut self, events: Batch<u64>, _cx: &mut Cx<'_>) -> Result {
-        self.0.0.lock().unwrap().0.extend(events);
-        Ok(())
-    }
-
-    async fn handle_end(&mut self, _cx: &mut Cx<'_>) -> Result {
-        self.0.0.lock().unwrap().1.push("end");
-        Ok(())
-    }
-
-    async fn terminate(&mut self, exit: &Exit) {
-        self.0.0.lock().unwrap().1.push(if exit.is_graceful() { "terminate" } else { "terminate failed" });
-    }
-}
-
-/// Does something else than handle its events, from the `after`th batch on.
-struct Upset<F>(usize, F);
-
-impl<F: FnMut(&mut Cx<'_>) -> BoxFuture<'static, Result> + Send + 'static> Consumer for Upset<F> {
-    type In = u64;
-
-    async fn handle_events(&mut self, _events: Batch<u64>, cx: &mut Cx<'_>) -> Result {
-        if self.0 > 0 {
-            self.0 -= 1;
-            return Ok(());
-        }
-        (self.1)(cx).await
-    }
-}
 
 #[tokio::test]
 async fn a_finite_source_is_handled_to_its_end() {

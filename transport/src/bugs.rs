@@ -24,15 +24,15 @@
 //! | `AnswersNotSaidAgain` | answers that were lost with their stream are not said again | link::answering | seed 0 |
 //! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
 //! | `SelectorRefusalsNotAskedAgain` | what a far consumer's selector refuses costs its demand | sim link, choosy_consumers | seed 0 |
-//! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | patience::tests | no seed |
+//! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | link::patience::tests | no seed |
 //! | `NormalFailureBelieved` | an end that is not the end of the data is believed to be it | link::inbound::tests | no seed |
 //! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
 //! | `LastHandledSwallowed` | what was handled is not told if a cancel comes in the same read | link::outbound::tests | no seed |
 //! | `CancelBeforeHandled` | a link is cancelled before what its consumer has in hand is handled | link::inbound::tests | no seed |
 //! | `DeadKeepsRoom` | a dead letter that was read keeps its room in the queue | channel::durable::desk::tests | no seed |
-//! | `ShareOfAllNodes` | the connections of all nodes count for the share of each | incarnations::tests | no seed |
+//! | `ShareOfAllNodes` | the connections of all nodes count for the share of each | connection::incarnations::tests | no seed |
 //! | `ExpiredLetIn` | a subscription is taken though the certificate has expired | access, expiry | no seed |
-//! | `RefusalsAreFree` | refused subscriptions cost their node nothing | peers::tests | no seed |
+//! | `RefusalsAreFree` | refused subscriptions cost their node nothing | connection::peers::tests | no seed |
 //! | `OldSubscribersKept` | a list of subscribers that was changed is not looked at | access, expiry | no seed |
 
 #[cfg(aqueduct_bugs)]

@@ -8,7 +8,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 
 use crate::Limits;
 use crate::identity::EndpointKeys;
-use crate::introduction::{self, Versions};
+use crate::protocol::introduction::{self, Versions};
 
 /// How a node uses its connections. The defaults suit nodes of one data centre, and of one machine.
 ///

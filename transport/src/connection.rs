@@ -1,5 +1,20 @@
 //! Connections between two nodes: dialling, the introduction of both, and taking subscriptions.
 
+pub(crate) mod admission;
+pub(crate) mod close;
+pub(crate) mod closed;
+pub(crate) mod control;
+pub(crate) mod counters;
+pub(crate) mod fate;
+pub(crate) mod incarnations;
+pub(crate) mod knock;
+pub(crate) mod pace;
+pub(crate) mod peer_functions;
+pub(crate) mod peers;
+pub(crate) mod runtime;
+pub(crate) mod silence;
+pub(crate) mod stream;
+
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::SocketAddr;
@@ -12,24 +27,24 @@ use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStr
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use crate::admission::{Place, Verdict};
 use crate::bugs::bug;
-use crate::control::{Control, Inquiry, converse};
-use crate::counters::{Counters, Gauge, Present};
-use crate::error::CloseCode;
-use crate::fate::{Ended, Fate};
+use crate::connection::admission::{Place, Verdict};
+use crate::connection::close::CloseCode;
+use crate::connection::control::{Control, Inquiry, converse};
+use crate::connection::counters::{Counters, Gauge, Present};
+use crate::connection::fate::{Ended, Fate};
+use crate::connection::incarnations::{Entered, NotEntered, Way};
+use crate::connection::knock::Knocker;
+use crate::connection::peers::{KnownPeer, Peer, Slot};
+use crate::connection::silence::Silence;
+use crate::connection::stream::{FrameStream, StreamError};
 use crate::frame::{Frame, Hello, HelloAck, Reason, Refuse, Subscribe};
-use crate::incarnations::{Entered, NotEntered, Way};
-use crate::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
-use crate::knock::Knocker;
 use crate::link::Reassembly;
 use crate::node::Inner;
-use crate::peers::{KnownPeer, Peer, Slot};
+use crate::protocol::introduction::{self, Agreement, NoCommonVersion, Offer, Versions};
+use crate::publication::sessions::Arrival;
+use crate::publication::share::KeepBounds;
 use crate::publication::{IncomingLink, refuse};
-use crate::session::Arrival;
-use crate::share::KeepBounds;
-use crate::silence::Silence;
-use crate::stream::{FrameStream, StreamError};
 use crate::{FunctionsDigest, Identity, IdentityError, Limits, NodeName, PeerFunctions};
 
 /// How often a peer may break the rules on one of its streams before the whole connection is closed: a fault of one

@@ -2,6 +2,7 @@
 
 mod body;
 mod decoder;
+pub(crate) mod gather;
 mod reason;
 mod varint;
 

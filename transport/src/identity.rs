@@ -17,6 +17,7 @@
 //! | `tls.rs` | the TLS settings of both ends |
 //! | `error.rs` | [`IdentityError`] |
 
+pub(crate) mod access;
 mod authority;
 mod der;
 mod distinguished;

@@ -62,51 +62,26 @@
 //! * [`protocol`]: what is said on the wire, for other implementations
 //! * [`local`]: further processes of the running program
 
-mod access;
-mod admission;
-mod arriving;
 pub mod bounds;
 mod bugs;
 mod channel;
-mod closed;
 mod config;
 mod connection;
-mod control;
-mod counters;
-mod error;
-mod fate;
 mod frame;
 #[cfg(all(test, not(fuzzing)))]
 mod fuzzing;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod gather;
 mod identity;
-mod incarnations;
-mod introduction;
-mod knock;
 mod link;
 pub mod local;
 mod node;
-mod nodes;
-mod pace;
-mod patience;
-mod peer_functions;
-mod peers;
 pub mod protocol;
 mod publication;
-mod publish_options;
 mod remote;
-mod runtime;
-mod session;
-mod share;
 mod shared;
-mod silence;
-mod snapshot;
-mod stream;
 
-pub use access::Access;
 #[doc(inline)]
 pub use aqueduct_work::*;
 pub use channel::{
@@ -115,12 +90,13 @@ pub use channel::{
     ResultReceiver, ResultSender, SendError, SendErrorCause, Sender, Transformer, Unreceived,
 };
 pub use config::{ConfigError, NodeConfig};
+pub use connection::peer_functions::PeerFunctions;
 pub use frame::FrameError;
+pub use identity::access::Access;
 pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};
 pub use link::LinkError;
+pub use node::nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
+pub use node::snapshot::{NodeMetric, NodeSnapshot};
 pub use node::{BindError, Node, NodeBuilder, PublishError};
-pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
-pub use peer_functions::PeerFunctions;
-pub use publish_options::PublishOptions;
+pub use publication::options::PublishOptions;
 pub use remote::Remote;
-pub use snapshot::{NodeMetric, NodeSnapshot};

@@ -38,6 +38,7 @@ mod inbound;
 mod laws;
 mod log;
 mod outbound;
+pub(crate) mod patience;
 mod pieces;
 mod reassembly;
 mod words;

@@ -1,5 +1,8 @@
 //! [`Node`]: a process that publishes sources to others and subscribes to theirs.
 
+pub(crate) mod nodes;
+pub(crate) mod snapshot;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -15,23 +18,23 @@ use tokio::net::ToSocketAddrs;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::AccessError;
-use crate::admission::{Admission, Gate};
 use crate::bugs::bug;
-use crate::closed::close_socket;
 use crate::config::ConfigError;
+use crate::connection::admission::{Admission, Gate};
+use crate::connection::close::CloseCode;
+use crate::connection::closed::close_socket;
+use crate::connection::counters::Counters;
+use crate::connection::incarnations::Incarnations;
+use crate::connection::knock::Knocker;
+use crate::connection::peers::Peers;
+use crate::connection::runtime::NodeRuntime;
 use crate::connection::{self, Established};
-use crate::counters::Counters;
-use crate::error::CloseCode;
 use crate::frame::{FarConsumer, Session};
-use crate::incarnations::Incarnations;
-use crate::knock::Knocker;
+use crate::identity::access::AccessError;
 use crate::link::MAX_INSTANCES;
-use crate::peers::Peers;
+use crate::publication::sessions::Sessions;
 use crate::publication::{Publication, Published};
 use crate::remote::Remote;
-use crate::runtime::NodeRuntime;
-use crate::session::Sessions;
 use crate::shared::{ConsumerNumbers, FarConsumers};
 use crate::{
     Access, Functions, FunctionsDigest, Identity, IdentityError, NodeConfig, NodeName, NodeSnapshot, PeerFunctions,

@@ -1,5 +1,7 @@
 #![doc = include_str!("../PROTOCOL.md")]
 
+pub(crate) mod introduction;
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeSet, VecDeque};

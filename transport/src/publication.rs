@@ -1,5 +1,9 @@
 //! The publishing node's half of a link: a local source, served to a subscriber on another node.
 
+pub(crate) mod options;
+pub(crate) mod sessions;
+pub(crate) mod share;
+
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,16 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::codec::{decode, encode};
 use crate::connection::Offences;
-use crate::counters::Counters;
+use crate::connection::counters::Counters;
+use crate::connection::peers::Slot;
+use crate::connection::stream::{CLOSE_GIVEN_UP, CLOSE_TOO_SLOW, FrameStream, StreamError};
 use crate::frame::{FarConsumer, Reason, Subscribe};
+use crate::link::patience::{LOOK_EVERY, Stall, patience};
 use crate::link::{Outbound, OutboundEvent};
-use crate::patience::{LOOK_EVERY, Stall, patience};
-use crate::peers::Slot;
-use crate::publish_options::Selectors;
-use crate::session::{Arrival, Door, Sessions};
-use crate::share::{EventSize, KeepBounds, Share};
+use crate::publication::options::Selectors;
+use crate::publication::sessions::{Arrival, Door, Sessions};
+use crate::publication::share::{EventSize, KeepBounds, Share};
 use crate::shared::{FarConsumers, Held};
-use crate::stream::{CLOSE_GIVEN_UP, CLOSE_TOO_SLOW, FrameStream, StreamError};
 use crate::{EncodeError, Limits, Wire};
 
 /// A source that other nodes may subscribe to, with its type erased.

@@ -1,5 +1,7 @@
 //! [`Remote`]: a producer on another node, to which a consumer subscribes as if it were near.
 
+pub(crate) mod arriving;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::poll_fn;
@@ -19,16 +21,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::AccessError;
-use crate::arriving::{Batch, Turn};
+use crate::connection::counters::Counters;
+use crate::connection::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
 use crate::connection::{Established, refused};
-use crate::counters::Counters;
 use crate::frame::{Reason, Subscribe};
+use crate::identity::access::AccessError;
+use crate::link::patience::Grace;
 use crate::link::{Inbound, InboundEvent};
 use crate::node::{Inner, Node};
-use crate::patience::Grace;
 use crate::pauses::Pauses;
-use crate::stream::{CLOSE_GIVEN_UP, FrameStream, StreamError};
+use crate::remote::arriving::{Batch, Turn};
 use crate::{Access, Limits, NodeName, Wire};
 
 /// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.

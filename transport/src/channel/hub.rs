@@ -11,9 +11,9 @@ use super::codec::{Codec, Value};
 use super::durable::Desk;
 use super::feed::Feed;
 use super::{ChannelError, ChannelWorkers};
+use crate::publication::share::EventSize;
 use crate::publication::{IncomingLink, Publication, Published};
 use crate::pulling::{DeadLetter, Results, TaskId, WorkPool};
-use crate::share::EventSize;
 use crate::{PublishOptions, Wire};
 
 pub(super) struct Hub {

@@ -115,7 +115,7 @@ pub(crate) struct Subscribe {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) consumer: Option<FarConsumer>,
     /// The subscriber says when it begins with an event, and can be asked for what it has not begun. Only with the feature
-    /// [`REVOKE`](crate::introduction::REVOKE).
+    /// [`REVOKE`](crate::protocol::introduction::REVOKE).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) announces: bool,
 }

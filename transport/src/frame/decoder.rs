@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Frame, FrameError, Kind, LENGTH_BYTES};
 use crate::Limits;
 use crate::bugs::bug;
-use crate::gather::Gather;
+use crate::frame::gather::Gather;
 
 /// Cuts a stream of bytes into [`Frame`]s.
 ///

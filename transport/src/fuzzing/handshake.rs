@@ -8,7 +8,7 @@ use super::frames::{decode, limits, raw, travels};
 use super::input::Input;
 use crate::Limits;
 use crate::frame::{Frame, Hello, HelloAck, OfferedLimits};
-use crate::introduction::{self, Offer, Versions};
+use crate::protocol::introduction::{self, Offer, Versions};
 
 /// An introduction out of any bytes, as a frame and as fields, is agreed on or refused; and both ends see the same.
 pub fn handshake(data: &[u8]) {

@@ -6,8 +6,8 @@ use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
 use crate::bugs::bug;
+use crate::frame::gather::Gather;
 use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Revoke, Session, Subscribe};
-use crate::gather::Gather;
 use crate::link::answers::{Answers, MAX_RANGES};
 use crate::link::bytes::ByteCredit;
 use crate::link::reassembly::{Reassembly, Share};

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::gather::Gather;
+use crate::frame::gather::Gather;
 use crate::link::LinkError;
 use crate::link::reassembly::{Reassembly, Share};
 

@@ -15,8 +15,8 @@ use super::board::{Arrival, Board};
 use super::{Message, SenderId};
 use crate::channel::ChannelWorkers;
 use crate::channel::codec::{Codec, Value};
+use crate::publication::share::EventSize;
 use crate::publication::{IncomingLink, Publication, Published};
-use crate::share::EventSize;
 use crate::{PublishOptions, Wire};
 
 /// A value on its way to the receiver.

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::NodeConfig;
-use crate::pace::Pace;
+use crate::connection::pace::Pace;
 
 /// Counts connections that others made to this node, and decides about further ones.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::Functions;
-use crate::control::{Control, ControlError};
-use crate::stream::{FrameStream, StreamError};
+use crate::connection::control::{Control, ControlError};
+use crate::connection::stream::{FrameStream, StreamError};
 
 /// Asks what the peer of a connection has. All who ask share one answer.
 #[derive(Debug)]

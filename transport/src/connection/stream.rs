@@ -8,8 +8,8 @@ use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, Va
 
 use crate::Limits;
 use crate::bugs::bug;
-use crate::error::CloseCode;
-use crate::fate::{Ended, Fate};
+use crate::connection::close::CloseCode;
+use crate::connection::fate::{Ended, Fate};
 use crate::frame::{Frame, FrameDecoder, FrameError};
 
 /// Both halves of a stream, read and written by one task.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::connection::Offences;
+use crate::connection::stream::{CLOSE_GIVEN_UP, FrameStream};
 use crate::frame::{Resume, Session};
-use crate::stream::{CLOSE_GIVEN_UP, FrameStream};
 
 /// Finds the link that a subscriber resumes.
 #[derive(Default)]

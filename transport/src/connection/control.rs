@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 pub(crate) use inquiry::{Inquiry, converse};
 
+use crate::connection::pace::Pace;
 use crate::frame::{AskFunctions, Frame, FunctionRow, FunctionsPart};
-use crate::pace::Pace;
 use crate::{Functions, FunctionsDigest, Limits, RegisterError};
 
 /// One end of a control stream, behind the introduction. Both ends are alike.

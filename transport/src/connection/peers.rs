@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::NodeConfig;
 use crate::bugs::bug;
+use crate::connection::pace::Pace;
 use crate::link::Reassembly;
-use crate::pace::Pace;
 use crate::shared::{Held, Shared};
 
 /// The nodes that are connected, by name.

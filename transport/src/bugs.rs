@@ -24,7 +24,7 @@
 //! | `AnswersNotSaidAgain` | answers that were lost with their stream are not said again | link::answering | seed 0 |
 //! | `LimitAfterAllocation` | memory is set aside for a frame before its length is judged | fuzzing, any_bytes_in_any_pieces | input 6 |
 //! | `SelectorRefusalsNotAskedAgain` | what a far consumer's selector refuses costs its demand | sim link, choosy_consumers | seed 0 |
-//! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | link::patience::tests | no seed |
+//! | `GraceAnew` | the grace of a link begins anew whenever it is connected again | link::timers::tests | no seed |
 //! | `NormalFailureBelieved` | an end that is not the end of the data is believed to be it | link::inbound::tests | no seed |
 //! | `ReadLost` | what a read has got is lost when something else happens at the same time | sim link, whatever_the_network_does | seed 24 |
 //! | `LastHandledSwallowed` | what was handled is not told if a cancel comes in the same read | link::outbound::tests | no seed |

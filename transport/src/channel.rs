@@ -163,9 +163,9 @@ impl Node {
         let sink = Sink::new(Arc::clone(&hub), results, options.wait_for_workers);
         let pulling = options.pulling.max_waiting(options.capacity);
         let source = Outlet::new(Arc::clone(&hub));
-        let pool = WorkPool::with_results(&source, pulling, &*self.inner.spawner, Arc::new(sink));
+        let pool = WorkPool::with_results(&source, pulling, self.spawner(), Arc::new(sink));
         let workplace = Workplace::new(Arc::clone(&hub), pool.clone(), &signature);
-        self.inner.publish_as(name, options.workers, Arc::new(workplace))?;
+        self.publish_as(name, options.workers, Arc::new(workplace))?;
         Ok((hub, pool))
     }
 }

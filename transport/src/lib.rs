@@ -90,13 +90,13 @@ pub use channel::{
     ResultReceiver, ResultSender, SendError, SendErrorCause, Sender, Transformer, Unreceived,
 };
 pub use config::{ConfigError, NodeConfig};
-pub use connection::peer_functions::PeerFunctions;
+pub use connection::PeerFunctions;
 pub use frame::FrameError;
 pub use identity::access::Access;
 pub use identity::{Authority, Identity, IdentityError, IdentityPem, NameError, NodeName};
 pub use link::LinkError;
-pub use node::nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
-pub use node::snapshot::{NodeMetric, NodeSnapshot};
-pub use node::{BindError, Node, NodeBuilder, PublishError};
-pub use publication::options::PublishOptions;
+pub use node::{
+    BindError, Member, Members, Node, NodeBuilder, NodeChange, NodeList, NodeMetric, NodeSnapshot, Nodes, NodesWatch,
+};
+pub use publication::{PublishError, PublishOptions};
 pub use remote::Remote;

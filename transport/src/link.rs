@@ -38,14 +38,19 @@ mod inbound;
 mod laws;
 mod log;
 mod outbound;
-pub(crate) mod patience;
+mod patience;
 mod pieces;
+mod reasons;
 mod reassembly;
+mod timers;
 mod words;
 
 pub(crate) use inbound::{Inbound, InboundEvent};
 pub(crate) use outbound::{Outbound, OutboundEvent};
+pub(crate) use patience::{LOOK_EVERY, Stall, patience};
+pub(crate) use reasons::{exit_of_producer, exit_of_subscriber, reason_of_cancel, reason_of_failure};
 pub(crate) use reassembly::Reassembly;
+pub(crate) use timers::{Due, Timers};
 
 /// The most instances of a producer to which a node subscribes, each of which is a subscription: as many as a node allows
 /// another by default.

@@ -1,45 +1,28 @@
 //! [`Node`]: a process that publishes sources to others and subscribes to theirs.
 
-pub(crate) mod nodes;
-pub(crate) mod snapshot;
+mod builder;
+mod nodes;
+mod snapshot;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use aqueduct_stage::{ConsumerId, Source, Spawner, SubscribeError, TokioSpawner};
-use quinn::{AsyncUdpSocket, Endpoint, Runtime};
+use aqueduct_stage::notices::Notices;
+use aqueduct_stage::{Source, Spawner, SubscribeError};
 use tokio::net::ToSocketAddrs;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::bugs::bug;
-use crate::config::ConfigError;
-use crate::connection::admission::{Admission, Gate};
-use crate::connection::close::CloseCode;
-use crate::connection::closed::close_socket;
-use crate::connection::counters::Counters;
-use crate::connection::incarnations::Incarnations;
-use crate::connection::knock::Knocker;
-use crate::connection::peers::Peers;
-use crate::connection::runtime::NodeRuntime;
-use crate::connection::{self, Established};
-use crate::frame::{FarConsumer, Session};
-use crate::identity::access::AccessError;
+use crate::connection::Connections;
+use crate::frame::Session;
 use crate::link::MAX_INSTANCES;
-use crate::publication::sessions::Sessions;
-use crate::publication::{Publication, Published};
-use crate::remote::Remote;
-use crate::shared::{ConsumerNumbers, FarConsumers};
-use crate::{
-    Access, Functions, FunctionsDigest, Identity, IdentityError, NodeConfig, NodeName, NodeSnapshot, PeerFunctions,
-    PublishOptions, Wire,
-};
+use crate::publication::{Publication, Publications, Published};
+use crate::remote::{Remote, Subscriptions};
+use crate::{Access, Identity, IdentityError, NodeConfig, NodeName, PeerFunctions, PublishError, PublishOptions, Wire};
+
+pub use builder::{BindError, NodeBuilder};
+pub use nodes::{Member, Members, NodeChange, NodeList, Nodes, NodesWatch};
+pub use snapshot::{NodeMetric, NodeSnapshot};
 
 /// A process that publishes sources to other nodes and subscribes to theirs.
 ///
@@ -95,55 +78,12 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Node {
-    pub(crate) inner: Arc<Inner>,
+    connections: Arc<Connections>,
+    /// To other nodes.
+    subscriptions: Arc<Subscriptions>,
+    /// For other nodes.
+    publications: Arc<Publications>,
 }
-
-pub(crate) struct Inner {
-    identity: RwLock<Identity>,
-    /// The one it was started with: what its connections are marked with outlives a change.
-    first_identity: Identity,
-    pub(crate) config: NodeConfig,
-    pub(crate) gate: Gate,
-    pub(crate) spawner: Arc<dyn Spawner>,
-    pub(crate) endpoint: Endpoint,
-    /// That of the endpoint, which holds it, as do its connections.
-    socket: Weak<dyn AsyncUdpSocket>,
-    pub(crate) incarnation: u64,
-    /// What others may have it call, and what that amounts to.
-    pub(crate) functions: Arc<Functions>,
-    pub(crate) functions_digest: FunctionsDigest,
-    address: SocketAddr,
-    /// Asks whether peers are still there, if this node's socket is the system's: then their addresses are as well.
-    pub(crate) knocker: Option<Arc<Knocker>>,
-    /// What its connections and links count.
-    pub(crate) counters: Arc<Counters>,
-    publications: Mutex<Publications>,
-    /// The connection to each address that was dialled, for as long as there is one.
-    dialled: Mutex<BTreeMap<SocketAddr, Slot>>,
-    /// Links in both directions.
-    links: TaskTracker,
-    /// Everything else.
-    pub(crate) connections: TaskTracker,
-    shutting_down: AtomicBool,
-    /// The published links that can be resumed.
-    pub(crate) sessions: Arc<Sessions>,
-    /// What each other node takes.
-    pub(crate) peers: Arc<Peers>,
-    /// The last start of each other node, and its connections in both directions.
-    incarnations: Mutex<Incarnations<quinn::Connection>>,
-    /// How many numbers were given to links and consumers, which no other has at this node.
-    numbers_given: AtomicU64,
-    /// Who subscribes here and elsewhere.
-    consumer_numbers: Arc<ConsumerNumbers>,
-    pub(crate) far_consumers: Arc<FarConsumers>,
-    /// Links that are cut off are not waited for any more.
-    pub(crate) ended: CancellationToken,
-}
-
-/// The connection to an address; locked while dialling, so that two never dial at once.
-type Slot = Arc<tokio::sync::Mutex<Option<Established>>>;
-/// What is published by each name, and who may have it.
-type Publications = BTreeMap<String, (Access, Arc<dyn Publication>)>;
 
 impl Node {
     /// A node with the default configuration at `address`; port 0 lets the system choose one. Must be called on a tokio
@@ -162,8 +102,7 @@ impl Node {
 
     /// A node with settings of its own.
     pub fn builder(identity: Identity) -> NodeBuilder {
-        let (config, functions) = (NodeConfig::default(), Functions::new());
-        NodeBuilder { identity, config, functions, spawner: Arc::new(TokioSpawner) }
+        NodeBuilder::new(identity)
     }
 
     /// Lets every node of the cluster subscribe to `source` by `name`: to a stage, or to a source of yet another node.
@@ -218,14 +157,14 @@ impl Node {
         let (source, _expected) = (source.clone(), source.expect_subscribers());
         let (sizes, signature) = (Arc::default(), None);
         let published = Published { source, selectors, lag_limit, stall_limit, sizes, signature, _expected };
-        self.inner.publish_as(name, subscribers, Arc::new(published))
+        self.publications.publish(name, subscribers, Arc::new(published))
     }
 
     /// Takes back a name, and returns whether anything was published by it. Whoever subscribes to it from now on is told that
     /// there is none ([`SubscribeError::Refused`]); who has subscribed keeps the subscription. The name can be given to
     /// another source: to a graph that takes the place of one that has ended, say.
     pub fn unpublish(&self, name: &str) -> bool {
-        self.inner.publications().remove(name).is_some()
+        self.publications.unpublish(name)
     }
 
     /// Changes who may have what is published as `name`, a source or a channel, and returns whether there is such a thing.
@@ -245,12 +184,7 @@ impl Node {
     /// # }
     /// ```
     pub fn set_subscribers(&self, name: &str, subscribers: Access) -> bool {
-        let mut publications = self.inner.publications();
-        let Some(published) = publications.get_mut(name) else { return false };
-        if !bug!(OldSubscribersKept) {
-            published.0 = subscribers;
-        }
-        true
+        self.publications.set_subscribers(name, subscribers)
     }
 
     /// Closes all connections with the node of that id, in both directions, and ends all subscriptions over them at both
@@ -260,21 +194,17 @@ impl Node {
     /// ([`set_subscribers`](Self::set_subscribers)), or, with a new authority, its certificate
     /// ([`set_identity`](Self::set_identity)).
     pub fn disconnect(&self, node: &str) -> usize {
-        let identity = self.inner.identity();
+        let identity = self.connections.first_identity();
         let Ok(peer) = NodeName::new(identity.cluster(), node) else { return 0 };
         let peer = peer.to_string();
-        let connections: Vec<_> = self.inner.incarnations().of(&peer).cloned().collect();
-        self.inner.sessions.abandon(&peer);
-        for connection in &connections {
-            connection.close(CloseCode::Refused.into(), b"disconnected by the node's owner");
-        }
-        connections.len()
+        self.publications.abandon(&peer);
+        self.connections.disconnect(&peer)
     }
 
     /// The producer that the node at `at` publishes as `name`. Nothing is sent before a consumer subscribes to it; what
     /// is wrong with the name, the type or the address is reported then.
     pub fn source<T: Wire>(&self, name: &str, at: SocketAddr) -> Remote<T> {
-        Remote::new(self.clone(), name, at)
+        Remote::new(Arc::clone(&self.subscriptions), name, at)
     }
 
     /// What can be called by name at the node at `at`, to know before any work is sent there whether it can be done:
@@ -311,9 +241,9 @@ impl Node {
     ///
     /// What was asked is not asked again: the next call gets the same answer.
     pub async fn functions_at(&self, at: SocketAddr) -> Result<PeerFunctions, SubscribeError> {
-        let limit = self.inner.config.handshake_timeout;
+        let limit = self.config().handshake_timeout;
         // Dialling has limits of its own.
-        let established = self.connect(at).await?;
+        let established = self.connections.connect(at).await?;
         match tokio::time::timeout(limit, established.functions(at)).await {
             Ok(answered) => answered,
             Err(_) => {
@@ -325,7 +255,7 @@ impl Node {
 
     /// The address of its socket.
     pub fn local_addr(&self) -> SocketAddr {
-        self.inner.address
+        self.connections.address()
     }
 
     /// What it is doing: its connections and subscriptions now, and what has happened to them since its start.
@@ -343,12 +273,12 @@ impl Node {
     /// ```
     #[must_use]
     pub fn snapshot(&self) -> NodeSnapshot {
-        NodeSnapshot::of(self.inner.first_identity.node(), &self.inner.counters)
+        NodeSnapshot::of(self.connections.first_identity().node(), self.connections.counters())
     }
 
     /// Who it is.
     pub fn identity(&self) -> Identity {
-        self.inner.identity()
+        self.connections.identity()
     }
 
     /// Gives it another certificate, key and list of authorities, without a restart: to renew a certificate before it
@@ -365,15 +295,7 @@ impl Node {
     ///
     /// [`IdentityError::OtherNode`] if it names another node or cluster. Nothing is changed then.
     pub fn set_identity(&self, identity: Identity) -> Result<(), IdentityError> {
-        let mut current = self.inner.identity.write().unwrap_or_else(PoisonError::into_inner);
-        if current.name() != identity.name() {
-            return Err(IdentityError::OtherNode { ours: current.name().clone(), given: identity.name().clone() });
-        }
-        let keys = self.inner.first_identity.endpoint_keys();
-        let server = self.inner.config.listening(identity.server_config(), keys, None);
-        self.inner.endpoint.set_server_config(Some(server));
-        *current = identity;
-        Ok(())
+        self.connections.set_identity(identity)
     }
 
     /// Refuses new subscriptions, waits until the present ones have ended and everything was delivered, for `grace` at
@@ -387,362 +309,51 @@ impl Node {
     ///
     /// New subscriptions stay refused; it can be called again.
     pub async fn shutdown(&self, grace: Duration) -> bool {
-        let Inner { links, connections, endpoint, .. } = &*self.inner;
-        self.inner.shutting_down.store(true, Ordering::Relaxed);
-        self.inner.ended.cancel();
-        links.close();
-        let in_time = tokio::time::timeout(grace, links.wait()).await.is_ok();
-        endpoint.close(CloseCode::Shutdown.into(), b"shutdown");
-        connections.close();
-        connections.wait().await;
-        // Those that were cut off tell their stages so.
-        links.wait().await;
+        let in_time = self.connections.shutdown(grace).await;
         // A far source that is published again holds this node, which would hold itself for ever.
-        self.inner.publications().clear();
-        // Lets the peers hear of it. QUIC's closing period is a few round trips; what it takes for one after many losses
-        // may be minutes.
-        let _ = tokio::time::timeout(CLOSING_TIMEOUT, endpoint.wait_idle()).await;
-        close_socket(endpoint, &self.inner.socket, self.inner.address).await;
+        self.publications.clear();
+        self.connections.close_socket().await;
         in_time
-    }
-
-    /// The connection to the node at `at`, dialled if there is none. It is in use for as long as the answer, or a clone of
-    /// it, is there.
-    pub(crate) async fn connect(&self, at: SocketAddr) -> Result<Established, SubscribeError> {
-        // First, so that it is dropped when the slot is free again.
-        let mut dialling = Dialling { node: &self.inner, at, is_in_vain: false };
-        let slot = self.inner.slot(at);
-        let mut content = slot.lock().await;
-        if let Some(established) = content.as_ref().filter(|established| established.is_alive()) {
-            return Ok(established.in_use());
-        }
-        *content = None;
-        dialling.is_in_vain = true;
-        let established = connection::dial(&self.inner, at).await?;
-        dialling.is_in_vain = false;
-        let in_use = established.in_use();
-        let watch = keep_while_used(Arc::downgrade(&self.inner), at, established.clone());
-        *content = Some(established);
-        self.inner.spawn_connection(watch);
-        Ok(in_use)
-    }
-
-    pub(crate) fn config(&self) -> &NodeConfig {
-        &self.inner.config
-    }
-
-    /// What the next link to another node is called there.
-    pub(crate) fn next_session(&self) -> Session {
-        Session { incarnation: self.inner.incarnation, number: self.next_number() }
-    }
-
-    /// What a consumer is called there, for as long as the answer is held.
-    pub(crate) fn consumer_at(
-        &self,
-        consumer: ConsumerId,
-        at: SocketAddr,
-        producer: &Arc<str>,
-        instance: usize,
-    ) -> (FarConsumer, impl Send + use<>) {
-        let key = (consumer, at, Arc::clone(producer), instance);
-        let held = self.inner.consumer_numbers.hold(key, || self.next_number());
-        (FarConsumer { incarnation: self.inner.incarnation, number: held.value }, held)
-    }
-
-    fn next_number(&self) -> u64 {
-        self.inner.numbers_given.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-impl Inner {
-    pub(crate) fn identity(&self) -> Identity {
-        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+/// For channels.
+impl Node {
+    pub(crate) fn config(&self) -> &NodeConfig {
+        self.connections.config()
     }
 
-    /// How a dialler at that address is let in.
-    pub(crate) fn server_config(&self, from: IpAddr) -> quinn::ServerConfig {
-        self.config.listening(self.identity().server_config(), self.first_identity.endpoint_keys(), Some(from))
+    pub(crate) fn spawner(&self) -> &dyn Spawner {
+        &**self.connections.spawner()
     }
 
-    /// What is published by that name, if `peer` may have it.
-    pub(crate) fn publication(&self, name: &str, peer: &NodeName) -> Result<Option<Arc<dyn Publication>>, AccessError> {
-        match self.publications().get(name) {
-            None => Ok(None),
-            Some((access, publication)) if access.allows(peer) => Ok(Some(Arc::clone(publication))),
-            Some(_) => Err(AccessError::Subscribe { node: peer.clone(), producer: name.to_owned() }),
-        }
+    /// What its peers can cause to be logged.
+    pub(crate) fn notices(&self) -> &Notices {
+        &self.connections.counters().notices
     }
 
-    /// Lets `subscribers` have something by that name.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.connections.ended().is_cancelled()
+    }
+
+    /// A name that nothing else of this node has.
+    pub(crate) fn next_session(&self) -> Session {
+        self.subscriptions.next_session()
+    }
+
+    /// Lets `subscribers` have something of another kind than a source by that name.
     pub(crate) fn publish_as(
         &self,
         name: &str,
         subscribers: Access,
         publication: Arc<dyn Publication>,
     ) -> Result<(), PublishError> {
-        let mut publications = self.publications();
-        if publications.contains_key(name) {
-            return Err(PublishError::Taken(name.to_owned()));
-        }
-        publications.insert(name.to_owned(), (subscribers, publication));
-        Ok(())
-    }
-
-    fn slot(&self, at: SocketAddr) -> Slot {
-        Arc::clone(self.dialled().entry(at).or_default())
-    }
-
-    /// Leaves an address out of the table if there is no connection to it, and nobody is dialling.
-    fn forget(&self, at: SocketAddr) {
-        let mut dialled = self.dialled();
-        let is_free = |slot: &Slot| {
-            // Others get at it through the table only, which is locked.
-            Arc::strong_count(slot) == 1
-                && slot.try_lock().is_ok_and(|content| content.as_ref().is_none_or(|there| !there.is_alive()))
-        };
-        if dialled.get(&at).is_some_and(is_free) {
-            dialled.remove(&at);
-        }
-    }
-
-    fn dialled(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Slot>> {
-        self.dialled.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn incarnations(&self) -> MutexGuard<'_, Incarnations<quinn::Connection>> {
-        self.incarnations.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn is_shutting_down(&self) -> bool {
-        self.shutting_down.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn spawn_link(&self, link: impl Future<Output = ()> + Send + 'static) {
-        self.spawner.spawn("link", Box::pin(self.links.track_future(link)));
-    }
-
-    pub(crate) fn spawn_connection(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawner.spawn("connection", Box::pin(self.connections.track_future(task)));
-    }
-
-    fn publications(&self) -> MutexGuard<'_, Publications> {
-        self.publications.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.ended.cancel();
-        self.endpoint.close(CloseCode::Shutdown.into(), b"dropped");
-    }
-}
-
-/// A dial that comes to nothing counts, and leaves nothing in the table, also when nobody waits for it any more: whoever tries
-/// again and again gives each attempt less time than the dial itself would take.
-struct Dialling<'a> {
-    node: &'a Inner,
-    at: SocketAddr,
-    /// It has begun, and has not succeeded.
-    is_in_vain: bool,
-}
-
-impl Drop for Dialling<'_> {
-    fn drop(&mut self) {
-        if self.is_in_vain {
-            self.node.counters.dials_failed.add(1);
-            self.node.forget(self.at);
-        }
-    }
-}
-
-/// Closes a connection that was dialled when it has not been used for a while, and takes it out of the table when it is
-/// over.
-async fn keep_while_used(node: Weak<Inner>, at: SocketAddr, established: Established) {
-    loop {
-        let Some(limit) = node.upgrade().map(|node| node.config.unused_timeout) else { return };
-        tokio::select! {
-            biased;
-            () = established.closed() => break,
-            () = established.unused_for(limit) => {}
-        }
-        let Some(node) = node.upgrade() else { return };
-        let slot = node.slot(at);
-        // Whoever holds the lock may be about to use it.
-        let content = slot.lock().await;
-        if !established.is_used() {
-            tracing::debug!(peer = %established.peer, "connection not used any more");
-            established.close(CloseCode::Unused, "unused");
-            drop(content);
-            break;
-        }
-    }
-    if let Some(node) = node.upgrade() {
-        node.forget(at);
+        self.publications.publish(name, subscribers, publication)
     }
 }
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Node({} at {})", self.inner.first_identity.name(), self.inner.address)
+        write!(f, "Node({} at {})", self.connections.first_identity().name(), self.connections.address())
     }
 }
-
-/// Settings of a [`Node`] that is to be.
-pub struct NodeBuilder {
-    identity: Identity,
-    config: NodeConfig,
-    functions: Functions,
-    spawner: Arc<dyn Spawner>,
-}
-
-impl NodeBuilder {
-    /// Sets how it uses its connections.
-    #[must_use]
-    pub fn config(mut self, config: NodeConfig) -> Self {
-        self.config = config;
-        self
-    }
-
-    /// Sets what can be called by name at this node; other nodes [get to know](Node::functions_at) it. Default: nothing.
-    #[must_use]
-    pub fn functions(mut self, functions: Functions) -> Self {
-        self.functions = functions;
-        self
-    }
-
-    /// Sets what starts its tasks. Default: the tokio runtime it is bound on.
-    #[must_use]
-    pub fn spawner(mut self, spawner: impl Spawner) -> Self {
-        self.spawner = Arc::new(spawner);
-        self
-    }
-
-    /// Opens a UDP socket at `address` and starts the node.
-    ///
-    /// # Errors
-    ///
-    /// [`BindError`] if the settings do not go together, or the address cannot be resolved or is not free.
-    pub async fn bind(self, address: impl ToSocketAddrs) -> Result<Node, BindError> {
-        let mut last = None;
-        for at in tokio::net::lookup_host(address).await.map_err(BindError::Resolve)? {
-            let runtime = NodeRuntime(Arc::clone(&self.spawner));
-            match UdpSocket::bind(at).and_then(|socket| runtime.wrap_udp_socket(socket)) {
-                Ok(socket) => return self.start(socket, true),
-                Err(cause) => last = Some(BindError::Socket { at: Some(at), cause }),
-            }
-        }
-        let nowhere = || io::Error::new(io::ErrorKind::AddrNotAvailable, "it resolves to no address");
-        Err(last.unwrap_or_else(|| BindError::Resolve(nowhere())))
-    }
-
-    /// Starts the node on a socket that is open already: any that quinn can use, a simulated one too.
-    ///
-    /// # Errors
-    ///
-    /// [`BindError::Socket`] if the socket does not work, [`BindError::Config`] if the settings do not go together.
-    pub fn socket(self, socket: Arc<dyn AsyncUdpSocket>) -> Result<Node, BindError> {
-        self.start(socket, false)
-    }
-
-    fn start(self, socket: Arc<dyn AsyncUdpSocket>, can_knock: bool) -> Result<Node, BindError> {
-        let Self { identity, config, functions, spawner } = self;
-        config.check()?;
-        let keys = identity.endpoint_keys();
-        let server = config.listening(identity.server_config(), keys, None);
-        let runtime = Arc::new(NodeRuntime(Arc::clone(&spawner)));
-        let failed = |cause| BindError::Socket { at: None, cause };
-        let (address, held) = (socket.local_addr().map_err(failed)?, Arc::downgrade(&socket));
-        let endpoint =
-            Endpoint::new_with_abstract_socket(config.endpoint(keys), Some(server), socket, runtime).map_err(failed)?;
-        let gate = Gate::new(Admission::new(&config));
-        let inner = Arc::new(Inner {
-            first_identity: identity.clone(),
-            identity: RwLock::new(identity),
-            config,
-            gate,
-            spawner,
-            endpoint,
-            socket: held,
-            incarnation: start_time(),
-            functions_digest: functions.digest(),
-            functions: Arc::new(functions),
-            address,
-            knocker: can_knock.then(Arc::default),
-            counters: Arc::default(),
-            publications: Mutex::default(),
-            dialled: Mutex::default(),
-            links: TaskTracker::new(),
-            connections: TaskTracker::new(),
-            shutting_down: AtomicBool::new(false),
-            sessions: Arc::default(),
-            peers: Arc::default(),
-            incarnations: Mutex::new(Incarnations::new()),
-            numbers_given: AtomicU64::new(0),
-            consumer_numbers: Arc::default(),
-            far_consumers: Arc::default(),
-            ended: CancellationToken::new(),
-        });
-        inner.spawn_connection(connection::listen(inner.endpoint.clone(), Arc::downgrade(&inner)));
-        Ok(Node { inner })
-    }
-}
-
-impl fmt::Debug for NodeBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeBuilder")
-            .field("identity", &self.identity)
-            .field("config", &self.config)
-            .field("functions", &self.functions)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a node did not come to be.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum BindError {
-    /// The settings do not go together.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The address means nothing.
-    #[error("cannot resolve the address: {0}")]
-    Resolve(io::Error),
-    /// The socket could not be opened, or does not work.
-    #[error("cannot open a UDP socket{}: {cause}", at.map_or_else(String::new, |at| format!(" at {at}")))]
-    Socket {
-        /// The last address that was tried, if the node was to open it.
-        at: Option<SocketAddr>,
-        /// What the system says.
-        cause: io::Error,
-    },
-}
-
-aqueduct_stage::debug_as_sentence!(BindError);
-
-/// Why a source was not published.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// This node publishes something by that name already.
-    #[error("this node has a source or a channel named {0:?} already: `Node::unpublish` frees the name")]
-    Taken(String),
-    /// A subscriber has a subscription to each instance.
-    #[error("expected source {name:?} of at most {MAX_INSTANCES} instances, got {instances}")]
-    Instances {
-        /// What the source is called.
-        name: String,
-        /// How many there are.
-        instances: usize,
-    },
-}
-
-aqueduct_stage::debug_as_sentence!(PublishError);
-
-/// A number that rises with each start of a node that keeps nothing on disk: the time of the start, in milliseconds.
-#[expect(clippy::disallowed_methods, reason = "nothing is decided by how much time has passed")]
-fn start_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis().try_into().unwrap_or(u64::MAX))
-}
-
-/// How long a node waits at its end for peers to hear of it.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);

@@ -143,9 +143,9 @@ impl Node {
         let pulling = options.pulling.max_waiting(options.capacity.min(TAKEN_AHEAD));
         let max_attempts = pulling.attempts();
         let source = Outlet::new(Arc::clone(&hub));
-        let pool = WorkPool::with_results(&source, pulling, &*self.inner.spawner, Arc::new(sink));
+        let pool = WorkPool::with_results(&source, pulling, self.spawner(), Arc::new(sink));
         let workplace = Workplace::new(Arc::clone(&hub), pool.clone(), &signature);
-        self.inner.publish_as(name, options.workers, Arc::new(workplace))?;
+        self.publish_as(name, options.workers, Arc::new(workplace))?;
         let clerk = Clerk {
             hub: Arc::clone(&hub),
             queue: Arc::clone(&queue),
@@ -156,7 +156,7 @@ impl Node {
             unreadable: None,
             failure: None,
         };
-        self.inner.spawner.spawn("channel", Box::pin(clerk.run()));
+        self.spawner().spawn("channel", Box::pin(clerk.run()));
         let sender = DurableSender::new(ChannelMonitor::new(Arc::clone(&hub), pool), queue, mark);
         Ok((sender, DurableReceiver::new(hub, arrivals)))
     }

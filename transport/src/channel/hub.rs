@@ -11,7 +11,7 @@ use super::codec::{Codec, Value};
 use super::durable::Desk;
 use super::feed::Feed;
 use super::{ChannelError, ChannelWorkers};
-use crate::publication::share::EventSize;
+use crate::publication::EventSize;
 use crate::publication::{IncomingLink, Publication, Published};
 use crate::pulling::{DeadLetter, Results, TaskId, WorkPool};
 use crate::{PublishOptions, Wire};

@@ -97,7 +97,7 @@ impl Rejoining {
 
     /// Of the node: what its peers can cause to be logged.
     pub(super) fn notices(&self) -> &Notices {
-        &self.node.inner.counters.notices
+        self.node.notices()
     }
 
     /// What follows the early end of a subscription: an error, the end, or another one.
@@ -112,7 +112,7 @@ impl Rejoining {
             }
             EventStreamError::Subscribe(error) => Err(ChannelError::Unreachable(error)),
             EventStreamError::Failed(failure)
-                if failure.kind() == FailureKind::Protocol || self.node.inner.is_shutting_down() =>
+                if failure.kind() == FailureKind::Protocol || self.node.is_shutting_down() =>
             {
                 Err(ChannelError::Ended { name: self.name(), cause: EndCause::Down(Exit::Failed(failure)) })
             }

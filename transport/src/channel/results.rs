@@ -96,7 +96,7 @@ impl Node {
         let bounds = (options.capacity, options.pulling.workers());
         let intake = Arc::new(Intake::new(name, codec, &signature, bounds, parcels));
         let workplace = Workplace(Arc::clone(&intake));
-        self.inner.publish_as(name, options.workers, Arc::new(workplace))?;
+        self.publish_as(name, options.workers, Arc::new(workplace))?;
         Ok(ResultReceiver::new(intake, arrivals))
     }
 

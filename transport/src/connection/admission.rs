@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::NodeConfig;
-use crate::connection::pace::Pace;
 
 /// Counts connections that others made to this node, and decides about further ones.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 pub(crate) use inquiry::{Inquiry, converse};
 
-use crate::connection::pace::Pace;
+use super::pace::Pace;
 use crate::frame::{AskFunctions, Frame, FunctionRow, FunctionsPart};
 use crate::{Functions, FunctionsDigest, Limits, RegisterError};
 

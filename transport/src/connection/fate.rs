@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::connection::stream::StreamError;
+use super::stream::StreamError;
 
 /// Shared by a connection and its streams.
 #[derive(Clone, Debug, Default)]

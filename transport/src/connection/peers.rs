@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::pace::Pace;
 use crate::NodeConfig;
 use crate::bugs::bug;
-use crate::connection::pace::Pace;
 use crate::link::Reassembly;
 use crate::shared::{Held, Shared};
 

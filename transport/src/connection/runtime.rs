@@ -12,7 +12,12 @@ use aqueduct_stage::Spawner;
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 
 /// Spawns through a [`Spawner`]; sockets and timers are tokio's.
-pub(crate) struct NodeRuntime(pub(crate) Arc<dyn Spawner>);
+pub(super) struct NodeRuntime(pub(super) Arc<dyn Spawner>);
+
+/// A socket of the system's, for quinn.
+pub(crate) fn wrap_socket(spawner: &Arc<dyn Spawner>, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    NodeRuntime(Arc::clone(spawner)).wrap_udp_socket(socket)
+}
 
 impl Runtime for NodeRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 
+use super::close::CloseCode;
+use super::fate::{Ended, Fate};
 use crate::Limits;
 use crate::bugs::bug;
-use crate::connection::close::CloseCode;
-use crate::connection::fate::{Ended, Fate};
 use crate::frame::{Frame, FrameDecoder, FrameError};
 
 /// Both halves of a stream, read and written by one task.

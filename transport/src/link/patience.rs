@@ -1,11 +1,9 @@
-//! [`patience`]: how long a subscriber that is cut off is waited for; [`Stall`]: how long one that holds back others is; and
-//! [`Grace`]: how long a subscriber tries to go on. Pure.
+//! What time decides for the publisher's half of a link: [`patience`], how long a subscriber that is cut off is waited for, and
+//! [`Stall`], how long one that holds back others is. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-
-use crate::bugs::bug;
 
 /// After how long to look again for a subscriber that has been cut off for `cut_for`; `None` if it is given up now.
 ///
@@ -31,47 +29,6 @@ impl Stall {
     pub(crate) fn look(&mut self, holds_back: bool, limit: Duration, now: Instant) -> bool {
         self.since = holds_back.then(|| self.since.unwrap_or(now));
         self.since.is_some_and(|since| now.saturating_duration_since(since) >= limit)
-    }
-}
-
-/// How long a link that was cut off may still go on: from the first cut on, however often it is reconnected, until the other
-/// end says that it goes on.
-#[derive(Debug)]
-pub(crate) struct Grace {
-    length: Duration,
-    cut_at: Option<Instant>,
-}
-
-impl Grace {
-    pub(crate) const fn new(length: Duration) -> Self {
-        Self { length, cut_at: None }
-    }
-
-    pub(crate) const fn length(&self) -> Duration {
-        self.length
-    }
-
-    /// The link was cut. Returns when it is given up.
-    pub(crate) fn cut(&mut self, now: Instant) -> Instant {
-        if bug!(GraceAnew) {
-            self.cut_at = None;
-        }
-        *self.cut_at.get_or_insert(now) + self.length
-    }
-
-    /// The other end goes on. Returns for how long the link was cut off.
-    pub(crate) fn resumed(&mut self, now: Instant) -> Option<Duration> {
-        Some(now.saturating_duration_since(self.cut_at.take()?))
-    }
-
-    /// When the link is given up, while it is cut off.
-    pub(crate) fn ends(&self) -> Option<Instant> {
-        self.cut_at.map(|cut_at| cut_at + self.length)
-    }
-
-    /// For how long it has been cut off.
-    pub(crate) fn waited(&self, now: Instant) -> Option<Duration> {
-        self.cut_at.map(|cut_at| now.saturating_duration_since(cut_at))
     }
 }
 
@@ -122,18 +79,5 @@ mod tests {
         let looks = [(true, 0), (true, 4), (false, 5), (true, 6), (true, 10), (true, 11)];
         let given_up = looks.map(|(holds_back, at_second)| stall.look(holds_back, LIMIT, at(at_second)));
         assert_eq!(given_up, [false, false, false, false, false, true]);
-    }
-
-    #[test]
-    fn the_grace_does_not_begin_anew_at_each_reconnect() {
-        let (mut grace, now) = (Grace::new(GRACE), Instant::now());
-        let at = |seconds| now + Duration::from_secs(seconds);
-        assert_eq!(grace.cut(at(0)), at(30));
-        // Connected again, and cut off again before the other end has said anything.
-        assert_eq!((grace.cut(at(20)), grace.ends()), (at(30), Some(at(30))));
-        assert_eq!(grace.waited(at(25)), Some(Duration::from_secs(25)));
-        // It goes on: what comes after that is another cut.
-        assert_eq!((grace.resumed(at(26)), grace.ends()), (Some(Duration::from_secs(26)), None));
-        assert_eq!(grace.cut(at(40)), at(70));
     }
 }

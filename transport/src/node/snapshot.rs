@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::connection::counters::Counters;
+use crate::connection::Counters;
 
 /// What a node is doing, and what has happened since its start: see [`Node::snapshot`](crate::Node::snapshot). Nothing is
 /// computed until somebody asks for it, and asking disturbs nobody. The numbers are read one after the other while the

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use crate::connection::Offences;
-use crate::connection::stream::{CLOSE_GIVEN_UP, FrameStream};
+use crate::connection::{CLOSE_GIVEN_UP, FrameStream};
 use crate::frame::{Resume, Session};
 
 /// Finds the link that a subscriber resumes.

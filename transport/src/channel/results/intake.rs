@@ -15,7 +15,7 @@ use super::board::{Arrival, Board};
 use super::{Message, SenderId};
 use crate::channel::ChannelWorkers;
 use crate::channel::codec::{Codec, Value};
-use crate::publication::share::EventSize;
+use crate::publication::EventSize;
 use crate::publication::{IncomingLink, Publication, Published};
 use crate::{PublishOptions, Wire};
 

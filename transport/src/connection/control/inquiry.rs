@@ -6,9 +6,9 @@ use aqueduct_stage::Sentence;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::super::control::{Control, ControlError};
+use super::super::stream::{FrameStream, StreamError};
 use crate::Functions;
-use crate::connection::control::{Control, ControlError};
-use crate::connection::stream::{FrameStream, StreamError};
 
 /// Asks what the peer of a connection has. All who ask share one answer.
 #[derive(Debug)]

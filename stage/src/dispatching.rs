@@ -10,7 +10,7 @@ use aqueduct_dispatcher::{
 };
 
 use crate::graph::Stage;
-use crate::message::{Expected, Local};
+use crate::protocol::{Expected, Local};
 use crate::{Publisher, Source, SubscribeError, Subscription};
 
 /// By demand: each batch goes to the consumer with the most. The default.

@@ -11,7 +11,7 @@ use aqueduct_dispatcher::{Buffer, DemandDispatcher, Keep};
 use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, Role};
 use crate::dispatching::NoOutput;
 use crate::members::Shared;
-use crate::message::Expected;
+use crate::protocol::Expected;
 use crate::running::Running;
 use crate::supervision::driver::{Declared, Enrolled, Supervisor};
 use crate::{

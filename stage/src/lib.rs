@@ -82,13 +82,13 @@
 //! * `graph`, `dispatching`, `running`, `outcome`: describing a graph, how its events find their consumers, running it,
 //!   and what came of it
 //! * `stream`: to and from `tokio_stream`; `closure`, `any`: closures and boxed values as stages
-//! * `message`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to; `answer`: what is said of a
+//! * `protocol`: what the two ends of an edge say to each other, and [`Source`], what one can subscribe to; `answer`: what is said of a
 //!   single event
 //! * `upstream`, `downstream`: the two pure halves of a stage; `lifecycle`: when it is done; `waiting`: what it waits for, and
 //!   whether in vain
 //! * `mailbox`, `driver`, `callbacks`, `counters`, `edge_counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
-//! * `supervisor`: one task for each event, and tasks that are started at any time
+//! * `tasks`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`
 //! * `bugs`: planted ones, to see that the tests find them
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
@@ -123,13 +123,13 @@ mod handle;
 mod lifecycle;
 mod mailbox;
 mod members;
-mod message;
 mod metrics;
 #[doc(hidden)]
 pub mod notices;
 mod outcome;
 mod producer;
 mod producer_consumer;
+mod protocol;
 mod restart;
 mod running;
 mod snapshot;
@@ -137,7 +137,7 @@ mod spawner;
 pub mod stages;
 mod stream;
 mod supervision;
-mod supervisor;
+mod tasks;
 pub mod testing;
 mod upstream;
 mod waiting;
@@ -164,18 +164,18 @@ pub use edge::{DemandMode, Edge, Mode, OnCancel, Peer};
 pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Refusal, Result, SubscribeError};
 pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
-pub use message::{ConsumerId, EndCause, Expected, Publisher, Source, Subscriber, Subscription};
 pub use metrics::{Metric, MetricLabels};
 pub use outcome::{Outcome, StageOutcome};
 pub use producer::Producer;
 pub use producer_consumer::ProducerConsumer;
+pub use protocol::{ConsumerId, EndCause, Expected, Publisher, Source, Subscriber, Subscription};
 pub use restart::{Backoff, Intensity, Restart};
 pub use running::Running;
 pub use snapshot::{Snapshot, StageSnapshot, SubscriptionSnapshot};
 pub use spawner::{BoxFuture, Spawner, TokioSpawner};
 pub use stream::{EventStream, EventStreamError, FromIter, FromStream, SourceExt};
 pub use supervision::Strategy;
-pub use supervisor::{
+pub use tasks::{
     Child, ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, DeadEvent, DeadLetters, Shutdown,
     StartChildError, Stopping, SupervisorOptions, TaskHandle, TaskOptions, TaskRestart, TaskSupervisor, Tasks,
     TasksRef, Temporary, Transient,

@@ -23,14 +23,13 @@
 //! this crate offers to everybody.
 //!
 //! Modules, beside those named after their stages: `bell` wakes a stage from a task; `intake` is the window of a stage
-//! that asks by itself; `allowance` says how many events may be asked for; `crew`, `work` and `worker` are the tasks of a
+//! that asks by itself; `allowance` says how many events may be asked for; `workers`, `work` and `worker` are the tasks of a
 //! stage, what they have to do, and one of them.
 
 mod allowance;
 mod batches;
 mod bell;
 mod chunked;
-mod crew;
 mod divide;
 mod intake;
 mod interval;
@@ -44,6 +43,7 @@ mod tcp;
 mod udp;
 mod work;
 mod worker;
+mod workers;
 
 pub use batches::{Batches, batches};
 pub use chunked::{Chunked, chunked};

@@ -19,7 +19,7 @@ use crate::error::Origin;
 use crate::handle::{CallError, Inbox, Post, Sender};
 use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
-use crate::message::{Expected, Local};
+use crate::protocol::{Expected, Local};
 use crate::supervision::driver::Enrolled;
 use crate::{
     BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publisher, Restart, StageRef, SubscribeError,

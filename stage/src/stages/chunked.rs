@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::bell::Ring;
-use super::crew::Crew;
 use super::work::{Order, Origin};
+use super::workers::Workers;
 use crate::{Batch, Cx, Edge, EndCause, Handle, Mode, ProducerConsumer, Result, SubscriptionId};
 
 /// As [`pmap`](super::pmap()), with chunks of `size` consecutive events: `work` makes events of each chunk, and up to
@@ -59,7 +59,7 @@ where
 {
     assert!(size > 0, "expected chunks of at least 1 event, got 0");
     assert!(at_once > 0, "expected at least 1 chunk at once, got 0");
-    Chunked { size, chunk: Vec::new(), from: None, crew: Crew::new(Order::Kept, at_once), work: Arc::new(work) }
+    Chunked { size, chunk: Vec::new(), from: None, workers: Workers::new(Order::Kept, at_once), work: Arc::new(work) }
 }
 
 /// The stage made by [`chunked`].
@@ -69,7 +69,7 @@ pub struct Chunked<I, R, F> {
     chunk: Vec<I>,
     /// Where events came from last.
     from: Option<SubscriptionId>,
-    crew: Crew<Vec<I>, R>,
+    workers: Workers<Vec<I>, R>,
     work: Arc<F>,
 }
 
@@ -84,7 +84,7 @@ where
     type Out = R::Item;
 
     async fn handle_events(&mut self, events: Batch<I>, cx: &mut Cx<'_, R::Item>) -> Result {
-        self.crew.start("chunked", &cx.stage_ref::<Self>(), &self.work);
+        self.workers.start("chunked", &cx.stage_ref::<Self>(), &self.work);
         let (from, mut events) = (events.from(), events.into_iter());
         self.from = Some(from);
         let mut jobs = Vec::new();
@@ -93,18 +93,18 @@ where
             self.chunk.extend(events.by_ref().take(missing));
             jobs.push((Origin { from, events: missing }, std::mem::take(&mut self.chunk)));
         }
-        self.crew.hand_in(jobs);
+        self.workers.hand_in(jobs);
         let rest = Origin { from, events: events.len() };
         self.chunk.extend(events);
-        self.crew.skip(rest, cx);
+        self.workers.skip(rest, cx);
         Ok(())
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_, R::Item>) -> Result {
         if let Some(from) = self.from.filter(|_| !self.chunk.is_empty()) {
-            self.crew.hand_in([(Origin { from, events: 0 }, std::mem::take(&mut self.chunk))]);
+            self.workers.hand_in([(Origin { from, events: 0 }, std::mem::take(&mut self.chunk))]);
         }
-        self.crew
+        self.workers
             .finish(cx, |cx, results| {
                 cx.emit_all(results);
             })
@@ -112,11 +112,11 @@ where
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, R::Item>) -> Result<Mode> {
-        Ok(self.crew.opened(edge, cx))
+        Ok(self.workers.opened(edge, cx))
     }
 
     async fn handle_cancel(&mut self, edge: &Edge, _cause: &EndCause, _cx: &mut Cx<'_, R::Item>) -> Result {
-        self.crew.ended(edge.id);
+        self.workers.ended(edge.id);
         Ok(())
     }
 }
@@ -133,7 +133,7 @@ where
     type Reply = ();
 
     async fn handle(&mut self, _: Ring, cx: &mut Cx<'_, R::Item>) -> Result {
-        self.crew.serve(cx, |cx, results| {
+        self.workers.serve(cx, |cx, results| {
             cx.emit_all(results);
         })
     }

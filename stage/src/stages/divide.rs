@@ -7,8 +7,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::consume_budget;
 
 use super::bell::Ring;
-use super::crew::{Crew, caught, raise};
 use super::work::{Fault, Order};
+use super::workers::{Workers, caught, raise};
 use crate::{Batch, BoxFuture, Cx, Edge, EndCause, Handle, Mode, ProducerConsumer, Result};
 
 /// How a problem is divided, and its parts are conquered.
@@ -123,17 +123,17 @@ pub fn divide<D: Divide>(tasks: usize, how: D) -> DivideAndConquer<D> {
     let helpers = Helpers { how: Arc::new(how), spare: Arc::new(Semaphore::new(tasks)), spawn: Arc::default() };
     let roots = helpers.clone();
     let solve: Solve<D> = Box::new(move |problem| Box::pin(roots.clone().begin_whole(problem)));
-    DivideAndConquer { crew: Crew::new(Order::Kept, tasks), helpers, solve: Arc::new(solve) }
+    DivideAndConquer { workers: Workers::new(Order::Kept, tasks), helpers, solve: Arc::new(solve) }
 }
 
 /// The stage made by [`divide`].
 pub struct DivideAndConquer<D: Divide> {
-    crew: Crew<D::Problem, D::Solution>,
+    workers: Workers<D::Problem, D::Solution>,
     helpers: Helpers<D>,
     solve: Arc<Solve<D>>,
 }
 
-/// What the crew does with an event.
+/// What the workers do with an event.
 type Solve<D> =
     Box<dyn Fn(<D as Divide>::Problem) -> BoxFuture<'static, Result<<D as Divide>::Solution>> + Send + Sync>;
 
@@ -233,14 +233,14 @@ impl<D: Divide> ProducerConsumer for DivideAndConquer<D> {
 
     async fn handle_events(&mut self, events: Batch<D::Problem>, cx: &mut Cx<'_, D::Solution>) -> Result {
         let stage = cx.stage_ref::<Self>();
-        self.crew.start("divide", &stage, &self.solve);
+        self.workers.start("divide", &stage, &self.solve);
         self.helpers.spawn.get_or_init(|| Box::new(move |task| stage.spawn("part", task)));
-        self.crew.hand_in_each(events);
+        self.workers.hand_in_each(events);
         Ok(())
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_, D::Solution>) -> Result {
-        self.crew
+        self.workers
             .finish(cx, |cx, solution| {
                 cx.emit(solution);
             })
@@ -248,11 +248,11 @@ impl<D: Divide> ProducerConsumer for DivideAndConquer<D> {
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, D::Solution>) -> Result<Mode> {
-        Ok(self.crew.opened(edge, cx))
+        Ok(self.workers.opened(edge, cx))
     }
 
     async fn handle_cancel(&mut self, edge: &Edge, _cause: &EndCause, _cx: &mut Cx<'_, D::Solution>) -> Result {
-        self.crew.ended(edge.id);
+        self.workers.ended(edge.id);
         Ok(())
     }
 }
@@ -263,7 +263,7 @@ impl<D: Divide> Handle<Ring, D::Solution> for DivideAndConquer<D> {
     type Reply = ();
 
     async fn handle(&mut self, _: Ring, cx: &mut Cx<'_, D::Solution>) -> Result {
-        self.crew.serve(cx, |cx, solution| {
+        self.workers.serve(cx, |cx, solution| {
             cx.emit(solution);
         })
     }

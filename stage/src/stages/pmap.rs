@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::bell::Ring;
-use super::crew::Crew;
 use super::work::Order;
+use super::workers::Workers;
 use crate::{Batch, Cx, Edge, EndCause, Handle, Mode, ProducerConsumer, Result};
 
 /// A stage that runs `work` on each event, up to `at_once` of them at the same time and on all threads of the runtime,
@@ -95,7 +95,7 @@ where
 
 /// The stage made by [`pmap`] and [`farm`].
 pub struct Parallel<I, O, F> {
-    crew: Crew<I, O>,
+    workers: Workers<I, O>,
     work: Arc<F>,
 }
 
@@ -103,7 +103,7 @@ impl<I: Send + 'static, O: Send + 'static, F> Parallel<I, O, F> {
     #[track_caller]
     fn new(order: Order, at_once: usize, work: F) -> Self {
         assert!(at_once > 0, "expected at least 1 future at once, got 0");
-        Self { crew: Crew::new(order, at_once), work: Arc::new(work) }
+        Self { workers: Workers::new(order, at_once), work: Arc::new(work) }
     }
 }
 
@@ -118,13 +118,13 @@ where
     type Out = O;
 
     async fn handle_events(&mut self, events: Batch<I>, cx: &mut Cx<'_, O>) -> Result {
-        self.crew.start("pmap", &cx.stage_ref::<Self>(), &self.work);
-        self.crew.hand_in_each(events);
+        self.workers.start("pmap", &cx.stage_ref::<Self>(), &self.work);
+        self.workers.hand_in_each(events);
         Ok(())
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_, O>) -> Result {
-        self.crew
+        self.workers
             .finish(cx, |cx, result| {
                 cx.emit(result);
             })
@@ -132,11 +132,11 @@ where
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_, O>) -> Result<Mode> {
-        Ok(self.crew.opened(edge, cx))
+        Ok(self.workers.opened(edge, cx))
     }
 
     async fn handle_cancel(&mut self, edge: &Edge, _cause: &EndCause, _cx: &mut Cx<'_, O>) -> Result {
-        self.crew.ended(edge.id);
+        self.workers.ended(edge.id);
         Ok(())
     }
 }
@@ -153,7 +153,7 @@ where
     type Reply = ();
 
     async fn handle(&mut self, _: Ring, cx: &mut Cx<'_, O>) -> Result {
-        self.crew.serve(cx, |cx, result| {
+        self.workers.serve(cx, |cx, result| {
             cx.emit(result);
         })
     }

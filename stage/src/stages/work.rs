@@ -20,7 +20,7 @@ pub(super) struct Work<J, R> {
     next: u64,
     /// Jobs whose results were not taken.
     left: usize,
-    desks: Vec<Desk>,
+    known: Vec<Known>,
     /// Who waits for results, while it is not the stage.
     collector: Option<Waker>,
     closed: bool,
@@ -81,9 +81,9 @@ impl Receipt {
     }
 }
 
-/// A worker's place.
+/// What is known of a worker.
 #[derive(Default)]
-struct Desk {
+struct Known {
     waker: Option<Waker>,
     /// It has room for jobs, and found none.
     is_idle: bool,
@@ -106,10 +106,10 @@ pub(super) enum Turn {
 
 impl<J, R> Work<J, R> {
     pub(super) fn new(order: Order, workers: usize) -> Self {
-        let mut desks = Vec::new();
-        desks.resize_with(workers, Desk::default);
+        let mut known = Vec::new();
+        known.resize_with(workers, Known::default);
         let (queue, results) = Default::default();
-        Self { order, queue, results, first: 0, next: 0, left: 0, desks, collector: None, closed: false }
+        Self { order, queue, results, first: 0, next: 0, left: 0, known, collector: None, closed: false }
     }
 
     /// Takes jobs in. Returns a worker to be woken.
@@ -129,7 +129,7 @@ impl<J, R> Work<J, R> {
     /// than its share. It leaves its waker.
     pub(super) fn exchange(
         &mut self,
-        desk: usize,
+        worker: usize,
         waker: &Waker,
         done: &mut Vec<Done<R>>,
         jobs: &mut VecDeque<Job<J>>,
@@ -145,9 +145,9 @@ impl<J, R> Work<J, R> {
         while let Some(job) = jobs.pop_back() {
             self.queue.push_front(job);
         }
-        let share = self.queue.len().div_ceil(self.desks.len());
+        let share = self.queue.len().div_ceil(self.known.len());
         jobs.extend(self.queue.drain(..room.min(share)));
-        let place = &mut self.desks[desk];
+        let place = &mut self.known[worker];
         place.is_idle = room > 0 && jobs.is_empty();
         if !place.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
             place.waker = Some(waker.clone());
@@ -187,7 +187,7 @@ impl<J, R> Work<J, R> {
     pub(super) fn close(&mut self) -> (Vec<Waker>, impl Sized + use<J, R>) {
         self.closed = true;
         let left = (std::mem::take(&mut self.queue), std::mem::take(&mut self.results));
-        (self.desks.iter_mut().filter_map(|desk| desk.waker.take()).collect(), left)
+        (self.known.iter_mut().filter_map(|worker| worker.waker.take()).collect(), left)
     }
 
     fn put(&mut self, done: Done<R>) {
@@ -206,9 +206,9 @@ impl<J, R> Work<J, R> {
         if self.queue.is_empty() {
             return None;
         }
-        let desk = self.desks.iter_mut().find(|desk| desk.is_idle)?;
-        desk.is_idle = false;
-        desk.waker.clone()
+        let worker = self.known.iter_mut().find(|worker| worker.is_idle)?;
+        worker.is_idle = false;
+        worker.waker.clone()
     }
 }
 
@@ -225,13 +225,13 @@ mod tests {
     /// stage is.
     fn exchange(
         work: &mut Work<u64, u64>,
-        desk: usize,
+        worker: usize,
         done: Vec<Job<u64>>,
         room: usize,
     ) -> (Vec<Job<u64>>, bool, bool) {
         let mut done = done.into_iter().map(Job::begin).map(|(job, receipt)| receipt.done(Ok(job))).collect();
         let mut jobs = VecDeque::new();
-        match work.exchange(desk, Waker::noop(), &mut done, &mut jobs, room) {
+        match work.exchange(worker, Waker::noop(), &mut done, &mut jobs, room) {
             Turn::Work { call, collector, ring } => {
                 assert!(!ring || collector.is_none());
                 (jobs.into(), call.is_some(), ring)

@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::crew::Board;
 use super::work::{Done, Fault, Job, Receipt, Turn};
+use super::workers::SharedWork;
 use crate::Result;
 
-/// Takes jobs from its crew's board, several at a time where they are small, and drives up to `places` of them at once.
+/// Takes jobs from those of its stage, several at a time where they are small, and drives up to `places` of them at once.
 ///
 /// The first poll of each happens here and now: what is ready at once costs neither a task nor an allocation.
 pub(super) struct Worker<J, R, F, Fut> {
-    board: Arc<Board<J, R>>,
-    /// Which of the board's desks is its own.
-    desk: usize,
+    shared: Arc<SharedWork<J, R>>,
+    /// Which of the stage's workers it is.
+    number: usize,
     work: Arc<F>,
     places: Vec<Place<Fut>>,
     /// Places that hold no future.
@@ -50,10 +50,10 @@ where
     F: Fn(J) -> Fut,
     Fut: Future<Output = Result<R>>,
 {
-    pub(super) fn new(board: Arc<Board<J, R>>, desk: usize, work: Arc<F>, most_places: usize) -> Self {
+    pub(super) fn new(shared: Arc<SharedWork<J, R>>, number: usize, work: Arc<F>, most_places: usize) -> Self {
         let (places, free, scratch, done, jobs) = Default::default();
         let (woken, pace) = (Arc::default(), Pace::default());
-        Self { board, desk, work, places, free, most_places, woken, pace, scratch, done, jobs }
+        Self { shared, number, work, places, free, most_places, woken, pace, scratch, done, jobs }
     }
 
     /// Polls the futures that were woken.
@@ -161,12 +161,12 @@ where
             // Others run on this thread too.
             let is_over = round - started > TURN;
             let room = if is_over { 0 } else { this.pace.room(free) };
-            match this.board.exchange(this.desk, cx.waker(), &mut this.done, &mut this.jobs, room) {
+            match this.shared.exchange(this.number, cx.waker(), &mut this.done, &mut this.jobs, room) {
                 Turn::Over => return Poll::Ready(()),
                 Turn::Work { call, collector, ring } => {
                     call.into_iter().chain(collector).for_each(Waker::wake);
                     if ring {
-                        this.board.ring();
+                        this.shared.ring();
                     }
                 }
             }

@@ -10,21 +10,21 @@ use tokio::sync::oneshot;
 
 use crate::{Backoff, BoxFuture, Exit, Failure, FailureKind, Intensity, Restart, Result, Spawner, TokioSpawner};
 
+mod any_pool;
 mod child;
 mod children;
-mod crew;
+mod for_events;
+mod options;
 mod pool;
 mod runner;
 mod stopping;
-mod task_options;
-mod tasks;
 
 pub use child::{ChildCounts, ChildId, ChildInfo, ChildNotFound, ChildState, Shutdown, StartChildError};
 use children::{Rules, Spec};
+pub use for_events::{Tasks, TasksRef};
+pub use options::{DeadEvent, DeadLetters, TaskOptions, TaskRestart, Temporary, Transient};
 use pool::{Pool, Work};
 pub use stopping::Stopping;
-pub use task_options::{DeadEvent, DeadLetters, TaskOptions, TaskRestart, Temporary, Transient};
-pub use tasks::{Tasks, TasksRef};
 
 /// Starts tasks at any time, restarts those that are to be, and ends them together: OTP's `DynamicSupervisor` and
 /// `Task.Supervisor`. It needs no graph; in a graph, [`Graph::tasks`](crate::Graph::tasks) does the same for events.

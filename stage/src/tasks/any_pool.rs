@@ -1,4 +1,4 @@
-//! [`Crew`]: the children of a stage of [`Graph::tasks`](crate::Graph::tasks), whatever function they are made by.
+//! [`AnyPool`]: the children of a stage of [`Graph::tasks`](crate::Graph::tasks), whatever function they are made by.
 
 use std::any::Any;
 use std::future::Future;
@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::child::{ChildCounts, ChildId, ChildInfo, ChildNotFound, StartChildError};
 use super::children::Spec;
+use super::for_events::TasksRef;
+use super::options::TaskRestart;
 use super::pool::{Pool, Work};
-use super::task_options::TaskRestart;
-use super::tasks::TasksRef;
 use crate::members::Companion;
 use crate::{BoxFuture, Exit, Failure, FailureKind, Result};
 
@@ -47,7 +47,7 @@ where
 }
 
 /// A pool of whatever functions, as the stage sees it: called once for each batch.
-pub(super) trait Crew<T>: Send + Sync {
+pub(super) trait AnyPool<T>: Send + Sync {
     fn set_owner(&self, instance: usize, call: Box<dyn Fn() + Send + Sync>);
     fn subscribe(&self, id: SubscriptionId, window: Window);
     fn unsubscribe(&self, id: SubscriptionId);
@@ -63,7 +63,7 @@ pub(super) trait Crew<T>: Send + Sync {
     fn kill(&self);
 }
 
-pub(super) struct EventCrew<W: Work> {
+pub(super) struct EventPool<W: Work> {
     pub(super) pool: Arc<Pool<W>>,
     pub(super) spec: Spec,
     pub(super) tolerates: bool,
@@ -71,7 +71,7 @@ pub(super) struct EventCrew<W: Work> {
     pub(super) instance: OnceLock<usize>,
 }
 
-impl<W: Work> Crew<W::Item> for EventCrew<W> {
+impl<W: Work> AnyPool<W::Item> for EventPool<W> {
     fn set_owner(&self, instance: usize, call: Box<dyn Fn() + Send + Sync>) {
         // There is one stage, which says so once.
         let _ = self.instance.set(instance);
@@ -127,7 +127,7 @@ impl<W: Work> Crew<W::Item> for EventCrew<W> {
     }
 }
 
-impl<W: Work> Companion for EventCrew<W> {
+impl<W: Work> Companion for EventPool<W> {
     fn stop(&self) {
         self.pool.close();
     }
@@ -145,6 +145,6 @@ impl<W: Work> Companion for EventCrew<W> {
 
     fn reference(self: Arc<Self>, stage: &str, instance: usize) -> Option<Box<dyn Any>> {
         let is_its = *self.pool.name == *stage && self.instance.get() == Some(&instance);
-        is_its.then(|| Box::new(TasksRef::<W::Item> { crew: self }) as _)
+        is_its.then(|| Box::new(TasksRef::<W::Item> { pool: self }) as _)
     }
 }

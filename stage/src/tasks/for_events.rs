@@ -5,11 +5,11 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::{Arc, OnceLock};
 
+use super::any_pool::{AnyPool, EventPool, EventWork};
 use super::child::{ChildCounts, ChildId, ChildInfo, ChildNotFound, StartChildError};
 use super::children::{Rules, Spec};
-use super::crew::{Crew, EventCrew, EventWork};
+use super::options::{TaskOptions, TaskRestart};
 use super::pool::Pool;
-use super::task_options::{TaskOptions, TaskRestart};
 use crate::counters::Counters;
 use crate::dispatching::NoOutput;
 use crate::{
@@ -126,16 +126,16 @@ impl Graph {
             let spawn = move |runner| spawner.spawn_helper(&child, runner);
             let pool = Pool::new(Arc::clone(&supervisor), rules, work, Box::new(spawn));
             let spec = Spec { restart: R::RESTART, shutdown: options.shutdown };
-            let crew = Arc::new(EventCrew { pool, spec, tolerates: options.tolerates, instance: OnceLock::new() });
-            shared.accompany(Arc::clone(&crew) as _);
-            Tasks { crew, counters: None, before: (0, 0) }
+            let pool = Arc::new(EventPool { pool, spec, tolerates: options.tolerates, instance: OnceLock::new() });
+            shared.accompany(Arc::clone(&pool) as _);
+            Tasks { pool, counters: None, before: (0, 0) }
         })
     }
 }
 
 /// The consumer of [`Graph::tasks`]. Its children are reached through [`StageRef::children`].
 pub struct Tasks<T> {
-    crew: Arc<dyn Crew<T>>,
+    pool: Arc<dyn AnyPool<T>>,
     /// Those of the stage, to show there how many tasks have failed and how many were restarted.
     counters: Option<Arc<Counters>>,
     /// As many did in former lives of the stage.
@@ -150,7 +150,7 @@ impl<T: Send + 'static> Tasks<T> {
             self.counters = stage.counters();
             self.before = self.counters.as_ref().map_or((0, 0), |of| (of.failed.get(), of.restarted.get()));
             let instance = stage.instance();
-            self.crew.set_owner(
+            self.pool.set_owner(
                 instance,
                 Box::new(move || {
                     // A stage that has ended needs no demand.
@@ -162,7 +162,7 @@ impl<T: Send + 'static> Tasks<T> {
 
     fn show(&self) {
         if let Some(counters) = &self.counters {
-            let ChildCounts { failed, restarts, .. } = self.crew.counts();
+            let ChildCounts { failed, restarts, .. } = self.pool.counts();
             counters.failed.set(self.before.0 + failed);
             counters.restarted.set(self.before.1 + restarts);
         }
@@ -174,25 +174,25 @@ impl<T: Send + 'static> Consumer for Tasks<T> {
 
     async fn handle_events(&mut self, events: Batch<T>, _: &mut Cx<'_>) -> Result {
         let from = events.from();
-        self.crew.start_all(events.into_vec(), from);
+        self.pool.start_all(events.into_vec(), from);
         Ok(())
     }
 
     async fn handle_subscribe(&mut self, edge: &Edge, cx: &mut Cx<'_>) -> Result<Mode> {
         self.introduce(cx);
-        self.crew.subscribe(edge.id, edge.window);
+        self.pool.subscribe(edge.id, edge.window);
         cx.ask(edge.id, edge.window.max().as_len());
         Ok(Mode::Manual)
     }
 
     async fn handle_cancel(&mut self, edge: &Edge, _: &EndCause, _: &mut Cx<'_>) -> Result {
-        self.crew.unsubscribe(edge.id);
+        self.pool.unsubscribe(edge.id);
         Ok(())
     }
 
     async fn handle_end(&mut self, cx: &mut Cx<'_>) -> Result {
-        self.crew.until_empty().await;
-        if let Some(failure) = self.crew.gave_up() {
+        self.pool.until_empty().await;
+        if let Some(failure) = self.pool.gave_up() {
             cx.stop(Exit::Failed(failure));
         }
         Ok(())
@@ -201,8 +201,8 @@ impl<T: Send + 'static> Consumer for Tasks<T> {
     async fn terminate(&mut self, exit: &Exit) {
         match exit {
             // The source is exhausted: what came from it is to be finished.
-            Exit::Normal => self.crew.until_empty().await,
-            _ => self.crew.shutdown().await,
+            Exit::Normal => self.pool.until_empty().await,
+            _ => self.pool.shutdown().await,
         }
         self.show();
     }
@@ -217,10 +217,10 @@ impl<T: Send + 'static> Handle<Returned> for Tasks<T> {
 
     async fn handle(&mut self, _: Returned, cx: &mut Cx<'_>) -> Result {
         self.show();
-        for (id, events) in self.crew.returned() {
+        for (id, events) in self.pool.returned() {
             cx.ask(id, events);
         }
-        if let Some(failure) = self.crew.gave_up() {
+        if let Some(failure) = self.pool.gave_up() {
             cx.stop(Exit::Failed(failure));
         }
         Ok(())
@@ -236,19 +236,19 @@ impl<T: Send + 'static> Handle<GetChildren> for Tasks<T> {
 
     async fn handle(&mut self, _: GetChildren, cx: &mut Cx<'_>) -> Result<TasksRef<T>> {
         self.introduce(cx);
-        Ok(TasksRef { crew: Arc::clone(&self.crew) })
+        Ok(TasksRef { pool: Arc::clone(&self.pool) })
     }
 }
 
 impl<T> Drop for Tasks<T> {
     fn drop(&mut self) {
-        self.crew.kill();
+        self.pool.kill();
     }
 }
 
 impl<T> fmt::Debug for Tasks<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tasks").field("counts", &self.crew.counts()).finish_non_exhaustive()
+        f.debug_struct("Tasks").field("counts", &self.pool.counts()).finish_non_exhaustive()
     }
 }
 
@@ -275,7 +275,7 @@ impl<T: Send + 'static> StageRef<Tasks<T>> {
 
 /// The children of a stage of [`Graph::tasks`]. Cheap to clone; dropping it does nothing.
 pub struct TasksRef<T> {
-    pub(super) crew: Arc<dyn Crew<T>>,
+    pub(super) pool: Arc<dyn AnyPool<T>>,
 }
 
 impl<T: Send + 'static> TasksRef<T> {
@@ -285,7 +285,7 @@ impl<T: Send + 'static> TasksRef<T> {
     ///
     /// [`StartChildError::Ended`]: the stage has ended its tasks. The event is dropped.
     pub fn start_child(&self, event: T) -> Result<ChildId, StartChildError> {
-        self.crew.start(event)
+        self.pool.start(event)
     }
 
     /// Tells a task to end, and waits until it is gone. Its demand returns as with any end, and it does not count as
@@ -299,30 +299,30 @@ impl<T: Send + 'static> TasksRef<T> {
     ///
     /// The task is told when this is first polled; dropping the future gives up the answer only.
     pub async fn terminate_child(&self, id: ChildId) -> Result<Exit, ChildNotFound> {
-        let gone = self.crew.terminate(id)?;
+        let gone = self.pool.terminate(id)?;
         // A supervisor that goes away drops its children.
         Ok(gone.await.unwrap_or(Exit::Shutdown))
     }
 
     /// All tasks there are, in the order in which they were started.
     pub fn which_children(&self) -> Vec<ChildInfo> {
-        self.crew.which()
+        self.pool.which()
     }
 
     /// How many tasks there are, and what became of the others.
     pub fn count_children(&self) -> ChildCounts {
-        self.crew.counts()
+        self.pool.counts()
     }
 }
 
 impl<T> Clone for TasksRef<T> {
     fn clone(&self) -> Self {
-        Self { crew: Arc::clone(&self.crew) }
+        Self { pool: Arc::clone(&self.pool) }
     }
 }
 
 impl<T> fmt::Debug for TasksRef<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TasksRef").field("counts", &self.crew.counts()).finish_non_exhaustive()
+        f.debug_struct("TasksRef").field("counts", &self.pool.counts()).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! [`Crew`]: the workers of a stage, seen from the stage.
+//! [`Workers`]: the workers of a stage, seen from the stage.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -17,10 +17,10 @@ use crate::{Batch, BoxError, BoxFuture, Cx, Edge, Mode, Peer, Result, StageRef, 
 
 /// Has jobs done by tasks of their own, one for each of the runtime's threads, and asks for more events as results
 /// leave. It ends its workers, and drops what they have begun, when it is dropped.
-pub(super) struct Crew<J, R> {
+pub(super) struct Workers<J, R> {
     intake: Intake,
     /// There once the stage runs.
-    board: Option<Arc<Board<J, R>>>,
+    shared: Option<Arc<SharedWork<J, R>>>,
     order: Order,
     /// How many jobs may be under way.
     places: usize,
@@ -31,14 +31,14 @@ pub(super) struct Crew<J, R> {
 }
 
 /// Where the stage and its workers meet.
-pub(super) struct Board<J, R> {
+pub(super) struct SharedWork<J, R> {
     work: Mutex<Work<J, R>>,
     bell: Box<dyn Chime>,
 }
 
-impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
+impl<J: Send + 'static, R: Send + 'static> Workers<J, R> {
     pub(super) fn new(order: Order, places: usize) -> Self {
-        Self { intake: Intake::default(), board: None, order, places, fault: None, done: Vec::new() }
+        Self { intake: Intake::default(), shared: None, order, places, fault: None, done: Vec::new() }
     }
 
     /// Starts the workers if they have not been.
@@ -50,15 +50,15 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
         F: Fn(J) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R>> + Send + 'static,
     {
-        if self.board.is_some() {
+        if self.shared.is_some() {
             return;
         }
         let workers = Runtime::current().metrics().num_workers().clamp(1, self.places);
         let (jobs, bell) = (Mutex::new(Work::new(self.order, workers)), Box::new(Bell::new(stage.clone())));
-        let board = self.board.insert(Arc::new(Board { work: jobs, bell }));
-        for desk in 0..workers {
-            let places = self.places / workers + usize::from(desk < self.places % workers);
-            stage.spawn(name, Worker::new(Arc::clone(board), desk, Arc::clone(work), places));
+        let shared = self.shared.insert(Arc::new(SharedWork { work: jobs, bell }));
+        for worker in 0..workers {
+            let places = self.places / workers + usize::from(worker < self.places % workers);
+            stage.spawn(name, Worker::new(Arc::clone(shared), worker, Arc::clone(work), places));
         }
     }
 
@@ -83,8 +83,8 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
 
     /// Hands in jobs.
     pub(super) fn hand_in(&self, jobs: impl IntoIterator<Item = (Origin, J)>) {
-        if let Some(board) = &self.board {
-            let called = board.lock().add(jobs);
+        if let Some(shared) = &self.shared {
+            let called = shared.lock().add(jobs);
             called.into_iter().for_each(Waker::wake);
         }
     }
@@ -106,7 +106,7 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
             // What a failing callback has emitted is dropped, so that it is the next one that fails.
             (_, Some(fault)) => {
                 self.fault = Some(fault);
-                self.board.iter().for_each(|board| board.ring());
+                self.shared.iter().for_each(|shared| shared.ring());
             }
         }
         Ok(())
@@ -125,19 +125,19 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
             if let (_, Some(fault)) = self.emit_done(cx, &mut emit) {
                 return Err(raise(fault));
             }
-            let Some(board) = &self.board else { return Ok(()) };
-            if board.lock().left() == 0 {
+            let Some(shared) = &self.shared else { return Ok(()) };
+            if shared.lock().left() == 0 {
                 return Ok(());
             }
-            board.results().await;
+            shared.results().await;
         }
     }
 
     /// Emits what is done, until something is wrong with it. Returns how many results there were.
     fn emit_done<O>(&mut self, cx: &mut Cx<'_, O>, mut emit: impl FnMut(&mut Cx<'_, O>, R)) -> (usize, Option<Fault>) {
-        let Some(board) = &self.board else { return (0, None) };
-        board.bell.answered();
-        board.lock().take(&mut self.done);
+        let Some(shared) = &self.shared else { return (0, None) };
+        shared.bell.answered();
+        shared.lock().take(&mut self.done);
         let (mut emitted, mut fault) = (0, None);
         // Told together, as most come from where the one before came from.
         let mut gone: Option<Origin> = None;
@@ -164,11 +164,11 @@ impl<J: Send + 'static, R: Send + 'static> Crew<J, R> {
     }
 }
 
-impl<J, R> Drop for Crew<J, R> {
+impl<J, R> Drop for Workers<J, R> {
     fn drop(&mut self) {
-        if let Some(board) = self.board.take() {
+        if let Some(shared) = self.shared.take() {
             // What is left is dropped outside the lock.
-            let (workers, _left) = board.lock().close();
+            let (workers, _left) = shared.lock().close();
             workers.into_iter().for_each(Waker::wake);
         }
     }
@@ -198,16 +198,16 @@ pub(super) async fn caught<T>(mut future: BoxFuture<'static, Result<T>>) -> Resu
     .await
 }
 
-impl<J, R> Board<J, R> {
+impl<J, R> SharedWork<J, R> {
     pub(super) fn exchange(
         &self,
-        desk: usize,
+        worker: usize,
         waker: &Waker,
         done: &mut Vec<Done<R>>,
         jobs: &mut VecDeque<Job<J>>,
         room: usize,
     ) -> Turn {
-        self.lock().exchange(desk, waker, done, jobs, room)
+        self.lock().exchange(worker, waker, done, jobs, room)
     }
 
     pub(super) fn ring(&self) {

@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::{Turn, Work};
 use crate::error::Origin;
-use crate::supervisor::child::{ChildId, Shutdown};
-use crate::supervisor::children::{Children, Ended, Next, Rules};
-use crate::supervisor::stopping::{Order, Seat, Told};
+use crate::tasks::child::{ChildId, Shutdown};
+use crate::tasks::children::{Children, Ended, Next, Rules};
+use crate::tasks::stopping::{Order, Seat, Told};
 use crate::{Exit, Failure, FailureKind};
 
 /// What a pool knows, behind its lock.

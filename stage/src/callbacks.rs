@@ -11,6 +11,7 @@ use tracing::Span;
 use tracing::span::Entered;
 
 use crate::error::Origin;
+use crate::role::Role;
 use crate::{
     Batch, Consumer, Cx, Edge, EndCause, Exit, Failure, FailureKind, Mode, Never, Producer, ProducerConsumer, Result,
 };
@@ -71,14 +72,6 @@ pub(crate) trait Callbacks: Send + 'static {
 
     /// The user's stage itself, for messages.
     fn stage(&mut self) -> &mut (dyn Any + Send);
-}
-
-/// The three kinds of stages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Producer,
-    ProducerConsumer,
-    Consumer,
 }
 
 /// Turns a [`Producer`] into [`Callbacks`].

@@ -7,9 +7,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::edge_counters::Edges;
 use crate::notices::Notices;
 use crate::waiting::Waits;
+
+mod edges;
+
+pub(crate) use edges::{EdgeCounters, Edges};
 
 /// Written by the stage's driver alone, a few relaxed stores for each batch; read by anybody.
 #[derive(Debug)]

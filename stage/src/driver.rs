@@ -11,14 +11,15 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::by_id::ById;
-use crate::callbacks::{Callbacks, Role, guarded, guarded_now};
+use crate::callbacks::{Callbacks, guarded, guarded_now};
 use crate::context::Wishes;
+use crate::counters::EdgeCounters;
 use crate::downstream::{Downstream, Unfinished};
-use crate::edge_counters::EdgeCounters;
 use crate::ending::Ending;
 use crate::handle::{Letter, Post, Status};
 use crate::lifecycle::{Lifecycle, Step, WorkLeft};
 use crate::mailbox::{Message, Opening, Renews};
+use crate::role::Role;
 use crate::upstream::{AfterEnd, Upstream};
 use crate::waiting::{Halves, WaitingFor};
 use crate::{

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use crate::counters::Counters;
 use crate::error::Origin;
-use crate::graph::latecomer::Latecomer;
-use crate::graph::place::Place;
+use crate::latecomer::{Latecomer, Siblings};
 use crate::mailbox::{Mailbox, Message};
 use crate::{EndCause, Exit, Failure, FailureKind, Subscription, WaitingFor};
 
@@ -13,7 +12,7 @@ use crate::{EndCause, Exit, Failure, FailureKind, Subscription, WaitingFor};
 /// dropped, which means that the stage was killed.
 pub(crate) struct Ending<I, O> {
     pub(crate) stage: Origin,
-    place: Arc<Place<I, O>>,
+    siblings: Arc<dyn Siblings>,
     instance: usize,
     pub(crate) mailbox: Arc<Mailbox<I, O>>,
     pub(crate) counters: Arc<Counters>,
@@ -26,9 +25,14 @@ pub(crate) struct Ending<I, O> {
 pub(crate) type Report = Box<dyn FnOnce(Exit) + Send>;
 
 impl<I, O> Ending<I, O> {
-    pub(crate) fn new(place: &Arc<Place<I, O>>, instance: usize, counters: Arc<Counters>, report: Report) -> Self {
-        let (stage, mailbox) = (place.origin(instance), place.seat(instance).mailbox());
-        Self { stage, place: Arc::clone(place), instance, mailbox, counters, is_abandoned: false, report: Some(report) }
+    pub(crate) fn new(
+        stage: Origin,
+        mailbox: Arc<Mailbox<I, O>>,
+        counters: Arc<Counters>,
+        (siblings, instance): (Arc<dyn Siblings>, usize),
+        report: Report,
+    ) -> Self {
+        Self { stage, siblings, instance, mailbox, counters, is_abandoned: false, report: Some(report) }
     }
 
     /// The stage has ended. Returns what nobody has read.
@@ -49,7 +53,7 @@ impl<I, O> Ending<I, O> {
         match message {
             Message::Subscribe(subscription) => {
                 let Subscription { id, subscriber, .. } = *subscription;
-                let is_over = || self.place.latecomer(self.instance, exit) == Latecomer::IsTooLate;
+                let is_over = || self.siblings.latecomer(self.instance, exit) == Latecomer::IsTooLate;
                 let exit = match exit {
                     Exit::Normal if self.is_abandoned && is_over() => {
                         Exit::Failed(Failure::at(&self.stage, FailureKind::AlreadyEnded, "it has ended"))

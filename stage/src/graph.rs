@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use aqueduct_dispatcher::{Buffer, DemandDispatcher, Keep};
 
-use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks, Role};
+use crate::callbacks::{Callbacks, ConsumerCallbacks, ProducerCallbacks, ProducerConsumerCallbacks};
 use crate::dispatching::NoOutput;
 use crate::members::Shared;
 use crate::protocol::Expected;
+use crate::role::Role;
 use crate::running::Running;
 use crate::supervision::driver::{Declared, Enrolled, Supervisor};
 use crate::{
@@ -19,9 +20,7 @@ use crate::{
     ProducerConsumer, Restart, Spawner, Strategy, TokioSpawner,
 };
 
-pub(crate) mod latecomer;
 pub(crate) mod place;
-pub(crate) mod remainder;
 pub(crate) mod siblings;
 mod stage;
 mod unstarted;

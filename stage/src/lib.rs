@@ -86,7 +86,8 @@
 //!   single event
 //! * `upstream`, `downstream`: the two pure halves of a stage; `lifecycle`: when it is done; `waiting`: what it waits for, and
 //!   whether in vain
-//! * `mailbox`, `driver`, `callbacks`, `counters`, `edge_counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
+//! * `mailbox`, `driver`, `callbacks`, `role`, `counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
+//! * `remainder`, `latecomer`: what is left of a stage that has ended, for whoever comes back to it or comes too late
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `tasks`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`
@@ -94,6 +95,10 @@
 //! * [`testing`]: neighbours of a stage that a test plays by hand, and the contract of dispatchers
 //! * [`stages`]: ready-made stages
 //! * [`coming_from_genstage`]: GenStage's names and ours, and every deliberate difference
+//!
+//! No module uses one that uses it, but for two groups: `context` and `handle`, as a callback is given a [`StageRef`] and a
+//! message to one is opened with a [`Cx`]; and `graph`, `dispatching` and `running`, as how a [`Stage`] dispatches is part
+//! of its type, and a [`Running`] graph takes in further stages as a [`Graph`] does.
 
 mod answer;
 mod any;
@@ -114,12 +119,12 @@ mod dispatching;
 mod downstream;
 mod driver;
 mod edge;
-mod edge_counters;
 mod ending;
 mod error;
 mod graph;
 mod growth;
 mod handle;
+mod latecomer;
 mod lifecycle;
 mod mailbox;
 mod members;
@@ -130,7 +135,9 @@ mod outcome;
 mod producer;
 mod producer_consumer;
 mod protocol;
+mod remainder;
 mod restart;
+mod role;
 mod running;
 mod snapshot;
 mod spawner;
@@ -161,11 +168,11 @@ pub use dispatching::{
     Broadcast, ByDemand, NoOutput, Output, Part, Partitionable, Partitioned, RoundRobin, Selected, Selects,
 };
 pub use edge::{DemandMode, Edge, Mode, OnCancel, Peer};
-pub use error::{BoxError, Exit, Failure, FailureKind, GraphError, Refusal, Result, SubscribeError};
+pub use error::{BoxError, Exit, Failure, FailureKind, Refusal, Result, SubscribeError};
 pub use graph::{Graph, Stage};
 pub use handle::{Call, CallError, Handle, Message, StageRef};
 pub use metrics::{Metric, MetricLabels};
-pub use outcome::{Outcome, StageOutcome};
+pub use outcome::{GraphError, Outcome, StageOutcome};
 pub use producer::Producer;
 pub use producer_consumer::ProducerConsumer;
 pub use protocol::{ConsumerId, EndCause, Expected, Publisher, Source, Subscriber, Subscription};

@@ -11,7 +11,7 @@
 //! and carries out the answer. A stage that is still being made has no lifecycle: that it cannot be made is its end.
 
 use crate::bugs::bug;
-use crate::callbacks::Role;
+use crate::role::Role;
 use crate::{Exit, Failure};
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use aqueduct_dispatcher::{Attempt, Cancel, Demand, Events, SubscriptionId, Windo
 use tokio::sync::oneshot;
 
 use crate::counters::Counters;
-use crate::graph::remainder::Returned;
 use crate::handle::{CallError, Inbox, Post, Sender};
+use crate::remainder::Returned;
 use crate::{ConsumerId, EndCause, Exit, Publisher, SubscribeError, Subscriber, Subscription};
 
 /// What a stage is told. Each batch moves one or two of them, so what is rare and large is boxed.

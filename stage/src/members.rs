@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::counters::Counters;
-use crate::{BoxFuture, Exit, Failure, Intensity, Outcome, Snapshot, Spawner, snapshot};
+use crate::{BoxFuture, Exit, Failure, Intensity, Outcome, Snapshot, Spawner};
 
 mod member;
+mod subscriptions;
 mod watching;
 
 pub(crate) use member::Member;
@@ -398,7 +399,7 @@ impl Shared {
         Snapshot {
             graph: self.graph.to_string(),
             stages: stages.iter_mut().map(|stage| stage.snapshot(now)).collect(),
-            subscriptions: snapshot::subscriptions(stages),
+            subscriptions: subscriptions::of(stages),
         }
     }
 

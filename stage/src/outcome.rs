@@ -1,9 +1,9 @@
-//! [`Outcome`]: what each stage of a graph did.
+//! [`Outcome`]: what each stage of a graph did. [`GraphError`]: why it did not complete.
 
 use std::fmt;
 
-use crate::Exit;
-use crate::error::Origin;
+use crate::error::{Origin, Result};
+use crate::{Exit, Failure, Intensity};
 
 /// What each stage of a graph did, in the order in which they were declared.
 #[derive(Clone, Debug, Default)]
@@ -70,5 +70,55 @@ impl fmt::Display for Outcome {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a graph did not complete. Its message is that of the failure in which it began.
+///
+/// `Debug` says the same, so that `fn main() -> Result` prints a sentence.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct GraphError {
+    /// The first failure. If restarts were given up, the first of those that led to it.
+    pub failure: Failure,
+    /// Failures of other origin, in the order in which they came. Stages that only followed are not among them.
+    pub others: Vec<Failure>,
+    /// The bound on restarts, if the graph was given up because one more would have been needed.
+    pub exceeded: Option<Intensity>,
+    /// What each stage did until it ended; empty if none was started.
+    pub outcome: Outcome,
+}
+
+impl fmt::Display for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(f)?;
+        self.exceeded.map_or(Ok(()), |intensity| {
+            let (max, within) = (intensity.max_restarts(), intensity.within());
+            write!(f, " (restart intensity exceeded: more than {max} within {within:?})")
+        })
+    }
+}
+
+impl std::error::Error for GraphError {}
+
+impl fmt::Debug for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.others.iter().try_for_each(|other| write!(f, "; and {other}"))
+    }
+}
+
+impl GraphError {
+    /// The outcome, if nothing has failed.
+    pub(crate) fn unless_empty(
+        failures: Vec<Failure>,
+        exceeded: Option<Intensity>,
+        outcome: Outcome,
+    ) -> Result<Outcome, Self> {
+        let mut failures = failures.into_iter();
+        match failures.next() {
+            Some(failure) => Err(Self { failure, others: failures.collect(), exceeded, outcome }),
+            None => Ok(outcome),
+        }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::bugs::bug;
-use crate::callbacks::Role;
+use crate::role::Role;
 
 /// What a stage waits for, while it does.
 ///

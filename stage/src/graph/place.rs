@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aqueduct_dispatcher::{Buffer, Dispatcher, Keep, SubscriptionId};
 use tracing::Instrument;
 
-use super::latecomer::Latecomer;
-use super::remainder::{Remainder, Returned};
 use super::siblings::Families;
 use crate::callbacks::{Callbacks, guarded_now};
 use crate::counters::Counters;
 use crate::downstream::Downstream;
 use crate::driver::Driver;
-use crate::ending::Ending;
+use crate::ending::{Ending, Report};
 use crate::error::Origin;
 use crate::handle::{CallError, Inbox, Post, Sender};
+use crate::latecomer::{Latecomer, Siblings};
 use crate::mailbox::{Mailbox, Message};
 use crate::members::{Control, Made, Member, Shared};
 use crate::protocol::{Expected, Local};
+use crate::remainder::{Remainder, Returned};
 use crate::supervision::driver::Enrolled;
 use crate::{
     BoxFuture, DemandMode, Exit, Failure, FailureKind, OnCancel, Publisher, Restart, StageRef, SubscribeError,
@@ -102,6 +102,12 @@ impl<I: Send + 'static, O: Send + 'static> Place<I, O> {
         (Downstream::new((spec.dispatcher)(), buffer, spec.mode, spec.awaited), spec.keep)
     }
 
+    /// What makes sure that the end of a life of an instance is known.
+    pub(super) fn ending(self: &Arc<Self>, instance: usize, counters: Arc<Counters>, report: Report) -> Ending<I, O> {
+        let (stage, mailbox) = (self.origin(instance), self.seat(instance).mailbox());
+        Ending::new(stage, mailbox, counters, (Arc::clone(self) as _, instance), report)
+    }
+
     /// Takes the instances into the graph.
     pub(super) fn enrol<S: 'static, C: Callbacks<In = I, Out = O>, F: FnMut() -> C + Send + 'static>(
         self: &Arc<Self>,
@@ -145,14 +151,6 @@ impl<I, O> Place<I, O> {
 
     pub(crate) fn seat(&self, instance: usize) -> Arc<Seat<I, O>> {
         Arc::clone(&self.lock().seats[instance])
-    }
-
-    /// What somebody is told who comes to an instance that has ended by `exit`.
-    pub(crate) fn latecomer(&self, instance: usize, exit: &Exit) -> Latecomer {
-        let seats = self.lock().seats.clone();
-        let others = seats.iter().enumerate().filter(|(other, _)| *other != instance);
-        let others: Vec<_> = others.map(|(_, seat)| seat.mailbox().exit()).collect();
-        Latecomer::of(exit, others.iter().map(Option::as_ref))
     }
 
     /// Names it among all places that there are.
@@ -201,6 +199,15 @@ impl<I: Send + 'static, O: Send + 'static> Local<O> for Place<I, O> {
     ) -> Arc<dyn Publisher<O>> {
         let returned = Arc::clone(&self.lock().seats[instance].returned);
         Remainder::open(returned, former, subscription)
+    }
+}
+
+impl<I: Send, O: Send> Siblings for Place<I, O> {
+    fn latecomer(&self, instance: usize, exit: &Exit) -> Latecomer {
+        let seats = self.lock().seats.clone();
+        let others = seats.iter().enumerate().filter(|(other, _)| *other != instance);
+        let others: Vec<_> = others.map(|(_, seat)| seat.mailbox().exit()).collect();
+        Latecomer::of(exit, others.iter().map(Option::as_ref))
     }
 }
 
@@ -259,7 +266,7 @@ impl<S: 'static, C: Callbacks, F: FnMut() -> C + Send + 'static> Control for Run
         mailbox.count_with(&self.counters);
         let reporter = Arc::clone(shared);
         let report = Box::new(move |exit| reporter.report(number, exit));
-        let mut ending = Ending::new(&self.place, self.instance, Arc::clone(&self.counters), report);
+        let mut ending = self.place.ending(self.instance, Arc::clone(&self.counters), report);
         if self.place.lock().on_cancel == OnCancel::Stop {
             let _ = mailbox.push(Message::Complete);
         }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use aqueduct_dispatcher::{Attempt, Events, SubscriptionId};
 use tokio::sync::oneshot;
 
-use super::remainder::Remainder;
 use crate::bugs::bug;
+use crate::remainder::Remainder;
 use crate::{EndCause, Exit, FailureKind, Publisher, Source, SubscribeError, Subscriber, Subscription};
 
 /// What the subscriptions of one declaration know of each other.

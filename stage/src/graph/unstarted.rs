@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use super::place::Place;
 use crate::counters::Counters;
-use crate::ending::Ending;
 use crate::{Exit, Failure, FailureKind};
 
 /// A place until its graph is started. Dropped before, it tells whoever waits for the stage that there will be none.
-pub(super) struct Unstarted<I, O>(Option<Arc<Place<I, O>>>);
+pub(super) struct Unstarted<I: Send + 'static, O: Send + 'static>(Option<Arc<Place<I, O>>>);
 
-impl<I, O> Unstarted<I, O> {
+impl<I: Send + 'static, O: Send + 'static> Unstarted<I, O> {
     pub(super) fn new(place: &Arc<Place<I, O>>) -> Self {
         Self(Some(Arc::clone(place)))
     }
@@ -21,7 +20,7 @@ impl<I, O> Unstarted<I, O> {
     }
 }
 
-impl<I, O> Drop for Unstarted<I, O> {
+impl<I: Send + 'static, O: Send + 'static> Drop for Unstarted<I, O> {
     fn drop(&mut self) {
         let Some(place) = &self.0 else { return };
         let count = place.lock().seats.len();
@@ -29,7 +28,7 @@ impl<I, O> Drop for Unstarted<I, O> {
             let why = "its graph was dropped before it was started";
             let never = Failure::at(&place.origin(instance), FailureKind::Killed, why);
             // No graph waits for it.
-            let mut ending = Ending::new(place, instance, Arc::new(Counters::new(Arc::default())), Box::new(drop));
+            let mut ending = place.ending(instance, Arc::new(Counters::new(Arc::default())), Box::new(drop));
             ending.announce(Exit::Failed(never));
         }
     }

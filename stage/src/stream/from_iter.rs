@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 use aqueduct_dispatcher::Buffer;
 
 use super::MOST_AT_A_TIME;
-use crate::callbacks::{Callbacks, Role};
+use crate::callbacks::Callbacks;
+use crate::role::Role;
 use crate::{Cx, Edge, EndCause, Exit, Graph, Mode, Never, Result, Stage};
 
 impl Graph {

@@ -10,7 +10,8 @@ use pin_project::pin_project;
 use tokio_stream::Stream;
 
 use super::MOST_AT_A_TIME;
-use crate::callbacks::{Callbacks, Role};
+use crate::callbacks::Callbacks;
+use crate::role::Role;
 use crate::{BoxError, Cx, Edge, EndCause, Exit, Graph, Mode, Never, Result, Stage};
 
 impl Graph {

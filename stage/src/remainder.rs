@@ -56,7 +56,7 @@ struct State<T> {
 }
 
 impl<T: Send + 'static> Remainder<T> {
-    pub(super) fn open(
+    pub(crate) fn open(
         returned: Arc<Returned<T>>,
         former: &[SubscriptionId],
         Subscription { id, subscriber, .. }: Subscription<T>,
@@ -69,7 +69,7 @@ impl<T: Send + 'static> Remainder<T> {
     }
 
     /// Of a producer that had ended before anything of it could be had: it ends at once.
-    pub(super) fn nothing(subscription: Subscription<T>) -> Arc<dyn Publisher<T>> {
+    pub(crate) fn nothing(subscription: Subscription<T>) -> Arc<dyn Publisher<T>> {
         Self::open(Returned::new(), &[], subscription)
     }
 

@@ -13,6 +13,12 @@ pub(crate) enum Latecomer {
     MissesSomething,
 }
 
+/// The instances of one stage.
+pub(crate) trait Siblings: Send + Sync {
+    /// What somebody is told who comes to an instance that has ended by `exit`.
+    fn latecomer(&self, instance: usize, exit: &Exit) -> Latecomer;
+}
+
 impl Latecomer {
     /// Of one that comes to an instance that ended by `exit`. `others` says of each other instance how it has ended, if it has.
     pub(crate) fn of<'a>(exit: &Exit, others: impl IntoIterator<Item = Option<&'a Exit>>) -> Self {

@@ -6,6 +6,7 @@
 //! | `CreditAdded` | credit is taken for what is wanted more, not in all | link::answering | seed 0 |
 //! | `CreditNotRestated` | what is wanted is not said again on another stream | link::cuts | seed 1 |
 //! | `ByteCreditIgnored` | events begin beyond the bytes that were allowed | link::cuts | seed 0 |
+//! | `NumbersCountShrunk` | numbers count for what they took on their way, and not for what they take where they are kept | link::columns | seed 0 |
 //! | `ResumeTooEarly` | a link goes on one event before the last that arrived | link::cuts | seed 0 |
 //! | `ResumeTooLate` | a link goes on one event after the next | link::cuts | seed 0 |
 //! | `OldStreamDelivers` | events are taken from a stream that was replaced | link::cuts | seed 0 |

@@ -249,7 +249,7 @@ impl NodeConfig {
     /// one that is longer gets through alone.
     ///
     /// It counts encoded bytes, for consumers that say what they have taken: stages do. What an event is decoded to may be
-    /// larger.
+    /// larger. A number that came by its difference to the one before counts for 8 bytes.
     #[must_use]
     pub fn event_window_bytes(mut self, bytes: u32) -> Self {
         self.event_window_bytes = bytes;

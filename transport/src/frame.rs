@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use body::{
-    Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Credit, Done, Events, Failed, FarConsumer,
+    Accepted, Ack, Answer, Answered, AskFunctions, Cancel, Chunk, Columns, Credit, Done, Events, Failed, FarConsumer,
     FunctionRow, FunctionsPart, Hello, HelloAck, MAX_ROW, OfferedLimits, Refuse, Refused, Results, Resume, Resumed,
     Revoke, Session, Subscribe, Verdict,
 };
@@ -55,10 +55,11 @@ use crate::prescan::{self, StructureError};
 /// | 34 | [`Done`] | map | subscription, last | publisher |
 /// | 35 | [`Failed`] | map | subscription, last | publisher |
 /// | 36 | [`Results`] | `number`, `count`, of each result its event and length, payload | subscription | subscriber |
+/// | 37 | [`Columns`] | `first_seq`, `count`, `attempt`, payload | subscription | publisher |
 ///
 /// A *map* is a MessagePack map from the names of the fields; unknown ones are ignored, and a field that is added needs
-/// a default. Events, chunks and results have no names: numbers are [LEB128](varint), `flags` is a byte (1: the last chunk), and
-/// the payload is the rest, MessagePack without field names.
+/// a default. Events, chunks, results and columns have no names: numbers are [LEB128](varint), `flags` is a byte (1: the last
+/// chunk), and the payload is the rest: MessagePack without field names, but for that of [columns](crate::codec::Columns).
 ///
 /// A frame of an unknown type is skipped if its type is 128 or more (up to 1,000 in a row), and otherwise breaks the stream:
 /// what must be understood gets a number below. No frame is longer than the [`Limits`] allow for its type.
@@ -85,6 +86,7 @@ pub(crate) enum Frame {
     Done(Done),
     Failed(Failed),
     Results(Results),
+    Columns(Columns),
 }
 
 /// A frame's bytes. A long payload is not copied behind its header, but stands beside it.
@@ -128,6 +130,7 @@ impl Frame {
             Self::Done(body) => map(body, &mut head),
             Self::Failed(body) => map(body, &mut head),
             Self::Results(results) => results.write(&mut head),
+            Self::Columns(columns) => columns.write(&mut head),
         };
         let got = head.len() - LENGTH_BYTES + payload.len();
         let bound = kind.bound(limits);
@@ -170,6 +173,7 @@ impl Frame {
             Kind::Done => Self::Done(read_map(kind, body, limits)?),
             Kind::Failed => Self::Failed(read_map(kind, body, limits)?),
             Kind::Results => Self::Results(Results::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
+            Kind::Columns => Self::Columns(Columns::read(body).ok_or(FrameError::Header { frame: kind.name() })?),
         })
     }
 
@@ -196,6 +200,7 @@ impl Frame {
             Self::Done(_) => Kind::Done,
             Self::Failed(_) => Kind::Failed,
             Self::Results(_) => Kind::Results,
+            Self::Columns(_) => Kind::Columns,
         }
     }
 }
@@ -242,10 +247,11 @@ enum Kind {
     Done = 34,
     Failed = 35,
     Results = 36,
+    Columns = 37,
 }
 
 impl Kind {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Hello,
         Self::HelloAck,
         Self::Refuse,
@@ -267,6 +273,7 @@ impl Kind {
         Self::Done,
         Self::Failed,
         Self::Results,
+        Self::Columns,
     ];
 
     fn new(number: u8) -> Option<Self> {
@@ -296,13 +303,14 @@ impl Kind {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Results => "results",
+            Self::Columns => "columns",
         }
     }
 
     /// The longest that such a frame may be, in bytes, its type included.
     fn bound(self, limits: &Limits) -> usize {
         match self {
-            Self::Events | Self::Chunk | Self::Results => limits.data_frame_bytes(),
+            Self::Events | Self::Chunk | Self::Results | Self::Columns => limits.data_frame_bytes(),
             _ => limits.control_frame_bytes(),
         }
     }
@@ -337,7 +345,7 @@ pub enum FrameError {
         /// The most that may come.
         bound: u32,
     },
-    /// The numbers at the front of an events, chunk or results frame are malformed.
+    /// The numbers at the front of an events, chunk, results or columns frame are malformed.
     #[error("malformed header of {frame} frame")]
     Header {
         /// The type of frame.

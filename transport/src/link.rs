@@ -32,6 +32,8 @@ mod answering;
 mod answers;
 mod bytes;
 #[cfg(test)]
+mod columns;
+#[cfg(test)]
 mod cuts;
 mod inbound;
 #[cfg(test)]
@@ -150,6 +152,14 @@ pub enum LinkError {
         /// The number of bytes.
         bound: usize,
         /// The announced number of events.
+        got: u64,
+    },
+    /// A frame announces no numbers, or more of them than a frame may hold.
+    #[error("expected 1 to {bound} numbers in a frame, got {got}")]
+    Numbers {
+        /// The most numbers.
+        bound: usize,
+        /// The announced number of them.
         got: u64,
     },
     /// An event is longer than [`Limits::max_event_bytes`](crate::Limits::max_event_bytes).

@@ -13,7 +13,7 @@ mod tests {
     use aqueduct_stage::{Answer, Attempt, Demand};
     use bytes::Bytes;
 
-    use crate::codec::encode;
+    use crate::codec::{Written, encode};
     use crate::frame::{Frame, FrameDecoder, Reason, Session, Subscribe};
     use crate::link::{Inbound, InboundEvent, Outbound};
     use crate::{Limits, frame};
@@ -88,21 +88,10 @@ mod tests {
 
     impl Ends {
         fn new() -> Self {
-            let subscribe = Subscribe {
-                producer: "numbers".into(),
-                signature: "bytes".into(),
-                max_demand: 10,
-                min_demand: 5,
-                session: Some(Session { incarnation: 7, number: 1 }),
-                selector: None,
-                instance: 0,
-                consumer: None,
-                announces: true,
-            };
             let mut outbound = Outbound::new(limits());
             outbound.take_answers();
             outbound.announced();
-            let inbound = Inbound::new(limits(), subscribe).unwrap();
+            let inbound = Inbound::new(limits(), subscribe("bytes")).unwrap();
             Self {
                 inbound,
                 outbound,
@@ -134,6 +123,17 @@ mod tests {
                 }
                 "the consumer asks for so many in all:" => self.inbound.ask(Demand::new(number)),
                 "the producer sends an event of so many bytes:" => self.send(number),
+                "another subscriber takes numbers, and asks for so many in all:" => {
+                    let subscribe = Subscribe { takes_columns: true, ..subscribe("i64") };
+                    self.inbound = Inbound::new(Limits::default(), subscribe).unwrap();
+                    self.outbound = Outbound::new(Limits::default());
+                    self.epoch = 0;
+                    self.inbound.ask(Demand::new(number));
+                }
+                "the producer sends the squares, less 4 each, from that of -3 to that of" => {
+                    let squares: Vec<i64> = (-3..=number as i64).map(|n| n * n - 4).collect();
+                    self.outbound.send(Written::of(&squares, &limits()).unwrap(), Attempt::FIRST);
+                }
                 "the consumer has handled so many in all:" => self.inbound.handled(Demand::new(number)),
                 "the consumer is done with event" => self.inbound.answer(number, Answer::Done),
                 "the consumer has results of this event and of the one before:" => {
@@ -196,6 +196,21 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    fn subscribe(signature: &str) -> Subscribe {
+        Subscribe {
+            producer: "numbers".into(),
+            signature: signature.into(),
+            max_demand: 10,
+            min_demand: 5,
+            session: Some(Session { incarnation: 7, number: 1 }),
+            selector: None,
+            instance: 0,
+            consumer: None,
+            announces: true,
+            takes_columns: false,
         }
     }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 use aqueduct_stage::{Publisher, Sentence, Source, SubscribeError, SubscribeOptions, Subscription, Window};
 use tokio::time::timeout;
 
+use crate::codec::is_number;
 use crate::connection::{Established, refused};
 use crate::frame::{Reason, Subscribe};
 use crate::identity::access::AccessError;
@@ -106,6 +107,7 @@ impl<T: Wire> Remote<T> {
             instance: instance as u64,
             consumer: Some(consumer),
             announces: established.can_revoke && subscription.subscriber.can_give_back(),
+            takes_columns: is_number::<T>(),
         };
         let mut inbound = Inbound::new(limits.clone(), subscribe).map_err(|error| unreachable(error.to_string()))?;
         inbound.bound_bytes(self.home.connections.config().event_window_bytes.into());

@@ -1,17 +1,23 @@
-//! Events to bytes and back: MessagePack values one after the other, checked before they are decoded.
+//! Events to bytes and back: MessagePack values one after the other, checked before they are decoded; or, of numbers, their
+//! [differences](Columns).
 //!
 //! Structures are written without the names of their fields. An event that is not read so as it was written, for instance
 //! because serde has skipped a field, is written with names, and refused if that does not do either.
 
+mod columns;
+mod numbers;
 mod shapes;
 #[cfg(test)]
 mod table;
 mod watched;
 mod writing;
+mod written;
 
 use std::fmt;
 
 use bytes::Bytes;
+pub use columns::{Columns, ColumnsError, NUMBER_BYTES};
+pub use numbers::is_number;
 use rmp_serde::decode::{Deserializer, Error as ValueError};
 use serde::Deserialize;
 
@@ -19,13 +25,14 @@ use crate::prescan::{self, StructureError};
 use crate::{Limits, Wire};
 use shapes::Shapes;
 use writing::write;
+pub use written::{Form, Written};
 
 /// A batch of events, encoded once; cloning and slicing it copies nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Encoded {
     bytes: Bytes,
-    /// Where each event ends in `bytes`: rising, and the last is `bytes.len()`.
-    ends: Vec<usize>,
+    /// Where each event ends in `bytes`: rising, and the last is `bytes.len()`. No batch is as long as 4 GiB.
+    ends: Vec<u32>,
 }
 
 /// Encodes `events`, in their order.
@@ -38,10 +45,15 @@ pub fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, EncodeE
     let mut ends = Vec::with_capacity(events.len());
     let mut shapes = Shapes::of::<T>();
     for (index, event) in events.iter().enumerate() {
-        write(event, &mut bytes, &mut shapes, limits).map_err(|cause| EncodeError { index, cause })?;
-        ends.push(bytes.len());
+        let written = write(event, &mut bytes, &mut shapes, limits).and_then(|()| end_at(bytes.len()));
+        ends.push(written.map_err(|cause| EncodeError { index, cause })?);
     }
     Ok(Encoded { bytes: bytes.into(), ends })
+}
+
+/// The end of an event in its batch.
+fn end_at(got: usize) -> Result<u32, EncodeErrorCause> {
+    u32::try_from(got).map_err(|_| EncodeErrorCause::TooLarge { got, bound: u32::MAX as usize })
 }
 
 /// Appends one event to `bytes`.
@@ -76,21 +88,27 @@ pub fn decode_one<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, DecodeE
 /// [`DecodeError`]: the payload's structure, or a value, is not what it should be. Nothing of it is delivered then.
 pub fn decode<T: Wire>(payload: &[u8], count: u64, limits: &Limits) -> Result<Vec<T>, DecodeError> {
     let mut events = Vec::new();
-    decode_behind(&mut events, payload, count, limits)?;
+    decode_values(&mut events, payload, count, limits)?;
     Ok(events)
 }
 
-/// As [`decode`], behind the events that are there already.
+/// As [`decode`], of either form, behind the events that are there already.
 ///
 /// # Errors
 ///
 /// As [`decode`]; `events` is as it was then.
 pub fn decode_behind<T: Wire>(
     events: &mut Vec<T>,
-    payload: &[u8],
-    count: u64,
+    (form, payload, count): (Form, &[u8], u64),
     limits: &Limits,
 ) -> Result<(), DecodeError> {
+    match form {
+        Form::Values => decode_values(events, payload, count, limits),
+        Form::Columns => columns::read_behind(events, payload, count).map_err(DecodeError::Columns),
+    }
+}
+
+fn decode_values<T: Wire>(events: &mut Vec<T>, payload: &[u8], count: u64, limits: &Limits) -> Result<(), DecodeError> {
     prescan::check(payload, count, limits.items(), limits.depth())?;
     // There really are so many values, of a byte each at least.
     let count = usize::try_from(count).map_err(|_| StructureError::Truncated)?;
@@ -128,16 +146,20 @@ impl Encoded {
     }
 
     /// Where each event ends in [`bytes`](Self::bytes).
-    pub fn ends(&self) -> &[usize] {
+    pub fn ends(&self) -> &[u32] {
         &self.ends
+    }
+
+    /// The length of the first `count` events, in bytes.
+    pub fn end(&self, count: usize) -> usize {
+        if count == 0 { 0 } else { self.ends[count - 1] as usize }
     }
 
     /// A copy of the events `from..to`, counted from 0, that holds no more memory than they need.
     pub fn part(&self, from: usize, to: usize) -> Self {
-        let start = if from == 0 { 0 } else { self.ends[from - 1] };
-        let ends: Vec<_> = self.ends[from..to].iter().map(|end| end - start).collect();
-        let bytes = Bytes::copy_from_slice(&self.bytes[start..start + ends.last().copied().unwrap_or(0)]);
-        Self { bytes, ends }
+        let (start, end) = (self.end(from), self.end(to));
+        let ends = self.ends[from..to].iter().map(|end| end - start as u32).collect();
+        Self { bytes: Bytes::copy_from_slice(&self.bytes[start..end]), ends }
     }
 
     /// Whether there are none.
@@ -237,6 +259,9 @@ pub enum DecodeError {
         /// What the type is called: [`Wire::signature`].
         signature: String,
     },
+    /// The bytes are not the announced numbers.
+    #[error("malformed numbers: {0}")]
+    Columns(ColumnsError),
 }
 
 impl DecodeError {
@@ -246,6 +271,7 @@ impl DecodeError {
             Self::Structure(error) => error.to_string(),
             Self::Value { cause, .. } => cause.to_string(),
             Self::Unused { .. } => "not everything is read".to_owned(),
+            Self::Columns(error) => error.to_string(),
         }
     }
 }
@@ -273,7 +299,7 @@ mod tests {
     fn round_trip<T: Wire + PartialEq + Debug>(events: &[T]) {
         let encoded = encode(events, &Limits::default()).unwrap();
         assert_eq!(encoded.len(), events.len());
-        assert_eq!(encoded.ends().last().copied().unwrap_or(0), encoded.bytes().len());
+        assert_eq!(encoded.end(encoded.len()), encoded.bytes().len());
         let decoded: Vec<T> = decode(encoded.bytes(), events.len() as u64, &Limits::default()).unwrap();
         assert_eq!(decoded, events);
     }

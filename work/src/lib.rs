@@ -66,7 +66,7 @@ mod wire;
 /// What [`RedbPositions::apply`] hands to effects.
 #[cfg(feature = "redb")]
 pub use ::redb;
-pub use codec::{DecodeError, EncodeError, EncodeErrorCause};
+pub use codec::{ColumnsError, DecodeError, EncodeError, EncodeErrorCause};
 pub use durable::{
     ExclusiveSource, MemoryPositions, MemoryQueue, Numbered, Once, Positions, PushError, Queue, QueueEntry, QueueId,
     QueueSink, QueueSource, StoreError,

@@ -1,4 +1,4 @@
-//! What each type of frame says: the fields of the maps, and the two frames that carry events.
+//! What each type of frame says: the fields of the maps, and the frames that carry events.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -118,6 +118,9 @@ pub(crate) struct Subscribe {
     /// [`REVOKE`](crate::protocol::introduction::REVOKE).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) announces: bool,
+    /// The subscriber takes [`Columns`], too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) takes_columns: bool,
 }
 
 /// Names a consumer among those that a node has ever had subscriptions for.
@@ -297,6 +300,16 @@ pub(crate) struct Events {
     pub(crate) payload: Bytes,
 }
 
+/// As [`Events`], of events that are numbers, by the differences between them. Only for a subscriber that
+/// [takes](Subscribe::takes_columns) it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Columns {
+    pub(crate) first_seq: u64,
+    pub(crate) count: u64,
+    pub(crate) attempt: Attempt,
+    pub(crate) payload: Bytes,
+}
+
 /// A piece of event `seq`, which is too long for a frame. Its pieces follow each other, with nothing of the same
 /// subscription between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -396,20 +409,45 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Events {
     /// Appends the numbers in front of the payload, and returns the payload.
     pub(super) fn write(&self, head: &mut Vec<u8>) -> Bytes {
-        varint::write(self.first_seq, head);
-        varint::write(self.count, head);
-        write_attempt(self.attempt, head);
+        write_run((self.first_seq, self.count, self.attempt), head);
         self.payload.clone()
     }
 
     /// Reads numbers and payload; `None` if the numbers are malformed.
     pub(super) fn read(body: &Bytes) -> Option<Self> {
-        let mut rest = &body[..];
-        let first_seq = varint::read(&mut rest)?;
-        let count = varint::read(&mut rest)?;
-        let attempt = read_attempt(&mut rest)?;
-        Some(Self { first_seq, count, attempt, payload: body.slice_ref(rest) })
+        let ((first_seq, count, attempt), payload) = read_run(body)?;
+        Some(Self { first_seq, count, attempt, payload })
     }
+}
+
+impl Columns {
+    /// Appends the numbers in front of the payload, and returns the payload.
+    pub(super) fn write(&self, head: &mut Vec<u8>) -> Bytes {
+        write_run((self.first_seq, self.count, self.attempt), head);
+        self.payload.clone()
+    }
+
+    /// Reads numbers and payload; `None` if the numbers are malformed.
+    pub(super) fn read(body: &Bytes) -> Option<Self> {
+        let ((first_seq, count, attempt), payload) = read_run(body)?;
+        Some(Self { first_seq, count, attempt, payload })
+    }
+}
+
+/// Appends what stands in front of events in a row.
+fn write_run((first_seq, count, attempt): (u64, u64, Attempt), head: &mut Vec<u8>) {
+    varint::write(first_seq, head);
+    varint::write(count, head);
+    write_attempt(attempt, head);
+}
+
+/// Reads it, and returns the events.
+fn read_run(body: &Bytes) -> Option<((u64, u64, Attempt), Bytes)> {
+    let mut rest = &body[..];
+    let first_seq = varint::read(&mut rest)?;
+    let count = varint::read(&mut rest)?;
+    let attempt = read_attempt(&mut rest)?;
+    Some(((first_seq, count, attempt), body.slice_ref(rest)))
 }
 
 impl Chunk {

@@ -45,6 +45,7 @@ pub(crate) fn examples() -> Vec<Frame> {
             instance: 3,
             consumer: Some(FarConsumer { incarnation: 7, number: 8 }),
             announces: true,
+            takes_columns: false,
         }),
         Frame::Accepted(Accepted { instances: 7, takes_answers: true, takes_rows: true }),
         Frame::Refused(Refused { reason: Reason::TypeMismatch, message: text("m"), published: Some(text("order v2")) }),
@@ -88,6 +89,7 @@ pub(crate) fn examples() -> Vec<Frame> {
             is_cancel: true,
         }),
         Frame::Results(Results { number: 4, row: row(&[(9, b"one"), (10, b""), (7, b"two"), (u64::MAX, b"three")]) }),
+        Frame::Columns(Columns { first_seq: 5, count: 2, attempt: Attempt::FIRST.next(), payload: vec![1; 18].into() }),
     ]
 }
 
@@ -180,6 +182,7 @@ fn a_frame_that_nobody_would_take_is_not_made() {
         instance: 0,
         consumer: None,
         announces: false,
+        takes_columns: false,
     };
     let error = Frame::Subscribe(subscribe).encode(&Limits::default()).unwrap_err();
     assert!(error.to_string().starts_with("expected subscribe frame of at most 65536 bytes, got 70"), "{error}");

@@ -7,8 +7,8 @@ use aqueduct_stage::{Attempt, ResultRow};
 use bytes::Bytes;
 
 use crate::frame::{
-    Accepted, Ack, Answer, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Results,
-    Resume, Resumed, Session, Verdict,
+    Accepted, Ack, Answer, Answered, Cancel, Chunk, Columns, Credit, Done, Events, Failed, Frame, Reason, Refused,
+    Results, Resume, Resumed, Session, Verdict,
 };
 
 /// Bytes that decide what happens. When they are used up, all decisions are 0.
@@ -73,7 +73,8 @@ impl<'a> Input<'a> {
 
     /// A frame of those that belong on the stream of a subscription.
     pub(super) fn frame(&mut self) -> Frame {
-        match self.byte() % 15 {
+        let kind = self.byte();
+        match kind % 15 {
             0 => {
                 let (instances, takes_answers) = (self.number(), self.flag());
                 Frame::Accepted(Accepted { instances, takes_answers, takes_rows: takes_answers })
@@ -89,6 +90,12 @@ impl<'a> Input<'a> {
             6 => Frame::Resumed(Resumed {}),
             7 => Frame::Answer(self.answer()),
             8 => Frame::Answered(Answered { up_to: self.number() }),
+            9 | 10 if kind >= 195 => Frame::Columns(Columns {
+                first_seq: self.number(),
+                count: self.number(),
+                attempt: self.attempt(),
+                payload: self.payload(),
+            }),
             9 | 10 => Frame::Events(Events {
                 first_seq: self.number(),
                 count: self.number(),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::frames::{limits, raw};
 use super::input::Input;
-use crate::codec::encode;
+use crate::codec::{Columns, Form, NUMBER_BYTES, Written, decode_behind, encode};
 use crate::frame::{Frame, FrameDecoder, Reason, Session, Subscribe};
 use crate::link::{Inbound, InboundEvent, Outbound, OutboundEvent};
 
@@ -156,10 +156,18 @@ impl Subscriber {
             assert!(may_come && !self.is_cancelled, "nothing follows the end: {event:?}");
             self.is_let_go |= matches!(event, InboundEvent::Failed { is_cancel: true, .. });
             match event {
-                InboundEvent::Events { count, payload, .. } => {
-                    assert!(count > 0 && count <= payload.len() as u64, "an event has a byte at least");
+                InboundEvent::Events { count, form, payload, .. } => {
+                    let bytes = match form {
+                        Form::Values => payload.len(),
+                        Form::Columns => count as usize * NUMBER_BYTES,
+                    };
+                    assert!(count > 0 && count <= bytes as u64, "an event has a byte at least");
+                    assert!(bytes <= limits().data_frame_bytes(), "a frame holds more than its limit");
+                    let mut numbers = Vec::<u64>::new();
+                    let is_read = decode_behind(&mut numbers, (form, &payload, count), &limits()).is_ok();
+                    assert_eq!(numbers.len() as u64, if is_read { count } else { 0 });
                     self.delivered = self.delivered.checked_add(count).expect("they were asked for");
-                    self.waiting.push((self.delivered, payload.len()));
+                    self.waiting.push((self.delivered, bytes));
                 }
                 InboundEvent::Accepted { instances } => assert!((1..=1024).contains(&instances)),
                 InboundEvent::Resumed => {}
@@ -312,18 +320,31 @@ impl Publisher {
 
     fn send(&mut self, input: &mut Input<'_>) {
         let count = (self.demand - self.sent.len() as u64).min(u64::from(input.byte() % 8));
-        let long = if input.byte() < 16 { 9000 } else { 1 };
+        let kind = input.byte();
+        let before = self.outbound.unacknowledged_bytes();
+        if let Some(numbers) = (kind >= 200 && count > 0).then(|| self.numbers(count)).flatten() {
+            self.outbound.send(Written::Columns(numbers), input.attempt());
+            if self.outbound.unacknowledged_bytes() > before {
+                self.sent.extend(vec![NUMBER_BYTES; count as usize]);
+            }
+            return;
+        }
+        let long = if kind < 16 { 9000 } else { 1 };
         let events: Vec<_> = (0..count).map(|_| Bytes::from(vec![7; usize::from(input.byte() % 40) * long])).collect();
         let events: Vec<_> = events.into_iter().map(|event| event.slice(..event.len().min(39_000))).collect();
         let Ok(encoded) = encode(&events, &limits()) else { panic!("they are short enough") };
-        let ends = encoded.ends();
-        let lengths: Vec<_> = std::iter::once(&0).chain(ends).zip(ends).map(|(from, to)| to - from).collect();
-        let before = self.outbound.unacknowledged_bytes();
+        let lengths: Vec<_> = (0..encoded.len()).map(|index| encoded.end(index + 1) - encoded.end(index)).collect();
         self.outbound.send(encoded, input.attempt());
         // After the end it does nothing.
         if self.outbound.unacknowledged_bytes() > before {
             self.sent.extend(lengths);
         }
+    }
+
+    /// The numbers of the next events.
+    fn numbers(&self, count: u64) -> Option<Columns> {
+        let first = self.sent.len() as u64 + 1;
+        Columns::of(&(first..first + count).collect::<Vec<_>>())
     }
 
     fn settle(&mut self) {
@@ -384,6 +405,15 @@ impl Publisher {
                 assert_eq!(events.payload.len(), lengths.iter().sum::<usize>());
                 self.last += events.count;
             }
+            Frame::Columns(columns) => {
+                assert!(may_begin && self.part == 0);
+                assert_eq!(columns.first_seq, self.last + 1, "in order");
+                let mut numbers = Vec::<u64>::new();
+                let payload = (Form::Columns, &columns.payload[..], columns.count);
+                decode_behind(&mut numbers, payload, &limits()).expect("our own numbers can be read");
+                self.last += columns.count;
+                assert!(numbers.into_iter().eq(columns.first_seq..=self.last));
+            }
             Frame::Chunk(chunk) => {
                 assert!(may_begin || self.part > 0);
                 assert_eq!(chunk.seq, self.last + 1, "in order");
@@ -441,5 +471,6 @@ fn subscribe(session: Option<Session>) -> Subscribe {
         instance: 0,
         consumer,
         announces: true,
+        takes_columns: true,
     }
 }

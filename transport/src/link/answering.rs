@@ -8,7 +8,7 @@ use aqueduct_stage::{Answer, Attempt, Demand};
 
 use super::cuts::{Named, Pipe, inbound, limits, take};
 use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
-use crate::codec::{decode, encode};
+use crate::codec::{Columns, Written, decode_behind, encode};
 use crate::frame::Frame;
 
 const RUNS: u64 = 150;
@@ -52,7 +52,9 @@ fn what_is_not_answered_at_the_end_is_handed_back() {
         world.settle();
         let mut handed_back = BTreeSet::new();
         while let Some(run) = world.outbound.poll_unfinished() {
-            for number in decode::<u64>(&run.payload, run.count, &limits()).unwrap() {
+            let mut numbers = Vec::<u64>::new();
+            decode_behind(&mut numbers, (run.form, &run.payload, run.count), &limits()).unwrap();
+            for number in numbers {
                 assert!(handed_back.insert(number), "seed {seed}: twice");
             }
         }
@@ -139,7 +141,9 @@ impl World {
     fn produce(&mut self) {
         let count = (1 + self.below(8)).min(self.demand - self.sent).min(EVENTS - self.sent);
         let events: Vec<_> = (self.sent + 1..=self.sent + count).collect();
-        self.outbound.send(encode(&events, &limits()).unwrap(), Attempt::FIRST);
+        // In both forms, in turns.
+        let columns = Columns::of(&events).filter(|_| self.sent.is_multiple_of(2)).map(Written::Columns);
+        self.outbound.send(columns.unwrap_or_else(|| encode(&events, &limits()).unwrap().into()), Attempt::FIRST);
         self.sent += count;
         if self.taken.len() as u64 == EVENTS {
             self.outbound.finish();
@@ -262,8 +266,8 @@ impl World {
         }
         while let Some(event) = self.inbound.poll_event() {
             match event {
-                InboundEvent::Events { count, payload, .. } => {
-                    self.inbox.extend(decode::<u64>(&payload, count, &limits()).unwrap());
+                InboundEvent::Events { count, form, payload, .. } => {
+                    decode_behind(&mut self.inbox, (form, &payload, count), &limits()).unwrap();
                 }
                 InboundEvent::Revoked { number } if self.begun.contains(&number) => {
                     self.inbound.answer(number, Answer::Begun);

@@ -50,10 +50,20 @@ impl ByteCredit {
     ///
     /// [`LinkError::BeyondBytes`] if as many bytes have arrived as were allowed.
     pub(crate) fn check(&self) -> Result<(), LinkError> {
-        if self.arrived < self.told {
+        self.check_behind(0)
+    }
+
+    /// Checks that an event may begin behind so many bytes that come now.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`](Self::check).
+    pub(crate) fn check_behind(&self, bytes: usize) -> Result<(), LinkError> {
+        let got = self.arrived.saturating_add(bytes as u64);
+        if got < self.told {
             return Ok(());
         }
-        Err(LinkError::BeyondBytes { bound: self.told, got: self.arrived })
+        Err(LinkError::BeyondBytes { bound: self.told, got })
     }
 
     /// The events up to number `last` are here, with so many bytes more.

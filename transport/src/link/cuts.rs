@@ -358,7 +358,7 @@ impl World {
         while let Some(event) = self.inbound.poll_event() {
             assert!(!self.is_done, "nothing follows the end");
             match event {
-                InboundEvent::Events { count, attempt, payload } => {
+                InboundEvent::Events { count, attempt, payload, .. } => {
                     let events: Vec<(u64, Bytes)> = decode(&payload, count, &limits()).unwrap();
                     for (number, bytes) in events {
                         assert_eq!(bytes, vec![number as u8; length(number)]);
@@ -439,6 +439,7 @@ pub(super) fn inbound(session: u64) -> Inbound {
         instance: 0,
         consumer: None,
         announces: true,
+        takes_columns: true,
     };
     let mut inbound = Inbound::new(limits(), subscribe).unwrap();
     inbound.bound_bytes(WINDOW_BYTES);

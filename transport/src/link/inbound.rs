@@ -6,8 +6,11 @@ use aqueduct_stage::{Answer, Attempt, Demand};
 use bytes::Bytes;
 
 use crate::bugs::bug;
+use crate::codec::{Form, NUMBER_BYTES};
 use crate::frame::gather::Gather;
-use crate::frame::{Accepted, Ack, Cancel, Chunk, Credit, Events, Frame, Reason, Resume, Revoke, Session, Subscribe};
+use crate::frame::{
+    Accepted, Ack, Cancel, Chunk, Columns, Credit, Events, Frame, Reason, Resume, Revoke, Session, Subscribe,
+};
 use crate::link::answers::{Answers, MAX_RANGES};
 use crate::link::bytes::ByteCredit;
 use crate::link::reassembly::{Reassembly, Share};
@@ -63,6 +66,8 @@ pub(crate) struct Inbound {
     answers: Answers,
     /// The consumer says what it begins with, and can be asked for the rest.
     announces: bool,
+    /// The consumer takes numbers by their differences.
+    takes_columns: bool,
     /// Events that the publisher has asked for on this stream, and that have no final answer.
     asked_back: BTreeSet<u64>,
     /// Events that were returned, while the consumer still holds them.
@@ -108,6 +113,7 @@ pub(crate) enum InboundEvent {
         count: u64,
         /// Which attempt it is for all of them.
         attempt: Attempt,
+        form: Form,
         /// Their encodings, one after the other.
         payload: Bytes,
     },
@@ -150,7 +156,7 @@ impl Inbound {
     ///
     /// [`FrameError::TooLong`] if the names do not fit into a frame (64 KiB by default).
     pub(crate) fn new(limits: Limits, subscribe: Subscribe) -> Result<Self, FrameError> {
-        let (session, announces) = (subscribe.session, subscribe.announces);
+        let (session, announces, takes_columns) = (subscribe.session, subscribe.announces, subscribe.takes_columns);
         let first = Frame::Subscribe(subscribe).encode(&limits)?.head;
         // With its names, a piece must fit into a frame.
         let answers = Answers::new(limits.control_frame_bytes() / 2);
@@ -174,6 +180,7 @@ impl Inbound {
             takes_answers: false,
             answers,
             announces,
+            takes_columns,
             asked_back: BTreeSet::new(),
             returned: BTreeSet::new(),
             partial: None,
@@ -554,6 +561,7 @@ impl Inbound {
         }
         match frame {
             Frame::Events(events) => self.handle_events(events),
+            Frame::Columns(columns) => self.handle_columns(columns),
             Frame::Chunk(chunk) => self.handle_chunk(&chunk),
             Frame::Answered(answered) => self.answers.confirm(answered.up_to),
             Frame::Revoke(revoke) => self.handle_revoke(&revoke),
@@ -577,7 +585,26 @@ impl Inbound {
         }
         let last = self.expect(first_seq, count)?;
         self.bytes.as_ref().map_or(Ok(()), ByteCredit::check)?;
-        self.deliver(last, attempt, payload);
+        let bytes = payload.len();
+        self.deliver(last, attempt, (Form::Values, payload, bytes));
+        Ok(())
+    }
+
+    /// A few bytes can be many numbers: they count for what they take where they are kept, and no frame has more than would
+    /// fit into one without it.
+    fn handle_columns(&mut self, columns: Columns) -> Result<(), LinkError> {
+        if !self.takes_columns {
+            return Err(LinkError::Unexpected { frame: "columns", place: "for a subscriber that does not take them" });
+        }
+        let Columns { first_seq, count, attempt, payload } = columns;
+        let bound = self.limits.data_frame_bytes() / NUMBER_BYTES;
+        if count == 0 || count > bound as u64 {
+            return Err(LinkError::Numbers { bound, got: count });
+        }
+        let last = self.expect(first_seq, count)?;
+        let bytes = if bug!(NumbersCountShrunk) { payload.len() } else { count as usize * NUMBER_BYTES };
+        self.bytes.as_ref().map_or(Ok(()), |credit| credit.check_behind(bytes.saturating_sub(NUMBER_BYTES)))?;
+        self.deliver(last, attempt, (Form::Columns, payload, bytes));
         Ok(())
     }
 
@@ -613,7 +640,7 @@ impl Inbound {
         if chunk.is_last
             && let Some(partial) = self.partial.take()
         {
-            self.deliver(seq, partial.attempt, partial.bytes.into_bytes());
+            self.deliver(seq, partial.attempt, (Form::Values, partial.bytes.into_bytes(), expected));
         }
         Ok(())
     }
@@ -684,13 +711,13 @@ impl Inbound {
         frame.encode(&self.limits).expect("numbers and their names fit into any frame").head
     }
 
-    /// Tells of the events up to number `last`.
-    fn deliver(&mut self, last: u64, attempt: Attempt, payload: Bytes) {
+    /// Tells of the events up to number `last`, which count for so many bytes.
+    fn deliver(&mut self, last: u64, attempt: Attempt, (form, payload, bytes): (Form, Bytes, usize)) {
         let count = last - self.arrived;
         self.arrived = last;
-        self.unacknowledged_bytes += payload.len();
-        if let Some(bytes) = &mut self.bytes {
-            bytes.arrive(last, payload.len());
+        self.unacknowledged_bytes += bytes;
+        if let Some(credit) = &mut self.bytes {
+            credit.arrive(last, bytes);
         }
         if self.handled.is_some() {
             match self.attempts.back_mut() {
@@ -702,7 +729,7 @@ impl Inbound {
         if self.closing.is_some() {
             return;
         }
-        self.events.push_back(InboundEvent::Events { count, attempt, payload });
+        self.events.push_back(InboundEvent::Events { count, attempt, form, payload });
     }
 }
 

@@ -28,6 +28,7 @@ fn subscribe() -> Subscribe {
         instance: 0,
         consumer: None,
         announces: false,
+        takes_columns: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use aqueduct_stage::Attempt;
 use bytes::Bytes;
 
-use crate::codec::Encoded;
+use crate::codec::{Form, Written};
 use crate::ranges::Ranges;
 
 /// What was sent, or is to be sent, and is not acknowledged: numbered without gaps, and read from any number on.
@@ -32,7 +32,7 @@ struct Batch {
     /// The length of all events before it.
     bytes_before: u64,
     attempt: Attempt,
-    events: Encoded,
+    events: Written,
     /// How many of them are not acknowledged; at least 1.
     open: u64,
     /// Their length.
@@ -47,13 +47,14 @@ pub(crate) struct Run {
     /// At least 1.
     pub(crate) count: u64,
     pub(crate) attempt: Attempt,
+    pub(crate) form: Form,
     /// Their encodings, one after the other.
     pub(crate) payload: Bytes,
 }
 
 impl Log {
     /// Appends events.
-    pub(crate) fn push(&mut self, events: Encoded, attempt: Attempt) {
+    pub(crate) fn push(&mut self, events: Written, attempt: Attempt) {
         if !events.is_empty() {
             let batch = Batch::new(self.last + 1, self.total_bytes, attempt, events);
             self.last = batch.last();
@@ -80,7 +81,7 @@ impl Log {
         }
         let mut at = self.batches.partition_point(|batch| batch.last() < first);
         while let Some(batch) = self.batches.get(at).filter(|batch| batch.first <= last) {
-            let is_mostly_gone = batch.events.bytes().len() > 2 * batch.open_bytes + SPARE_BYTES;
+            let is_mostly_gone = batch.events.byte_len() > 2 * batch.open_bytes + SPARE_BYTES;
             at += if is_mostly_gone { self.copy_rest(at) } else { 1 };
         }
         released
@@ -91,11 +92,10 @@ impl Log {
     pub(crate) fn run(&self, first: u64, last: u64, at_most_bytes: usize) -> Option<Run> {
         let at = self.batches.partition_point(|batch| batch.last() < first);
         let batch = self.batches.get(at).filter(|batch| batch.first <= first && first <= last)?;
-        let (start, ends) = (batch.end(first - 1), batch.events.ends());
-        let ends = &ends[batch.position(first)..=batch.position(last.min(batch.last()))];
-        let count = ends.partition_point(|end| end - start <= at_most_bytes).max(1);
-        let payload = batch.events.bytes().slice(start..ends[count - 1]);
-        Some(Run { first, count: count as u64, attempt: batch.attempt, payload })
+        let (from, to) = (batch.position(first), batch.position(last.min(batch.last())) + 1);
+        let count = batch.events.count_within(from, to, at_most_bytes);
+        let (form, payload) = (batch.events.form(), batch.events.payload(from, from + count));
+        Some(Run { first, count: count as u64, attempt: batch.attempt, form, payload })
     }
 
     /// The length of all events before number `number`, counted from the start. `None` if that event is not here.
@@ -158,8 +158,8 @@ impl Log {
 }
 
 impl Batch {
-    fn new(first: u64, bytes_before: u64, attempt: Attempt, events: Encoded) -> Self {
-        let (open, open_bytes) = (events.len() as u64, events.bytes().len());
+    fn new(first: u64, bytes_before: u64, attempt: Attempt, events: Written) -> Self {
+        let (open, open_bytes) = (events.len() as u64, events.byte_len());
         Self { first, bytes_before, attempt, events, open, open_bytes }
     }
 
@@ -175,7 +175,7 @@ impl Batch {
 
     /// Where event `number` ends, in bytes; 0 for those before its first.
     fn end(&self, number: u64) -> usize {
-        if number < self.first { 0 } else { self.events.ends()[self.position(number)] }
+        if number < self.first { 0 } else { self.events.end(self.position(number) + 1) }
     }
 }
 
@@ -186,14 +186,14 @@ const SPARE_BYTES: usize = 4096;
 mod tests {
     use super::*;
     use crate::Limits;
-    use crate::codec::{decode, encode};
+    use crate::codec::{decode, decode_behind, encode};
 
     /// Two batches of three events: 1..=3, and 4..=6 at the second attempt.
     fn log() -> Log {
         let mut log = Log::default();
-        log.push(encode(&[1_u64, 2, 3], &Limits::default()).unwrap(), Attempt::FIRST);
-        log.push(encode::<u64>(&[], &Limits::default()).unwrap(), Attempt::FIRST);
-        log.push(encode(&[4_u64, 5, 6], &Limits::default()).unwrap(), Attempt::FIRST.next());
+        log.push(encode(&[1_u64, 2, 3], &Limits::default()).unwrap().into(), Attempt::FIRST);
+        log.push(encode::<u64>(&[], &Limits::default()).unwrap().into(), Attempt::FIRST);
+        log.push(encode(&[4_u64, 5, 6], &Limits::default()).unwrap().into(), Attempt::FIRST.next());
         log
     }
 
@@ -242,11 +242,33 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_from_any_one_on_and_count_for_what_they_take() {
+        let (numbers, mut log) = ((1..=2000).map(|n| n * n).collect::<Vec<u64>>(), Log::default());
+        log.push(Written::of(&numbers, &Limits::default()).unwrap(), Attempt::FIRST);
+        assert_eq!((log.bytes(), log.bytes_before(11)), (16_000, Some(80)));
+        let read = |run: &Run| {
+            let mut numbers = Vec::<u64>::new();
+            decode_behind(&mut numbers, (run.form, &run.payload, run.count), &Limits::default()).unwrap();
+            numbers
+        };
+        for (first, last, bytes, count) in
+            [(1, 9999, 7, 1), (7, 9999, 80, 10), (7, 12, 80, 6), (1, 9999, 1 << 20, 2000)]
+        {
+            let (run, from) = (log.run(first, last, bytes).unwrap(), first as usize - 1);
+            assert_eq!((read(&run), run.count), (numbers[from..from + count].to_vec(), count as u64));
+        }
+        log.release(2, 1999);
+        let held: usize = log.batches.iter().map(|batch| batch.events.len()).sum();
+        assert_eq!((log.bytes(), held, log.bytes_before(2000)), (16, 2, Some(15_992)));
+        assert_eq!([1, 2000].map(|number| read(&log.run(number, 9999, 100).unwrap())), [[1], [4_000_000]]);
+    }
+
+    #[test]
     fn single_events_are_released_in_any_order_and_their_memory_with_them() {
         let mut log = Log::default();
         let long = vec![7_u8; 1000];
-        log.push(encode(&vec![Bytes::from(long); 100], &Limits::default()).unwrap(), Attempt::FIRST);
-        let held = |log: &Log| log.batches.iter().map(|batch| batch.events.bytes().len()).sum::<usize>();
+        log.push(encode(&vec![Bytes::from(long); 100], &Limits::default()).unwrap().into(), Attempt::FIRST);
+        let held = |log: &Log| log.batches.iter().map(|batch| batch.events.byte_len()).sum::<usize>();
         let length = log.bytes() / 100;
         for odd in (1..=99).step_by(2) {
             assert_eq!(log.release(odd, odd), [(odd, odd)]);

@@ -9,10 +9,10 @@ use bytes::Bytes;
 
 use crate::Limits;
 use crate::bugs::bug;
-use crate::codec::Encoded;
+use crate::codec::{Form, Written};
 use crate::frame::{
-    self, Accepted, Ack, Answered, Cancel, Chunk, Credit, Done, Events, Failed, Frame, Reason, Refused, Results,
-    Resumed, Revoke, Verdict,
+    self, Accepted, Ack, Answered, Cancel, Chunk, Columns, Credit, Done, Events, Failed, Frame, Reason, Refused,
+    Results, Resumed, Revoke, Verdict,
 };
 use crate::link::LinkError;
 use crate::link::answers::{CONFIRM_EVERY, MAX_RANGES};
@@ -234,11 +234,12 @@ impl Outbound {
     /// If they are more than the subscriber allows: whoever dispatches events has lost count, and to go on would break
     /// the promise on which the subscriber's memory rests.
     #[track_caller]
-    pub(crate) fn send(&mut self, events: Encoded, attempt: Attempt) {
+    pub(crate) fn send(&mut self, events: impl Into<Written>, attempt: Attempt) {
         self.accept();
         if self.state != State::Accepted {
             return;
         }
+        let events = events.into();
         let last = self.log.last() + events.len() as u64;
         assert!(Demand::new(last) <= self.allowed, "expected no event after {}, sent {last}", self.allowed);
         self.log.push(events, attempt);
@@ -497,13 +498,16 @@ impl Outbound {
             return None;
         }
         let at_most = usize::try_from(left).map_or(usize::MAX, |left| left).min(self.limits.batch_bytes());
-        let Run { first, count, attempt, payload } = self.log.run(self.next, u64::MAX, at_most)?;
+        let Run { first, count, attempt, form, payload } = self.log.run(self.next, u64::MAX, at_most)?;
         let chunk_bytes = self.limits.chunk_bytes();
         // Several events together are never longer than a batch, which is shorter than a chunk.
         if payload.len() <= chunk_bytes {
             self.next += count;
             self.sent = self.sent.max(self.next - 1);
-            return Some(Frame::Events(Events { first_seq: first, count, attempt, payload }));
+            return Some(match form {
+                Form::Values => Frame::Events(Events { first_seq: first, count, attempt, payload }),
+                Form::Columns => Frame::Columns(Columns { first_seq: first, count, attempt, payload }),
+            });
         }
         debug_assert_eq!(count, 1, "only a single event is cut to pieces");
         let index = self.pieces;

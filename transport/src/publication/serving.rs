@@ -16,7 +16,7 @@ use super::outlet::{Outlet, Parcel};
 use super::published::Published;
 use super::sessions::{Arrival, Door};
 use super::share::{EventSize, Share};
-use crate::codec::{decode, encode};
+use crate::codec::{Written, decode_behind, encode};
 use crate::connection::{CLOSE_GIVEN_UP, CLOSE_TOO_SLOW, Counters, FrameStream, Offences, Slot, StreamError};
 use crate::frame::{FarConsumer, Reason, Subscribe};
 use crate::link::{LOOK_EVERY, Outbound, OutboundEvent, Stall, exit_of_subscriber, patience, reason_of_failure};
@@ -48,6 +48,8 @@ pub(super) struct Serving<T: Wire> {
     offences: Arc<Offences>,
     pub(super) counters: Arc<Counters>,
     peer: String,
+    /// The subscriber takes numbers by their differences.
+    takes_columns: bool,
     /// What was asked of the source, in all.
     asked: Demand,
     /// The source has ended the edge, and hears of what it has given.
@@ -173,6 +175,7 @@ impl<T: Wire> Serving<T> {
             stage: subscribe.producer,
             offences,
             counters,
+            takes_columns: subscribe.takes_columns,
             asked: Demand::ZERO,
             peer,
             is_let_go: false,
@@ -337,11 +340,11 @@ impl<T: Wire> Serving<T> {
     /// Moves what the source sent into the link.
     fn send(&mut self, parcel: Parcel<T>) {
         match parcel {
-            Parcel::Events(events, attempt) => match encode(&events, &self.limits) {
-                Ok(encoded) => {
+            Parcel::Events(events, attempt) => match self.write(&events) {
+                Ok(written) => {
                     self.counters.events_out.add(events.len() as u64);
-                    self.sizes.learn(events.len(), encoded.bytes().len());
-                    self.outbound.send(encoded, attempt);
+                    self.sizes.learn(events.len(), written.byte_len());
+                    self.outbound.send(written, attempt);
                 }
                 Err(error) => self.give_up(&events[..error.index], attempt, &error),
             },
@@ -365,12 +368,20 @@ impl<T: Wire> Serving<T> {
         }
     }
 
+    fn write(&self, events: &[T]) -> Result<Written, EncodeError> {
+        if self.takes_columns {
+            Written::of(events, &self.limits)
+        } else {
+            encode(events, &self.limits).map(Into::into)
+        }
+    }
+
     /// An event cannot be sent: the edge fails behind those before it, at both ends.
     fn give_up(&mut self, before: &[T], attempt: Attempt, error: &EncodeError) {
         let message = Sentence(error).to_string();
         notice!(self.counters.notices, warn, "subscription given up", stage = self.stage, message);
-        if let Ok(encoded) = encode(before, &self.limits) {
-            self.outbound.send(encoded, attempt);
+        if let Ok(written) = self.write(before) {
+            self.outbound.send(written, attempt);
         }
         self.outbound.fail(Reason::Error, &self.stage, &message);
         let failure = Failure::new(&self.stage, FailureKind::Protocol, message);
@@ -443,8 +454,9 @@ impl<T: Wire> Serving<T> {
         self.pass_on();
         let mut unfinished = Vec::new();
         while let Some(run) = self.outbound.poll_unfinished() {
-            match decode::<T>(&run.payload, run.count, &self.limits) {
-                Ok(events) => unfinished.push((events.into(), run.attempt)),
+            let mut events = Vec::<T>::new();
+            match decode_behind(&mut events, (run.form, &run.payload, run.count), &self.limits) {
+                Ok(()) => unfinished.push((events.into(), run.attempt)),
                 Err(error) => {
                     let (stage, events, error) = (&self.stage, run.count, Sentence(&error).to_string());
                     tracing::error!(stage, events, error, "events lost: they cannot be read back");

@@ -3,7 +3,7 @@
 
 use aqueduct_stage::Attempt;
 
-use crate::codec::{DecodeError, decode_behind};
+use crate::codec::{DecodeError, Form, decode_behind};
 use crate::{Limits, Wire};
 
 /// Events that came one by one, in a frame each, to be handed on together: to wake the consumer for each of them takes longer than
@@ -28,7 +28,7 @@ impl<T: Wire> Batch<T> {
     /// As [`decode`](crate::codec::decode). What came in the frames before it can still be handed on.
     pub(crate) fn add(
         &mut self,
-        (count, attempt, payload): (u64, Attempt, &[u8]),
+        (count, attempt, form, payload): (u64, Attempt, Form, &[u8]),
         limits: &Limits,
         mut hand_on: impl FnMut(Vec<T>, Attempt),
     ) -> Result<(), DecodeError> {
@@ -36,7 +36,7 @@ impl<T: Wire> Batch<T> {
             self.end(&mut hand_on);
             self.attempt = attempt;
         }
-        decode_behind(&mut self.events, payload, count, limits)?;
+        decode_behind(&mut self.events, (form, payload, count), limits)?;
         if self.events.len() >= ENOUGH || count > 1 {
             self.end(hand_on);
         }
@@ -96,7 +96,7 @@ mod tests {
         let mut hand_on = |events: Vec<u8>, attempt: Attempt| batches.push((events, attempt.number()));
         let is_right = frames.iter().all(|(attempt, payload)| {
             let attempt = Attempt::new(NonZeroU32::new(*attempt).unwrap());
-            batch.add((payload.len() as u64, attempt, payload), &limits, &mut hand_on).is_ok()
+            batch.add((payload.len() as u64, attempt, Form::Values, payload), &limits, &mut hand_on).is_ok()
         });
         batch.end(hand_on);
         (batches, is_right)

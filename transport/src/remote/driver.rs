@@ -363,9 +363,9 @@ impl<T: Wire> Link<T> {
     fn deliver(&mut self) -> Result<(), Broken> {
         let mut batch = Batch::new();
         while let Some(event) = self.inbound.poll_event() {
-            if let InboundEvent::Events { count, attempt, payload } = event {
-                let added = batch
-                    .add((count, attempt, &payload), &self.limits, |events, attempt| self.hand_on(events, attempt));
+            if let InboundEvent::Events { count, attempt, form, payload } = event {
+                let arrived = (count, attempt, form, &payload[..]);
+                let added = batch.add(arrived, &self.limits, |events, attempt| self.hand_on(events, attempt));
                 if let Err(error) = added {
                     batch.end(|events, attempt| self.hand_on(events, attempt));
                     return Err(Broken::Peer(Sentence(&error).to_string()));

@@ -84,6 +84,7 @@ impl Attack {
     pub(crate) fn role(self) -> Role {
         match self {
             Self::Frames(Frames { place: Place::Tasks, .. }) => Role::Worker,
+            Self::Frames(Frames { kind: COLUMNS, .. }) => Role::Numbers,
             Self::Frames(frames) if frames.place.is_of_publisher() => Role::Subscriber,
             Self::UnfinishedEvents => Role::Subscriber,
             _ => Role::Publisher,

@@ -102,6 +102,9 @@ pub(crate) const ALL: &[Frames] = &[
         // Of event 1, the first attempt, not the last piece.
         frame(CHUNK, &[leb128(1), leb128(1), leb128(n - 1), vec![0], leb128(8 << 20), vec![7]].concat())
     }),
+    row("publisher: numbers of no bits", COLUMNS, Place::Publisher, |n| columns(5000 * (n - 1) + 1, 5000, 40)),
+    row("publisher: claims numbers without bytes", COLUMNS, Place::Publisher, |_| columns(1, 10_000, 1)),
+    row("publisher: claims more numbers than there are", COLUMNS, Place::Publisher, |_| columns(1, u64::MAX, 1)),
     row("publisher: breaks every link", CREDIT, Place::Publisher, |_| frame(CREDIT, EMPTY)),
     row("publisher: asks every task back", REVOKE, Place::Tasks, |n| [event(n, &VALUE), revoke(n)].concat()),
 ];
@@ -114,6 +117,11 @@ const VALUE: [u8; 3] = [0xc4, 1, 7];
 /// One event, the first attempt.
 fn event(number: u64, payload: &[u8]) -> Vec<u8> {
     frame(EVENTS, &[&leb128(number), &leb128(1), &leb128(1), payload].concat())
+}
+
+/// So many numbers, the first attempt: the first of them, and blocks of which all are equal.
+fn columns(first: u64, count: u64, blocks: usize) -> Vec<u8> {
+    frame(COLUMNS, &[&leb128(first)[..], &leb128(count), &leb128(1), &vec![0; 8 + 9 * blocks]].concat())
 }
 
 /// A row of 1,024 results of the first event, each without a byte.
@@ -164,7 +172,7 @@ fn each_kind_of_frame_is_said_too_often_in_a_row_of_the_table() {
         Some((number.parse::<u8>().ok()?, name.split_once('`')?.0))
     });
     let kinds: Vec<_> = kinds.collect();
-    assert_eq!(kinds.len(), 21, "{kinds:?}");
+    assert_eq!(kinds.len(), 22, "{kinds:?}");
     let is_missing = |(number, _): &&(u8, &str)| !ALL.iter().any(|row| row.kind == *number);
     let missing: Vec<_> = kinds.iter().filter(is_missing).collect();
     assert!(missing.is_empty(), "no row is about {missing:?}");

@@ -6,13 +6,14 @@
 //! `AQUEDUCT_ATTACK=worker` leaves only the rows with that in their names.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aqueduct_stage::stages::TcpAcceptor;
 use aqueduct_stage::{Graph, Running, SourceExt};
 use aqueduct_transport::local::{self, Options, Process};
-use aqueduct_transport::{Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig, Retrying};
+use aqueduct_transport::{Authority, ChannelOptions, Identity, JoinOptions, Node, NodeConfig, Retrying, Wire};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Builder;
@@ -214,6 +215,8 @@ impl Target {
 pub(crate) enum Role {
     Publisher,
     Subscriber,
+    /// A subscriber to numbers, of a window like those of far subscriptions.
+    Numbers,
     Worker,
 }
 
@@ -231,7 +234,8 @@ pub(crate) fn as_a_worker() {
             for _ in 0..target.subscriptions {
                 match target.role {
                     Role::Worker => drop(begin(work_for_hostile(node.clone(), hostile))),
-                    _ => drop(begin(take_from_hostile(node.clone(), hostile))),
+                    Role::Numbers => drop(begin(take_from_hostile::<u64>(node.clone(), hostile, 5000..10_000))),
+                    _ => drop(begin(take_from_hostile::<Bytes>(node.clone(), hostile, 500..1000))),
                 }
             }
         }
@@ -279,10 +283,10 @@ async fn work(node: Node) {
     tokio::join!(send, receive, async { while dead.next().await.is_some() {} });
 }
 
-async fn take_from_hostile(node: Node, hostile: SocketAddr) {
+async fn take_from_hostile<T: Wire>(node: Node, hostile: SocketAddr, window: Range<usize>) {
     loop {
-        let patient = Retrying::new(&node.source::<Bytes>("evil", hostile), Duration::from_secs(60));
-        let mut events = patient.events(500..1000);
+        let patient = Retrying::new(&node.source::<T>("evil", hostile), Duration::from_secs(60));
+        let mut events = patient.events(window.clone());
         while let Some(Ok(_)) = events.next().await {}
         sleep(PAUSE).await;
     }

@@ -290,6 +290,7 @@ pub(crate) const CHUNK: u8 = 33;
 pub(crate) const DONE_FRAME: u8 = 34;
 pub(crate) const FAILED: u8 = 35;
 pub(crate) const RESULTS: u8 = 36;
+pub(crate) const COLUMNS: u8 = 37;
 /// Nobody need understand it.
 pub(crate) const UNKNOWN: u8 = 200;
 

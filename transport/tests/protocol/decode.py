@@ -13,7 +13,7 @@ TYPES = {
     3: ("refuse", dict(reason=NEEDED, message="")),
     4: ("ask functions", dict()),
     5: ("functions part", dict(functions=NEEDED, is_last=NEEDED)),
-    16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0, consumer=None, announces=False)),
+    16: ("subscribe", dict(producer=NEEDED, signature=NEEDED, max_demand=NEEDED, min_demand=NEEDED, session=None, selector=None, instance=0, consumer=None, announces=False, takes_columns=False)),
     17: ("accepted", dict(instances=1, takes_answers=False, takes_rows=False)),
     18: ("refused", dict(reason=NEEDED, message="", published=None)),
     19: ("credit", dict(up_to=NEEDED, bytes_up_to=None)),
@@ -110,6 +110,12 @@ def decode(data):
         if not payload.is_empty():
             raise ValueError("more than the events")
         return "events", fields
+    if kind == 37:
+        fields = dict(first_seq=body.leb128(), count=body.leb128(), attempt=body.leb128())
+        fields["numbers"] = columns(body, fields["count"])
+        if not body.is_empty():
+            raise ValueError("more than the numbers")
+        return "columns", fields
     if kind == 33:
         fields = dict(seq=body.leb128(), attempt=body.leb128(), index=body.leb128(), flags=body.number("B"), total_len=body.leb128())
         fields["payload"] = shown(body.rest())
@@ -133,6 +139,24 @@ def decode(data):
     if missing:
         raise ValueError(f"{name} without {missing}")
     return name, fields
+
+
+def columns(body, count):
+    """The 64 bits of each number, as a number without a sign."""
+    little = lambda count: int.from_bytes(body.take(count), "little")
+    numbers = [little(8)]
+    while len(numbers) < count:
+        block = min(128, count - len(numbers))
+        least, width = little(8), little(1)
+        if width > 64:
+            raise ValueError(f"numbers of {width} bits")
+        bits = little((block * width + 7) // 8)
+        for _ in range(block):
+            numbers.append((numbers[-1] + least + (bits & ((1 << width) - 1))) % (1 << 64))
+            bits >>= width
+        if bits:
+            raise ValueError("not filled up with zeros")
+    return numbers
 
 
 def shown(value):

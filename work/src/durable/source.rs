@@ -748,12 +748,11 @@ impl<T, Q> Drop for Clerk<T, Q> {
 /// What is stored for each event: what its type is called, as a hash, and its encoding.
 pub(super) fn payloads<T: Wire>(events: &[T], limits: &Limits) -> Result<Vec<Bytes>, EncodeError> {
     let (encoded, mark) = (encode(events, limits)?, mark::<T>());
-    let mut start = 0;
-    let payload = |end: &usize| {
-        let event = &encoded.bytes()[std::mem::replace(&mut start, *end)..*end];
+    let payload = |index| {
+        let event = &encoded.bytes()[encoded.end(index)..encoded.end(index + 1)];
         [&mark, event].concat().into()
     };
-    Ok(encoded.ends().iter().map(payload).collect())
+    Ok((0..encoded.len()).map(payload).collect())
 }
 
 fn read<T: Wire>(payload: &[u8], limits: &Limits) -> Result<T, String> {

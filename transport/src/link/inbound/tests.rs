@@ -16,6 +16,7 @@ fn subscribe() -> Subscribe {
         instance: 0,
         consumer: None,
         announces: false,
+        takes_columns: false,
     }
 }
 
@@ -118,9 +119,10 @@ fn events_come_in_order_and_are_told() {
     let payload = Bytes::from_static(&[1; 4]);
     assert_eq!(
         inbound.poll_event(),
-        Some(InboundEvent::Events { count: 2, attempt: Attempt::FIRST, payload: payload.clone() })
+        Some(InboundEvent::Events { count: 2, attempt: Attempt::FIRST, form: Form::Values, payload: payload.clone() })
     );
-    assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 3, attempt: Attempt::FIRST, payload }));
+    let three = InboundEvent::Events { count: 3, attempt: Attempt::FIRST, form: Form::Values, payload };
+    assert_eq!(inbound.poll_event(), Some(three));
     assert_eq!(inbound.poll_event(), Some(InboundEvent::Done));
     assert_eq!((inbound.poll_event(), inbound.end_of_stream(), inbound.is_finished()), (None, Ok(()), true));
 }
@@ -150,13 +152,54 @@ fn what_the_publisher_was_not_told_of_is_no_credit() {
 }
 
 #[test]
+fn a_claimed_count_of_numbers_is_bounded_by_what_was_asked_for_by_the_frame_and_by_the_window() {
+    // A number and a block of none: 17 bytes, whatever is claimed.
+    let columns = |first_seq, count| {
+        Frame::Columns(Columns { first_seq, count, attempt: Attempt::FIRST, payload: vec![0; 17].into() })
+    };
+    let taking = |told: u64, window: Option<u64>| {
+        let mut inbound = Inbound::new(Limits::default(), Subscribe { takes_columns: true, ..subscribe() }).unwrap();
+        if let Some(window) = window {
+            inbound.bound_bytes(window);
+            inbound.taken(Demand::ZERO);
+        }
+        inbound.ask(Demand::new(told));
+        while inbound.poll_transmit().is_some() {}
+        inbound.handle_frame(0, Frame::Accepted(Accepted::default())).unwrap();
+        inbound.poll_event();
+        inbound
+    };
+    let cases = [
+        (100_000, None, 0, "expected 1 to 32768 numbers in a frame, got 0"),
+        (100_000, None, 32_769, "expected 1 to 32768 numbers in a frame, got 32769"),
+        (100_000, None, u64::MAX, "expected 1 to 32768 numbers in a frame, got 18446744073709551615"),
+        (100, None, 101, "expected no event after 100, got 101"),
+        (100, Some(80), 11, "expected no event to begin after 80 bytes, got one after 80"),
+    ];
+    for (told, window, count, expected) in cases {
+        assert_eq!(error(&mut taking(told, window), [columns(1, count)]), expected);
+    }
+    let mut inbound = taking(100, Some(80));
+    inbound.handle_frame(0, columns(1, 9)).unwrap();
+    let Some(InboundEvent::Events { count: 9, form: Form::Columns, .. }) = inbound.poll_event() else { panic!() };
+    // They count for 72 bytes, so one more may begin.
+    assert_eq!(
+        error(&mut inbound, [columns(10, 1), columns(11, 1)]),
+        "expected no event to begin after 80 bytes, got one after 80"
+    );
+    let unasked = "unexpected columns frame for a subscriber that does not take them";
+    assert_eq!(error(&mut accepted(5), [columns(1, 1)]), unasked);
+}
+
+#[test]
 fn pieces_become_one_event() {
     let mut inbound = accepted(2);
     inbound.handle_frame(0, chunk(1, 0, false, 5, b"abc")).unwrap();
     assert_eq!((inbound.poll_event(), inbound.arrived()), (None, 0));
     inbound.handle_frame(0, chunk(1, 1, true, 5, b"de")).unwrap();
     let payload = Bytes::from_static(b"abcde");
-    assert_eq!(inbound.poll_event(), Some(InboundEvent::Events { count: 1, attempt: Attempt::FIRST, payload }));
+    let one = InboundEvent::Events { count: 1, attempt: Attempt::FIRST, form: Form::Values, payload };
+    assert_eq!(inbound.poll_event(), Some(one));
     inbound.handle_frame(0, chunk(2, 0, true, 1, b"f")).unwrap();
     assert_eq!(inbound.arrived(), 2);
 }

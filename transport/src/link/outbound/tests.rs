@@ -1,7 +1,7 @@
 //! What [`Outbound`] does, one rule after the other.
 
 use super::*;
-use crate::codec::encode;
+use crate::codec::{Encoded, encode};
 use crate::frame::{FrameDecoder, Subscribe};
 
 fn outbound(up_to: u64) -> Outbound {
@@ -239,6 +239,7 @@ fn other_frames_are_refused() {
         instance: 0,
         consumer: None,
         announces: false,
+        takes_columns: false,
     };
     let error = outbound(0).handle_frame(0, &Frame::Subscribe(subscribe)).unwrap_err();
     assert_eq!(error.to_string(), "unexpected subscribe frame from a subscriber");

@@ -43,11 +43,13 @@ pub struct Encoded {
 pub fn encode<T: Wire>(events: &[T], limits: &Limits) -> Result<Encoded, EncodeError> {
     let mut bytes = Vec::with_capacity(events.len().saturating_mul(size_of::<T>().min(MAX_GUESS) + 1));
     let mut ends = Vec::with_capacity(events.len());
-    let mut shapes = Shapes::of::<T>();
-    for (index, event) in events.iter().enumerate() {
-        let written = write(event, &mut bytes, &mut shapes, limits).and_then(|()| end_at(bytes.len()));
-        ends.push(written.map_err(|cause| EncodeError { index, cause })?);
-    }
+    Shapes::with::<T, _>(|shapes| {
+        events.iter().enumerate().try_for_each(|(index, event)| {
+            let written = write(event, &mut bytes, shapes, limits).and_then(|()| end_at(bytes.len()));
+            ends.push(written.map_err(|cause| EncodeError { index, cause })?);
+            Ok(())
+        })
+    })?;
     Ok(Encoded { bytes: bytes.into(), ends })
 }
 
@@ -62,7 +64,7 @@ fn end_at(got: usize) -> Result<u32, EncodeErrorCause> {
 ///
 /// Why it cannot be encoded; nothing is appended then.
 pub fn encode_one<T: Wire>(event: &T, bytes: &mut Vec<u8>, limits: &Limits) -> Result<(), EncodeErrorCause> {
-    write(event, bytes, &mut Shapes::of::<T>(), limits)
+    Shapes::with::<T, _>(|shapes| write(event, bytes, shapes, limits))
 }
 
 /// Decodes a payload of exactly one event.

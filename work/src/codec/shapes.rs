@@ -1,6 +1,7 @@
 //! [`Shapes`]: which structures of a type are known to be read as they are written.
 
 use std::any::TypeId;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -40,8 +41,22 @@ impl State {
 }
 
 impl Shapes {
+    /// Calls `write` with what is known of `T`, which it may replace by what it learns.
+    ///
+    /// A thread mostly writes values of one type, many of them one by one: what it knew last is kept for the next one. What
+    /// others have learned since is missing then, and learned again.
+    pub(super) fn with<T: 'static, R>(write: impl FnOnce(&mut Arc<Self>) -> R) -> R {
+        let id = TypeId::of::<T>();
+        // Taken, as `Serialize` may write something, too.
+        let last = LAST.take().filter(|(last, _)| *last == id);
+        let mut shapes = last.map_or_else(Self::of::<T>, |(_, shapes)| shapes);
+        let written = write(&mut shapes);
+        LAST.set(Some((id, shapes)));
+        written
+    }
+
     /// What is known of `T`.
-    pub(super) fn of<T: 'static>() -> Arc<Self> {
+    fn of<T: 'static>() -> Arc<Self> {
         let types = TYPES.read().unwrap_or_else(PoisonError::into_inner);
         types.get(&TypeId::of::<T>()).cloned().unwrap_or_default()
     }
@@ -74,6 +89,10 @@ impl Shapes {
     pub(super) fn state(&self, id: u64) -> State {
         self.states.get(&id).copied().unwrap_or_default()
     }
+}
+
+thread_local! {
+    static LAST: Cell<Option<(TypeId, Arc<Shapes>)>> = const { Cell::new(None) };
 }
 
 static TYPES: RwLock<BTreeMap<TypeId, Arc<Shapes>>> = RwLock::new(BTreeMap::new());

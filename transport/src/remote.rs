@@ -32,7 +32,7 @@ use driver::{Link, OpenError};
 
 pub(crate) use subscriptions::Subscriptions;
 
-/// A producer on another node: made by [`Node::source`], and a [`Source`] like a stage of the own graph.
+/// A producer on another node: made by [`Node::source`](crate::Node::source), and a [`Source`] like a stage of the own graph.
 ///
 /// Nothing happens before a consumer subscribes. How many instances the producer has is known with the first answer, and the
 /// consumer then subscribes to each, as to a near one. Each subscription is a stream of its own on the one connection between

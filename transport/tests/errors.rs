@@ -17,9 +17,9 @@ use aqueduct_stage::{
 use aqueduct_transport::local::{SpawnError, WorkerError};
 use aqueduct_transport::pulling::{self, DeadReason, JoinError, Task};
 use aqueduct_transport::{
-    BindError, ChannelError, ConfigError, DecodeError, EncodeError, EncodeErrorCause, FrameError, IdentityError,
-    LinkError, LookupError, NodeName, NotReady, PublishError, PushError, RegisterError, SendError, SendErrorCause,
-    StoreError, StructureError, Unreceived,
+    BindError, ChannelError, ColumnsError, ConfigError, DecodeError, EncodeError, EncodeErrorCause, FrameError,
+    IdentityError, LinkError, LookupError, NodeName, NotReady, PublishError, PushError, RegisterError, SendError,
+    SendErrorCause, StoreError, StructureError, Unreceived,
 };
 
 /// Neither `Debug` nor `Display`: errors give events and values back, whatever these are.
@@ -98,6 +98,7 @@ async fn all_errors() -> All {
     all.add([LookupError::Missing { name: "double".into(), version: 1, present: vec![2, 3] }]);
     // What crosses.
     all.add([StructureError::TooDeep { bound: 9 }]);
+    all.add([ColumnsError::Width { got: 65 }]);
     let at = |cause| EncodeError { index: 3, cause };
     all.add([at(too_large()), at(unwritable())]);
     all.add([too_large(), unwritable()]);

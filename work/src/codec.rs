@@ -4,6 +4,7 @@
 //! Structures are written without the names of their fields. An event that is not read so as it was written, for instance
 //! because serde has skipped a field, is written with names, and refused if that does not do either.
 
+mod blobs;
 mod columns;
 mod numbers;
 mod shapes;
@@ -13,6 +14,7 @@ mod watched;
 mod writing;
 mod written;
 
+use std::any::Any;
 use std::fmt;
 
 use bytes::Bytes;
@@ -112,6 +114,11 @@ pub fn decode_behind<T: Wire>(
 
 fn decode_values<T: Wire>(events: &mut Vec<T>, payload: &[u8], count: u64, limits: &Limits) -> Result<(), DecodeError> {
     prescan::check(payload, count, limits.items(), limits.depth())?;
+    if let Some(events) = (events as &mut dyn Any).downcast_mut()
+        && blobs::read_behind(events, payload).is_some()
+    {
+        return Ok(());
+    }
     // There really are so many values, of a byte each at least.
     let count = usize::try_from(count).map_err(|_| StructureError::Truncated)?;
     let before = events.len();

@@ -300,6 +300,7 @@ const MAX_GUESS: usize = 64;
 mod tests {
     use std::collections::{BTreeMap, HashMap};
     use std::fmt::Debug;
+    use std::sync::Arc;
 
     use serde::Serialize;
 
@@ -340,6 +341,7 @@ mod tests {
         round_trip(&[(1.5_f32, f64::MAX)]);
         round_trip(&['a', '€', '🦀']);
         round_trip(&[String::new(), "x".repeat(70_000)]);
+        round_trip(&[Arc::<str>::from("shared")]);
         round_trip(&[Bytes::new(), Bytes::from(vec![7; 65_536])]);
         round_trip(&[Some(1), None]);
         round_trip(&[vec![1, 2], vec![]]);

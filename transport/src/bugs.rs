@@ -10,14 +10,14 @@
 //! | `ResumeTooEarly` | a link goes on one event before the last that arrived | link::cuts | seed 0 |
 //! | `ResumeTooLate` | a link goes on one event after the next | link::cuts | seed 0 |
 //! | `OldStreamDelivers` | events are taken from a stream that was replaced | link::cuts | seed 0 |
-//! | `OldStreamHeard` | a publisher hears a stream that was replaced | fuzzing, no_peer | input 36 |
-//! | `PieceLost` | the pieces of an event go on where they stopped on another stream | fuzzing, no_peer | input 55 |
+//! | `OldStreamHeard` | a publisher hears a stream that was replaced | fuzzing, no_peer | input 38 |
+//! | `PieceLost` | the pieces of an event go on where they stopped on another stream | fuzzing, no_peer | input 214 |
 //! | `PiecesMixed` | pieces from before a cut are put together with those after it | sim link, failure_16 | seed 0 |
 //! | `EndOvertakes` | the end goes out before events that may not go out yet | link::cuts | seed 0 |
 //! | `EndLost` | the end is not sent again on another stream | link::cuts | seed 15 |
 //! | `LastEventKeptBack` | the last event waits for another one | link::cuts | seed 0 |
 //! | `AckBeforeHandling` | what has only arrived is acknowledged as handled | link::cuts | seed 0 |
-//! | `AckAboveSent` | what was never sent can be acknowledged | fuzzing, no_peer | input 336 |
+//! | `AckAboveSent` | what was never sent can be acknowledged | fuzzing, no_peer | input 1262 |
 //! | `AttemptNotRaised` | what is given to somebody else does not say so | link::cuts | seed 0 |
 //! | `RequeueDropped` | an event of those that are handed back is forgotten | link::cuts | seed 0 |
 //! | `RequeuedTwice` | an event is handed back twice | link::answering | seed 0 |

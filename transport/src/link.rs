@@ -42,6 +42,8 @@ mod log;
 mod outbound;
 mod patience;
 mod pieces;
+#[cfg(test)]
+mod pipes;
 mod reasons;
 mod reassembly;
 mod timers;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use aqueduct_stage::{Answer, Attempt, Demand};
 
-use super::cuts::{Named, Pipe, inbound, limits, take};
+use super::cuts::inbound;
+use super::pipes::{Named, Pipes, Random, limits};
 use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
 use crate::codec::{Columns, Written, decode_behind, encode};
 use crate::frame::Frame;
@@ -64,11 +65,10 @@ fn what_is_not_answered_at_the_end_is_handed_back() {
 }
 
 struct World {
-    random: u64,
+    random: Random,
     inbound: Inbound,
     outbound: Outbound,
-    /// The last is the present one, as the subscriber sees it; the others were cut, and may still deliver.
-    pipes: Vec<Pipe>,
+    pipes: Pipes,
     demand: u64,
     sent: u64,
     /// What the consumer has and has not answered.
@@ -94,10 +94,10 @@ impl World {
         inbound.handled(Demand::ZERO);
         inbound.ask(Demand::new(WINDOW));
         Self {
-            random: seed,
+            random: Random(seed),
             inbound,
             outbound,
-            pipes: vec![Pipe::new(0)],
+            pipes: Pipes::new(),
             demand: 0,
             sent: 0,
             inbox: Vec::new(),
@@ -114,7 +114,7 @@ impl World {
 
     fn step(&mut self, in_trouble: bool) {
         let at_most = if self.below(3) == 0 { 20 } else { 500 };
-        let last = self.pipes.len() - 1;
+        let last = self.pipes.last();
         if self.sent > 0 && self.below(8) == 0 {
             let number = 1 + self.below(self.sent);
             self.outbound.revoke(number);
@@ -192,53 +192,26 @@ impl World {
     }
 
     fn cut(&mut self) {
-        let Some(epoch) = self.inbound.resume() else { return };
-        self.cuts += 1;
-        if self.below(2) == 0 {
-            self.outbound.cut();
-        }
-        self.pipes.push(Pipe::new(epoch));
-        if self.pipes.len() > 4 {
-            self.pipes.remove(0);
-        }
+        let is_cut = self.pipes.cut(&mut self.inbound, &mut self.outbound, &mut self.random);
+        self.cuts += u64::from(is_cut);
     }
 
     fn carry_up(&mut self, at: usize, bytes: usize) {
-        let pipe = &mut self.pipes[at];
-        let bytes = bytes.min(pipe.up.len());
-        pipe.at_publisher.push(take(&mut pipe.up, bytes));
-        while let Some(frame) = self.pipes[at].at_publisher.next_frame().unwrap() {
-            match &frame {
-                Frame::Subscribe(_) => self.outbound.accept(),
-                Frame::Resume(resume) => {
-                    if self.outbound.resume(resume.epoch, resume.arrived).is_err() {
-                        return self.pipes[at].up.clear();
-                    }
+        self.pipes.up(at, bytes, &mut self.outbound, |frame| {
+            let number = match frame {
+                Frame::Answer(answer) => answer.number,
+                Frame::Results(results) => {
+                    self.longest_row = self.longest_row.max(results.row.len());
+                    results.number
                 }
-                frame => {
-                    let number = match frame {
-                        Frame::Answer(answer) => answer.number,
-                        Frame::Results(results) => {
-                            self.longest_row = self.longest_row.max(results.row.len());
-                            results.number
-                        }
-                        _ => 0,
-                    };
-                    self.answers_again += u64::from(number > 0 && !self.numbers.insert(number));
-                    self.outbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
-                }
-            }
-            self.pipes[at].is_open = true;
-        }
+                _ => 0,
+            };
+            self.answers_again += u64::from(number > 0 && !self.numbers.insert(number));
+        });
     }
 
     fn carry_down(&mut self, at: usize, bytes: usize) {
-        let pipe = &mut self.pipes[at];
-        let bytes = bytes.min(pipe.down.len());
-        pipe.at_subscriber.push(take(&mut pipe.down, bytes));
-        while let Some(frame) = self.pipes[at].at_subscriber.next_frame().unwrap() {
-            self.inbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
-        }
+        self.pipes.down(at, bytes, &mut self.inbound);
     }
 
     fn settle(&mut self) {
@@ -278,24 +251,10 @@ impl World {
                 other => panic!("{other:?}"),
             }
         }
-        let last = self.pipes.len() - 1;
-        let written: Vec<_> = std::iter::from_fn(|| self.inbound.poll_transmit()).collect();
-        for bytes in written {
-            self.pipes[last].up.extend(&bytes[..]);
-        }
-        if let Some(pipe) = self.pipes.iter_mut().rfind(|pipe| pipe.is_open) {
-            while let Some(bytes) = self.outbound.poll_transmit() {
-                pipe.down.extend(&bytes[..]);
-            }
-        }
+        self.pipes.transmit(&mut self.inbound, &mut self.outbound);
     }
 
-    /// The next number below `bound`, of splitmix64.
     fn below(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
+        self.random.below(bound)
     }
 }

@@ -6,10 +6,10 @@ use std::collections::VecDeque;
 
 use aqueduct_stage::{Attempt, Demand};
 
-use super::cuts::{Named, Pipe, inbound, limits, take};
+use super::cuts::inbound;
+use super::pipes::{Named, Pipes, Random, limits, mixed};
 use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
 use crate::codec::{Form, NUMBER_BYTES, Written, decode_behind};
-use crate::frame::Frame;
 
 const RUNS: u64 = 300;
 const EVENTS: u64 = 3000;
@@ -37,7 +37,7 @@ fn whatever_is_cut_and_crashes_every_number_comes_once_in_order_and_within_the_w
 }
 
 struct World {
-    random: u64,
+    random: Random,
     /// So many bytes may wait for the consumer.
     window: u64,
     /// The producer: what comes next, and what came back.
@@ -48,8 +48,7 @@ struct World {
     sent: Vec<u64>,
     outbound: Outbound,
     inbound: Inbound,
-    /// The last is the present one, as the subscriber sees it; the others were cut, and may still deliver.
-    pipes: Vec<Pipe>,
+    pipes: Pipes,
     session: u64,
     /// What has arrived and is not handled, and what each takes.
     inbox: VecDeque<(u64, Attempt, usize)>,
@@ -67,7 +66,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut world = Self {
-            random: seed,
+            random: Random(seed),
             window: [60, 300, 5000][seed as usize % 3],
             next: 1,
             returned: VecDeque::new(),
@@ -75,7 +74,7 @@ impl World {
             sent: Vec::new(),
             outbound: Outbound::new(limits()),
             inbound: inbound(0),
-            pipes: vec![Pipe::new(0)],
+            pipes: Pipes::new(),
             session: 0,
             inbox: VecDeque::new(),
             arrived: 0,
@@ -98,7 +97,7 @@ impl World {
     }
 
     fn step(&mut self, in_trouble: bool) {
-        let (last, at_most) = (self.pipes.len() - 1, 1 + self.below(600) as usize);
+        let (last, at_most) = (self.pipes.last(), 1 + self.below(600) as usize);
         match self.below(if in_trouble { 200 } else { 186 }) {
             0..60 => self.carry_up(last, at_most),
             60..120 => self.carry_down(last, at_most),
@@ -153,15 +152,8 @@ impl World {
     }
 
     fn cut(&mut self) {
-        let Some(epoch) = self.inbound.resume() else { return };
-        self.cuts += 1;
-        if self.below(2) == 0 {
-            self.outbound.cut();
-        }
-        self.pipes.push(Pipe::new(epoch));
-        if self.pipes.len() > 4 {
-            self.pipes.remove(0);
-        }
+        let is_cut = self.pipes.cut(&mut self.inbound, &mut self.outbound, &mut self.random);
+        self.cuts += u64::from(is_cut);
     }
 
     /// The consumer's node starts again. What it has not handled is given to it again.
@@ -184,35 +176,16 @@ impl World {
         (self.demand, self.arrived, self.handled) = (0, 0, 0);
         self.sent.clear();
         self.inbox.clear();
-        self.pipes = vec![Pipe::new(0)];
+        self.pipes = Pipes::new();
         self.begin();
     }
 
     fn carry_up(&mut self, at: usize, bytes: usize) {
-        let pipe = &mut self.pipes[at];
-        let bytes = bytes.min(pipe.up.len());
-        pipe.at_publisher.push(take(&mut pipe.up, bytes));
-        while let Some(frame) = self.pipes[at].at_publisher.next_frame().unwrap() {
-            match &frame {
-                Frame::Subscribe(_) => self.outbound.accept(),
-                Frame::Resume(resume) => {
-                    if self.outbound.resume(resume.epoch, resume.arrived).is_err() {
-                        return self.pipes[at].up.clear();
-                    }
-                }
-                frame => self.outbound.handle_frame(self.pipes[at].epoch, frame).unwrap(),
-            }
-            self.pipes[at].is_open = true;
-        }
+        self.pipes.up(at, bytes, &mut self.outbound, |_| {});
     }
 
     fn carry_down(&mut self, at: usize, bytes: usize) {
-        let pipe = &mut self.pipes[at];
-        let bytes = bytes.min(pipe.down.len());
-        pipe.at_subscriber.push(take(&mut pipe.down, bytes));
-        while let Some(frame) = self.pipes[at].at_subscriber.next_frame().unwrap() {
-            self.inbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
-        }
+        self.pipes.down(at, bytes, &mut self.inbound);
     }
 
     fn settle(&mut self) {
@@ -240,22 +213,11 @@ impl World {
             let waiting: usize = self.inbox.iter().rev().skip(1).map(|(_, _, bytes)| bytes).sum();
             assert!((waiting as u64) < self.window, "{waiting} bytes wait, of {}", self.window);
         }
-        let last = self.pipes.len() - 1;
-        let written: Vec<_> = std::iter::from_fn(|| self.inbound.poll_transmit()).collect();
-        for bytes in written {
-            self.pipes[last].up.extend(&bytes[..]);
-        }
-        if let Some(pipe) = self.pipes.iter_mut().rfind(|pipe| pipe.is_open) {
-            while let Some(bytes) = self.outbound.poll_transmit() {
-                pipe.down.extend(&bytes[..]);
-            }
-        }
+        self.pipes.transmit(&mut self.inbound, &mut self.outbound);
     }
 
-    /// The next number below `bound`, of splitmix64.
     fn below(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed(self.random) % bound
+        self.random.below(bound)
     }
 }
 
@@ -265,12 +227,6 @@ fn number(index: u64) -> u64 {
         0 => index,
         width => mixed(index) >> (8 * (width - 1)),
     }
-}
-
-fn mixed(number: u64) -> u64 {
-    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 fn read(payload: (Form, &[u8], u64)) -> Vec<u64> {

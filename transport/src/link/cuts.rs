@@ -7,13 +7,12 @@
 use std::collections::VecDeque;
 
 use aqueduct_stage::{Attempt, Demand};
-use aqueduct_watchdog::Watch;
 use bytes::Bytes;
 
+use super::pipes::{Named, Pipes, Random, limits};
 use super::{Inbound, InboundEvent, Outbound, OutboundEvent};
-use crate::Limits;
 use crate::codec::{decode, encode};
-use crate::frame::{Frame, FrameDecoder, Session, Subscribe};
+use crate::frame::{Session, Subscribe};
 
 const RUNS: u64 = 3000;
 const EVENTS: u64 = 400;
@@ -66,25 +65,6 @@ fn run(seed: u64, acknowledges: bool) -> Seen {
     world.seen
 }
 
-/// Names the seed of a run that fails, or hangs.
-pub(super) struct Named(u64, #[expect(dead_code, reason = "it watches while it is there")] Watch);
-
-impl Named {
-    pub(super) fn new(seed: u64) -> Self {
-        let watch = Watch::over("seed ");
-        watch.begin(seed);
-        Self(seed, watch)
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("seed {}", self.0);
-        }
-    }
-}
-
 /// What happened, to tell whether the schedules are worth something.
 #[derive(Debug, Default)]
 struct Seen {
@@ -108,32 +88,8 @@ impl Seen {
     }
 }
 
-/// One stream of a link: what is on its way, and how it is read.
-pub(super) struct Pipe {
-    pub(super) epoch: u64,
-    pub(super) up: VecDeque<u8>,
-    pub(super) down: VecDeque<u8>,
-    pub(super) at_publisher: FrameDecoder,
-    pub(super) at_subscriber: FrameDecoder,
-    /// Its first frame has reached the publisher.
-    pub(super) is_open: bool,
-}
-
-impl Pipe {
-    pub(super) fn new(epoch: u64) -> Self {
-        Self {
-            epoch,
-            up: VecDeque::new(),
-            down: VecDeque::new(),
-            at_publisher: FrameDecoder::new(limits()),
-            at_subscriber: FrameDecoder::new(limits()),
-            is_open: false,
-        }
-    }
-}
-
 struct World {
-    random: u64,
+    random: Random,
     acknowledges: bool,
     is_idle_noticed: bool,
     /// The producer: what comes next, and what came back.
@@ -145,8 +101,7 @@ struct World {
     has_ended: bool,
     outbound: Outbound,
     inbound: Inbound,
-    /// The last is the present one, as the subscriber sees it; the others were cut, and may still deliver.
-    pipes: Vec<Pipe>,
+    pipes: Pipes,
     session: u64,
     /// The consumer: what has arrived and is not handled; how much of this session is.
     inbox: VecDeque<(u64, Attempt)>,
@@ -160,7 +115,7 @@ struct World {
 impl World {
     fn new(seed: u64, acknowledges: bool) -> Self {
         let mut world = Self {
-            random: seed,
+            random: Random(seed),
             acknowledges,
             is_idle_noticed: seed.is_multiple_of(2),
             next: 1,
@@ -171,7 +126,7 @@ impl World {
             has_ended: false,
             outbound: Outbound::new(limits()),
             inbound: inbound(0),
-            pipes: vec![Pipe::new(0)],
+            pipes: Pipes::new(),
             session: 0,
             inbox: VecDeque::new(),
             handled: 0,
@@ -257,16 +212,9 @@ impl World {
     }
 
     fn cut(&mut self) {
-        let Some(epoch) = self.inbound.resume() else { return };
-        self.seen.cuts += 1;
-        self.seen.cuts_at_end += u64::from(self.has_ended);
-        // The publisher may notice, or learn of it from the next stream.
-        if self.below(2) == 0 {
-            self.outbound.cut();
-        }
-        self.pipes.push(Pipe::new(epoch));
-        if self.pipes.len() > 4 {
-            self.pipes.remove(0);
+        if self.pipes.cut(&mut self.inbound, &mut self.outbound, &mut self.random) {
+            self.seen.cuts += 1;
+            self.seen.cuts_at_end += u64::from(self.has_ended);
         }
     }
 
@@ -286,64 +234,39 @@ impl World {
         (self.demand, self.given, self.handled_there, self.handled) = (0, 0, 0, 0);
         self.has_ended = false;
         self.inbox.clear();
-        self.pipes = vec![Pipe::new(0)];
+        self.pipes = Pipes::new();
         self.begin();
     }
 
     fn up(&mut self, bytes: usize) {
-        let last = self.pipes.len() - 1;
+        let last = self.pipes.last();
         self.carry_up(last, bytes);
     }
 
     fn down(&mut self, bytes: usize) {
-        let last = self.pipes.len() - 1;
+        let last = self.pipes.last();
         self.carry_down(last, bytes);
     }
 
     /// A stream that was cut still delivers something.
     fn late(&mut self, bytes: usize) {
-        let at = self.below(self.pipes.len() as u64) as usize;
-        if at + 1 < self.pipes.len() {
+        let at = self.below(self.pipes.last() as u64 + 1) as usize;
+        if at < self.pipes.last() {
             self.carry_up(at, bytes);
             self.carry_down(at, bytes);
         }
     }
 
     fn carry_up(&mut self, at: usize, bytes: usize) {
-        let pipe = &mut self.pipes[at];
-        let bytes = bytes.min(pipe.up.len());
-        pipe.at_publisher.push(take(&mut pipe.up, bytes));
-        while let Some(frame) = self.pipes[at].at_publisher.next_frame().unwrap() {
-            let epoch = self.pipes[at].epoch;
-            match frame {
-                Frame::Subscribe(_) => self.outbound.accept(),
-                // One that is late is refused, and its stream reset.
-                Frame::Resume(resume) => {
-                    let resumed = self.outbound.resume(resume.epoch, resume.arrived);
-                    self.pipes[at].is_open = resumed.is_ok();
-                    if resumed.is_err() {
-                        assert!(at + 1 < self.pipes.len() || self.outbound.is_over(), "{resumed:?}");
-                        return self.pipes[at].up.clear();
-                    }
-                    continue;
-                }
-                frame => {
-                    self.seen.late_frames += u64::from(at + 1 < self.pipes.len());
-                    self.outbound.handle_frame(epoch, &frame).unwrap();
-                }
-            }
-            self.pipes[at].is_open = true;
-        }
+        let is_late = at < self.pipes.last();
+        let late_frames = &mut self.seen.late_frames;
+        let is_taken = self.pipes.up(at, bytes, &mut self.outbound, |_| *late_frames += u64::from(is_late));
+        assert!(is_taken || is_late || self.outbound.is_over(), "the present stream is refused");
     }
 
     fn carry_down(&mut self, at: usize, bytes: usize) {
-        let pipe = &mut self.pipes[at];
-        let bytes = bytes.min(pipe.down.len());
-        pipe.at_subscriber.push(take(&mut pipe.down, bytes));
-        while let Some(frame) = self.pipes[at].at_subscriber.next_frame().unwrap() {
-            self.seen.late_frames += u64::from(at + 1 < self.pipes.len());
-            self.inbound.handle_frame(self.pipes[at].epoch, frame).unwrap();
-        }
+        let frames = self.pipes.down(at, bytes, &mut self.inbound);
+        self.seen.late_frames += if at < self.pipes.last() { frames } else { 0 };
     }
 
     fn settle(&mut self) {
@@ -378,21 +301,10 @@ impl World {
             }
         }
         assert!(self.outbound.unacknowledged_bytes() <= WINDOW as usize * (LONGEST + 10), "it keeps too much");
-        // Each end writes to the stream that it knows of.
-        let last = self.pipes.len() - 1;
-        let written: Vec<_> = std::iter::from_fn(|| self.inbound.poll_transmit()).collect();
-        for bytes in written {
-            self.pipes[last].up.extend(&bytes[..]);
-        }
-        if let Some(pipe) = self.pipes.iter_mut().rfind(|pipe| pipe.is_open) {
-            while let Some(bytes) = self.outbound.poll_transmit() {
-                pipe.down.extend(&bytes[..]);
-            }
-        }
+        self.pipes.transmit(&mut self.inbound, &mut self.outbound);
         // The subscriber has ended the stream behind the end; that arrives like everything else.
-        let pipe = &self.pipes[last];
-        let is_drained = self.is_done && self.inbound.is_finished() && pipe.up.is_empty();
-        if is_drained && pipe.is_open && !self.outbound.is_over() {
+        let has_ended = self.is_done && self.inbound.is_finished();
+        if has_ended && self.pipes.is_drained() && !self.outbound.is_over() {
             self.outbound.end_of_stream();
         }
         if self.is_done {
@@ -400,25 +312,9 @@ impl World {
         }
     }
 
-    /// The next number below `bound`, of splitmix64.
     fn below(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
+        self.random.below(bound)
     }
-}
-
-/// The first bytes of what is on its way.
-pub(super) fn take(queue: &mut VecDeque<u8>, bytes: usize) -> Bytes {
-    let taken = Bytes::copy_from_slice(&queue.make_contiguous()[..bytes]);
-    queue.drain(..bytes);
-    taken
-}
-
-pub(super) fn limits() -> Limits {
-    Limits::default().max_data_frame_bytes(4096).max_control_frame_bytes(4096)
 }
 
 /// Of an event's bytes.

@@ -194,6 +194,7 @@ const SILENT: Duration = Duration::from_millis(250);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::pipes::Random;
 
     const GRACE: Duration = Duration::from_secs(30);
 
@@ -263,10 +264,11 @@ mod tests {
             for _ in 0..200 {
                 // A stream carries the link until it is cut, and the publisher answers, or does not.
                 timers.carried(now);
-                let cut = now + random.up_to(3000);
+                let cut = now + up_to(&mut random, 3000);
                 // One of four publishers is gone for good.
-                let answers =
-                    (seed % 4 != 0 && random.below(2) == 0).then(|| now + random.up_to(500)).filter(|at| *at < cut);
+                let answers = (seed % 4 != 0 && random.below(2) == 0)
+                    .then(|| now + up_to(&mut random, 500))
+                    .filter(|at| *at < cut);
                 loop {
                     let due = timers.poll_timeout();
                     assert!(due <= now + LAST_IDLE && cut_since.is_none_or(|since| due <= since + GRACE));
@@ -304,7 +306,7 @@ mod tests {
                     let last_second = attempts.iter().filter(|begun| **begun + Duration::from_secs(1) > reach.begins);
                     assert!(last_second.count() <= 8, "seed {seed}: {attempts:?}");
                     seen.1 += 1;
-                    now = reach.begins + random.up_to(20).min(reach.ends - reach.begins);
+                    now = reach.begins + up_to(&mut random, 20).min(reach.ends - reach.begins);
                     if random.below(4) == 0 {
                         break true;
                     }
@@ -319,20 +321,7 @@ mod tests {
         assert!(seen.0 > 10_000 && seen.1 > 10_000 && seen.2 > 100, "{seen:?}");
     }
 
-    struct Random(u64);
-
-    impl Random {
-        /// Splitmix64.
-        fn below(&mut self, bound: u64) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = self.0;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (mixed ^ (mixed >> 31)) % bound
-        }
-
-        fn up_to(&mut self, millis: u64) -> Duration {
-            Duration::from_millis(self.below(millis))
-        }
+    fn up_to(random: &mut Random, millis: u64) -> Duration {
+        Duration::from_millis(random.below(millis))
     }
 }

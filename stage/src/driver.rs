@@ -186,7 +186,7 @@ impl<C: Callbacks> Driver<C> {
                 }
                 Poll::Pending
             }
-            // Whoever was just given something may ask at once, and those asks are better answered together.
+            // Consumers that were just given something may ask at once: their asks are better answered together.
             Poll::Pending if driver.downstream.gathers_asks() && !has_stood_back => {
                 has_stood_back = true;
                 cx.waker().wake_by_ref();

@@ -87,7 +87,8 @@
 //! * `upstream`, `downstream`: the two pure halves of a stage; `lifecycle`: when it is done; `waiting`: what it waits for, and
 //!   whether in vain
 //! * `mailbox`, `driver`, `callbacks`, `role`, `counters`, `ending`, `by_id`: the task around them; `members`: all tasks of a graph
-//! * `remainder`, `latecomer`: what is left of a stage that has ended, for whoever comes back to it or comes too late
+//! * `remainder`, `latecomer`: what is left of a stage that has ended, for instances that return to it and subscribers that
+//!   come too late
 //! * `restart`, `supervision`: which stages are started again when one has ended, how often and when
 //! * `tasks`: one task for each event, and tasks that are started at any time
 //! * `spawner`, `error`

@@ -28,7 +28,7 @@ pub(crate) struct Lifecycle {
     is_draining: bool,
     /// How it ends once it is exhausted and everything is delivered.
     exit: Exit,
-    /// Why the last subscriber left that failed, unless somebody has come since.
+    /// How the last subscriber failed that left, unless another one has come since.
     lost_subscriber: Option<Failure>,
     is_abandoned: bool,
 }
@@ -51,7 +51,7 @@ pub(crate) struct WorkLeft {
     pub(crate) has_arrivals: bool,
     /// As many subscribers as it waits for have come, and all have left.
     pub(crate) is_left_alone: bool,
-    /// Whoever is to be told of the end has come, and everything that was emitted is delivered to somebody.
+    /// All subscribers that are to be told of the end have come, and everything that was emitted is delivered.
     pub(crate) is_delivered: bool,
     /// Emitted events wait for demand.
     pub(crate) has_events: bool,
@@ -142,7 +142,7 @@ impl Lifecycle {
             return Step::End(Exit::Normal);
         }
         if self.is_draining && !saw_everything {
-            // Whoever takes what is delivered now must not take it for the end of the data.
+            // Subscribers must not take what is delivered now for the end of the data.
             self.exit = Exit::Shutdown;
         }
         Step::Exhaust
@@ -164,7 +164,7 @@ impl Lifecycle {
 
     fn next_of_running(&mut self, left: WorkLeft) -> Step {
         if self.role != Role::Consumer && left.is_left_alone {
-            // Whoever failed would have taken more: without them the work is not done.
+            // The subscribers that failed would have taken more: the work is not done.
             if let Some(failure) = self.lost_subscriber.take() {
                 return Step::End(Exit::Failed(failure));
             }

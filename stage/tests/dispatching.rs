@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/count.rs"]
+mod count;
+
 use std::sync::{Arc, Mutex};
 
 use aqueduct_stage::{
@@ -9,29 +12,7 @@ use aqueduct_stage::{
     SubscriptionId,
 };
 
-/// Emits the numbers up to `end`, exactly as many as it is asked for.
-struct Count {
-    next: u64,
-    end: u64,
-}
-
-fn count(end: u64) -> impl FnMut() -> Count {
-    move || Count { next: 0, end }
-}
-
-impl Producer for Count {
-    type Out = u64;
-
-    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
-        let to = self.end.min(self.next + demand as u64);
-        cx.emit_all(self.next..to);
-        self.next = to;
-        if to == self.end {
-            cx.stop(Exit::Normal);
-        }
-        Ok(())
-    }
-}
+use count::count;
 
 /// Keeps its events, and which subscription they came through.
 #[derive(Clone, Default)]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/count.rs"]
+mod count;
 #[path = "graph/stages.rs"]
 mod stages;
 mod support;
@@ -16,7 +18,8 @@ use aqueduct_stage::{
     SubscribeOptions, each,
 };
 
-use stages::{Count, Seen, Tally, Upset, count};
+use count::{Count, count};
+use stages::{Seen, Tally, Upset};
 use support::Counted;
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "support/count.rs"]
+mod count;
 mod support;
 
 use std::time::Duration;
@@ -14,33 +16,10 @@ use aqueduct_stage::{
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::StreamExt;
 
+use count::count;
 use support::{Warnings, settled};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Emits the numbers up to `end` and stops.
-struct Count {
-    next: u64,
-    end: u64,
-}
-
-fn count(end: u64) -> impl Fn() -> Count {
-    move || Count { next: 0, end }
-}
-
-impl Producer for Count {
-    type Out = u64;
-
-    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
-        let to = self.end.min(self.next + demand as u64);
-        cx.emit_all(self.next..to);
-        self.next = to;
-        if to == self.end {
-            cx.stop(Exit::Normal);
-        }
-        Ok(())
-    }
-}
 
 struct Pass;
 

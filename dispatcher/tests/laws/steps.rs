@@ -57,7 +57,7 @@ impl Taste {
     }
 }
 
-/// What happens to a dispatcher. Numbers are reduced to whoever is there.
+/// What happens to a dispatcher. A number stands for one of the subscribers that are there, as its remainder says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Subscribe(Taste, usize),

@@ -63,7 +63,7 @@ fn next(mut lifecycle: Lifecycle, left: WorkLeft) -> String {
 }
 
 #[test]
-fn a_stage_that_waits_for_whoever_may_come_lives_on() {
+fn a_stage_that_waits_for_subscribers_lives_on() {
     for role in ALL {
         for left in [BUSY, IDLE, ALONE] {
             assert_eq!(next(Lifecycle::new(role), left), "Live", "{role:?} {left:?}");

@@ -2,31 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use aqueduct_stage::{Batch, BoxFuture, Consumer, Cx, Exit, Producer, ProducerConsumer, Result};
-
-/// Emits the numbers up to `end`, exactly as many as it is asked for.
-pub(crate) struct Count {
-    pub(crate) next: u64,
-    pub(crate) end: u64,
-}
-
-pub(crate) fn count(end: u64) -> impl Fn() -> Count {
-    move || Count { next: 0, end }
-}
-
-impl Producer for Count {
-    type Out = u64;
-
-    async fn handle_demand(&mut self, demand: usize, cx: &mut Cx<'_, u64>) -> Result {
-        let to = self.end.min(self.next + demand as u64);
-        cx.emit_all(self.next..to);
-        self.next = to;
-        if to == self.end {
-            cx.stop(Exit::Normal);
-        }
-        Ok(())
-    }
-}
+use aqueduct_stage::{Batch, BoxFuture, Consumer, Cx, Exit, ProducerConsumer, Result};
 
 /// Passes on what it gets; emits the number of events it saw when everything was seen.
 #[derive(Default)]
